@@ -1,0 +1,282 @@
+package ledger
+
+import (
+	"testing"
+)
+
+func mustStreams(t testing.TB, list ...Stream) *Streams {
+	t.Helper()
+	s, err := NewStreams(list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func mustSubscribe(t testing.TB, s *Streams, ids ...uint16) *Subscription {
+	t.Helper()
+	set, err := s.Subscribe(ids...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return set
+}
+
+// One client, one stream of 10 pushes: what arrives, in which order, and what the book
+// says of it.
+func TestCounts(t *testing.T) {
+	all := []uint32{0, 1, 2, 3, 4, 5, 6, 7, 8, 9}
+	cases := []struct {
+		name    string
+		first   uint32
+		late    bool
+		arrives []uint32
+		plan    Plan
+		want    Counts
+	}{
+		{"everything in order", 0, false, all, Plan{Pushed: 10}, Counts{Expected: 10, Delivered: 10}},
+		{"nothing arrives", 0, false, nil, Plan{Pushed: 10}, Counts{Expected: 10, Lost: 10}},
+		{"numbers may start anywhere", 7, false, []uint32{7, 8, 9}, Plan{Pushed: 3}, Counts{Expected: 3, Delivered: 3}},
+		{"a gap is lost", 0, false, []uint32{0, 1, 5, 6, 7, 8, 9}, Plan{Pushed: 10}, Counts{Expected: 10, Delivered: 7, Lost: 3}},
+		{"the tail is lost", 0, false, []uint32{0, 1}, Plan{Pushed: 10}, Counts{Expected: 10, Delivered: 2, Lost: 8}},
+		{"a swap is one reordering", 0, false, []uint32{0, 2, 1, 3}, Plan{Pushed: 4}, Counts{Expected: 4, Delivered: 4, Reordered: 1}},
+		{"a gap that fills from its middle", 0, false, []uint32{0, 6, 3, 2, 5, 1, 4}, Plan{Pushed: 7}, Counts{Expected: 7, Delivered: 7, Reordered: 5}},
+		{"a duplicate", 0, false, []uint32{0, 0, 1}, Plan{Pushed: 2}, Counts{Expected: 2, Delivered: 2, Duplicate: 1}},
+		{"a duplicate of what came late", 0, false, []uint32{1, 0, 0}, Plan{Pushed: 2}, Counts{Expected: 2, Delivered: 2, Duplicate: 1, Reordered: 1}},
+		{"behind the plan", 0, false, []uint32{0, 1, 2, 3}, Plan{Pushed: 2}, Counts{Expected: 2, Delivered: 2, Unexpected: Strays{OutsidePlan: 2}}},
+		{"far behind the plan", 0, false, []uint32{0, 900, 1}, Plan{Pushed: 2}, Counts{Expected: 2, Delivered: 2, Reordered: 1, Unexpected: Strays{OutsidePlan: 1}}},
+		{"before the plan", 5, false, []uint32{4, 5, 6}, Plan{Pushed: 2}, Counts{Expected: 2, Delivered: 2, Unexpected: Strays{OutsidePlan: 1}}},
+		{"unknown fate, missing", 0, false, []uint32{0, 2}, Plan{Pushed: 3, Unknown: []uint32{1}}, Counts{Expected: 2, Delivered: 2}},
+		{"unknown fate, arrived", 0, false, []uint32{0, 1, 2}, Plan{Pushed: 3, Unknown: []uint32{1, 1}}, Counts{Expected: 2, Delivered: 2, Unknown: 1}},
+		{"unknown fate at the end, missing", 0, false, []uint32{0}, Plan{Pushed: 3, Unknown: []uint32{2, 1}}, Counts{Expected: 1, Delivered: 1}},
+		{"late: owed from its first receipt on", 0, true, []uint32{6, 7, 9}, Plan{Pushed: 10}, Counts{Expected: 4, Delivered: 3, Lost: 1}},
+		{"late and silent: owed nothing", 0, true, nil, Plan{Pushed: 10}, Counts{}},
+		{"late, first receipt out of order", 0, true, []uint32{6, 4, 5, 7}, Plan{Pushed: 8}, Counts{Expected: 4, Delivered: 4, Reordered: 2}},
+		{"late, started behind the plan", 0, true, []uint32{6, 7}, Plan{Pushed: 4}, Counts{Unexpected: Strays{OutsidePlan: 2}}},
+		{"late, what was unknown before it does not count", 0, true, []uint32{6, 7}, Plan{Pushed: 9, Unknown: []uint32{1, 7, 8}}, Counts{Expected: 1, Delivered: 1, Unknown: 1}},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			const id = 300
+			streams := mustStreams(t, Stream{ID: 2}, Stream{ID: id, First: c.first, Pushes: 10})
+			book := NewBook(streams, 1, 1)
+			client := book.Add(mustSubscribe(t, streams, id), TCP)
+			if c.late {
+				streams.Start(id)
+			}
+			book.Join(client)
+			streams.Start(id)
+			for _, seq := range c.arrives {
+				book.Account(client, Stamp{Stream: id, Seq: seq, Intended: 1000}, 2000)
+			}
+			c.plan.Stream = id
+			got, err := book.Count([]Plan{c.plan})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got != c.want {
+				t.Errorf("got  %+v\nwant %+v", got, c.want)
+			}
+			if accepted := got.Delivered + got.Unknown + got.Unexpected[OutsidePlan]; c.first == 0 && book.Accepted() != accepted {
+				t.Errorf("accepted %d, the counts have %d", book.Accepted(), accepted)
+			}
+		})
+	}
+}
+
+func TestStraysHaveReasons(t *testing.T) {
+	streams := mustStreams(t, Stream{ID: 1, Pushes: 4}, Stream{ID: 2, Pushes: 4})
+	book := NewBook(streams, 0, 0)
+	set := mustSubscribe(t, streams, 1)
+	client := book.Add(set, TCP)
+	book.Account(client, Stamp{Stream: 1, Seq: 0, Intended: 1}, 2)
+	book.Join(client)
+	book.Account(client, Stamp{Stream: 2, Seq: 0, Intended: 1}, 2)
+	book.Account(client, Stamp{Stream: 9, Seq: 0, Intended: 1}, 2)
+	book.Account(client, Stamp{Stream: 1, Seq: 0, Intended: 1}, 2)
+	book.Account(client, Stamp{Stream: 1, Seq: 3, Intended: 1}, 2)
+	book.BadBody()
+	report, err := book.Report([]Plan{{Stream: 1, Pushed: 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Counts{Expected: 1, Delivered: 1, Unexpected: Strays{
+		NoStamp: 1, UnknownStream: 1, NotSubscribed: 1, NotJoined: 1, OutsidePlan: 1,
+	}}
+	if got := report.Total(); got != want {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+func TestPlansAreChecked(t *testing.T) {
+	streams := mustStreams(t, Stream{ID: 1, First: 5})
+	book := NewBook(streams, 0, 0)
+	for name, plans := range map[string][]Plan{
+		"unknown stream": {{Stream: 3}},
+		"twice":          {{Stream: 1}, {Stream: 1}},
+		"too many":       {{Stream: 1, Pushed: 1<<32 - 5}},
+		"unknown below":  {{Stream: 1, Pushed: 5, Unknown: []uint32{4}}},
+		"unknown above":  {{Stream: 1, Pushed: 5, Unknown: []uint32{10}}},
+	} {
+		if _, err := book.Count(plans); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}
+
+func TestSubscriptionsAreInternedAndFindSlots(t *testing.T) {
+	var list []Stream
+	for i := range 4000 {
+		list = append(list, Stream{ID: uint16(i * 3)})
+	}
+	streams := mustStreams(t, list...)
+	for name, ids := range map[string][]uint16{
+		"dense":    {30, 33, 36, 45},
+		"sparse":   {0, 6000, 11997},
+		"one":      {999},
+		"none":     {},
+		"repeated": {6, 3, 6},
+	} {
+		set := mustSubscribe(t, streams, ids...)
+		if set != mustSubscribe(t, streams, ids...) {
+			t.Errorf("%s: the same set is not the same subscription", name)
+		}
+		in := make(map[uint16]bool)
+		for _, id := range ids {
+			in[id] = true
+		}
+		if set.Len() != len(in) {
+			t.Errorf("%s: %d streams, want %d", name, set.Len(), len(in))
+		}
+		seen := make(map[int]bool)
+		for id := range 1 << 16 {
+			slot := set.slot(uint16(id))
+			if (slot >= 0) != in[uint16(id)] {
+				t.Fatalf("%s: slot of stream %d is %d", name, id, slot)
+			}
+			if slot >= 0 {
+				if seen[slot] || slot >= set.Len() {
+					t.Fatalf("%s: slot %d of stream %d is taken or too large", name, slot, id)
+				}
+				seen[slot] = true
+			}
+		}
+	}
+	if _, err := streams.Subscribe(1); err == nil {
+		t.Error("subscribing to a stream that is not declared gave no error")
+	}
+}
+
+func TestReportsMergeWithoutLoss(t *testing.T) {
+	streams := mustStreams(t, Stream{ID: 1, Pushes: 2}, Stream{ID: 2, Pushes: 1, WarmUp: true})
+	set := mustSubscribe(t, streams, 1, 2)
+	plans := []Plan{{Stream: 1, Pushed: 2}, {Stream: 2, Pushed: 1}}
+	var merged *Report
+	for i := range 3 {
+		book := NewBook(streams, 2, 4)
+		for kind := range Kinds {
+			c := book.Add(set, Kind(kind))
+			book.Join(c)
+			at := int64(i*2+kind+1) * 1_000_000
+			book.Account(c, Stamp{Stream: 2, Seq: 0, Intended: 1}, 1+at)
+			book.Account(c, Stamp{Stream: 1, Seq: 0, Intended: 1}, 1+at)
+			if i == 1 {
+				book.Account(c, Stamp{Stream: 1, Seq: 1, Intended: 1}, 1+100*at)
+			}
+		}
+		r, err := book.Report(plans)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if merged == nil {
+			merged = r
+		} else if err := merged.Merge(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, want := merged.Total(), (Counts{Expected: 18, Delivered: 14, Lost: 4}); got != want {
+		t.Errorf("total %+v, want %+v", got, want)
+	}
+	if got, want := merged.Measured(), (Counts{Expected: 12, Delivered: 8, Lost: 4}); got != want {
+		t.Errorf("measured %+v, want %+v", got, want)
+	}
+	if n := merged.AllLatency().TotalCount(); n != 8 {
+		t.Errorf("%d latencies, want 8: warm-up must stay out", n)
+	}
+	receipts := merged.Receipts(1)
+	if len(receipts) != 2 {
+		t.Fatalf("receipts %+v", receipts)
+	}
+	if r := receipts[0]; r.First.Milliseconds() != 1 || r.Last.Milliseconds() != 6 {
+		t.Errorf("first push: receipts from %v to %v, want 1ms to 6ms", r.First, r.Last)
+	}
+	if r := receipts[1]; r.First.Milliseconds() != 300 || r.Last.Milliseconds() != 400 {
+		t.Errorf("second push: receipts from %v to %v, want 300ms to 400ms", r.First, r.Last)
+	}
+	if n := merged.LastReceipt().TotalCount(); n != 2 {
+		t.Errorf("%d pushes have a last receipt, want 2", n)
+	}
+}
+
+func TestLatencyOutOfRangeIsRecordedAtTheEnd(t *testing.T) {
+	streams := mustStreams(t, Stream{ID: 1, Pushes: 2})
+	book := NewBook(streams, 1, 1)
+	c := book.Add(mustSubscribe(t, streams, 1), WebSocket)
+	book.Join(c)
+	book.Account(c, Stamp{Stream: 1, Seq: 0, Intended: 5000}, 10)
+	book.Account(c, Stamp{Stream: 1, Seq: 1, Intended: 1}, 1<<60)
+	r, err := book.Report(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := r.Latency[WebSocket].TotalCount(); n != 2 {
+		t.Errorf("%d latencies, want 2", n)
+	}
+}
+
+func TestBodyKeepsItsStamp(t *testing.T) {
+	for _, size := range []int{0, 15, 16, 17, 64, 1000} {
+		want := Stamp{Stream: 65535, Seq: 0x01020304, Intended: 1_700_000_000_123_456_789}
+		body := AppendBody(nil, want, size)
+		if len(body) != max(size, BodyMin) {
+			t.Errorf("size %d: body has %d bytes", size, len(body))
+		}
+		if got, ok := ParseBody(body); !ok || got != want {
+			t.Errorf("size %d: got %+v, %v", size, got, ok)
+		}
+		if got, ok := ParseBody(body[:BodyMin]); !ok || got != want {
+			t.Errorf("size %d: prefix gives %+v, %v", size, got, ok)
+		}
+	}
+	if _, ok := ParseBody(AppendBody(nil, Stamp{Seq: MaxSeq + 1}, 16)); ok {
+		t.Error("a sequence number above MaxSeq was accepted")
+	}
+	if _, ok := ParseBody([]byte("hello, this is no stamp at all")); ok {
+		t.Error("a body without the magic was accepted")
+	}
+}
+
+func TestNowNeverGoesBack(t *testing.T) {
+	last := Now()
+	for range 10000 {
+		now := Now()
+		if now < last {
+			t.Fatalf("%d after %d", now, last)
+		}
+		last = now
+	}
+}
+
+func FuzzParseBody(f *testing.F) {
+	f.Add(AppendBody(nil, Stamp{Stream: 1, Seq: 2, Intended: 3}, 20))
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s, ok := ParseBody(b)
+		if !ok {
+			return
+		}
+		if again := AppendBody(nil, s, 0); string(again) != string(b[:BodyMin]) {
+			t.Fatalf("%x parsed to %+v, which encodes to %x", b[:BodyMin], s, again)
+		}
+	})
+}
