@@ -1,0 +1,134 @@
+// Package swarm is the simulated clients: up to a million of them on a few OS threads,
+// each thread with one epoll and a table of file descriptors of its own. They connect over
+// TCP and WebSocket at a given rate, authenticate, send heartbeats, and account every push
+// that they read in a ledger.Book of their thread.
+//
+// A client costs 16 bytes here, 8 in the book and 4 per stream that it subscribes to, and
+// a pooled 72 only while one of its frames has arrived in part.
+package swarm
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"runtime"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"barrage/harness/ledger"
+)
+
+// A Client is one simulated client. Its transport is its Kind.
+type Client struct {
+	Kind         ledger.Kind
+	Mid          int64
+	Key          string // empty: the server gives it one
+	Room         string // "type://id", or empty
+	Platform     string // "web" when empty
+	Accepts      []int32
+	Subscription *ledger.Subscription // the streams that it is owed, of Config.Streams
+}
+
+// Targets are the addresses (host:port) of the comets under test. Clients of a kind are
+// spread over its addresses in turn.
+type Targets struct {
+	TCP []string
+	WS  []string
+}
+
+// Config says who connects where, and how fast. The zero value of a field that has a
+// default takes it.
+type Config struct {
+	Targets Targets
+	Streams *ledger.Streams
+
+	// Clients is how many there are, and Client describes the i-th, 0 <= i < Clients. It is
+	// called twice for each, the second time by a thread of the swarm: it must always
+	// give the same answer and be safe for concurrent use.
+	Clients int
+	Client  func(i int) Client
+
+	Threads        int           // default: GOMAXPROCS, or as many as RLIMIT_NOFILE needs, since it holds per thread
+	ConnectRate    int           // connects a second over all threads; default 5000
+	ConnectPending int           // connects and logins under way over all threads; default 512
+	ConnectTimeout time.Duration // from connect to the auth reply; default 30 s
+	Heartbeat      time.Duration // period of a client's heartbeats, spread evenly over the clients; default 60 s, negative for none
+
+	// LocalAddrs are the source addresses, used in turn. Past about 12,000 ports of one
+	// source address connecting slows down. The default is one address of 127.0.0.0/8 for
+	// every 8000 clients where the target is there too, and the kernel's choice elsewhere.
+	LocalAddrs []netip.Addr
+
+	ReadBuffer int // bytes, one buffer a thread; default 256 KiB
+
+	// Raw clients don't log in: a connection counts as joined as soon as it is there, and
+	// WebSocket ones start with frames, without the HTTP upgrade.
+	Raw bool
+}
+
+// Bounds and defaults of Config.
+const (
+	defaultConnectRate    = 5000
+	defaultConnectPending = 512
+	defaultConnectTimeout = 30 * time.Second
+	defaultHeartbeat      = time.Minute
+	defaultReadBuffer     = 256 << 10
+	minReadBuffer         = 4 << 10
+	fdReserve             = 64 // descriptors of a thread that are no clients
+	clientsPerLocalAddr   = 8000
+)
+
+// fill returns c with defaults in place of zeros, or an error that names the field.
+func (c Config) fill() (Config, error) {
+	switch {
+	case c.Streams == nil:
+		return c, errors.New("swarm: Streams is missing")
+	case c.Clients < 0 || c.Client == nil && c.Clients > 0:
+		return c, fmt.Errorf("swarm: Clients is %d, and Client must describe each of them", c.Clients)
+	case c.Threads < 0:
+		return c, fmt.Errorf("swarm: Threads is %d, must not be negative", c.Threads)
+	case c.ConnectRate < 0:
+		return c, fmt.Errorf("swarm: ConnectRate is %d, must not be negative", c.ConnectRate)
+	case c.ReadBuffer != 0 && c.ReadBuffer < minReadBuffer:
+		return c, fmt.Errorf("swarm: ReadBuffer is %d bytes, must be at least %d", c.ReadBuffer, minReadBuffer)
+	}
+	limit, err := fdLimit()
+	if err != nil {
+		return c, err
+	}
+	perThread := limit - fdReserve
+	if perThread < 1 {
+		return c, fmt.Errorf("swarm: the limit of open files is %d, at least %d is needed: raise it with ulimit -n", limit, fdReserve+1)
+	}
+	if c.Threads == 0 {
+		c.Threads = max(runtime.GOMAXPROCS(0), (c.Clients+perThread-1)/perThread)
+	}
+	c.Threads = max(1, min(c.Threads, c.Clients))
+	if need := (c.Clients + c.Threads - 1) / c.Threads; need > perThread {
+		return c, fmt.Errorf("swarm: %d clients on %d threads need %d open files a thread, the limit is %d: use more threads, or raise it with ulimit -n %d",
+			c.Clients, c.Threads, need+fdReserve, limit, need+fdReserve)
+	}
+	c.ConnectRate = orDefault(c.ConnectRate, defaultConnectRate)
+	c.ConnectPending = max(orDefault(c.ConnectPending, defaultConnectPending), c.Threads)
+	c.ConnectTimeout = orDefault(c.ConnectTimeout, defaultConnectTimeout)
+	c.Heartbeat = orDefault(c.Heartbeat, defaultHeartbeat)
+	c.ReadBuffer = orDefault(c.ReadBuffer, defaultReadBuffer)
+	return c, nil
+}
+
+func orDefault[T comparable](v, def T) T {
+	var zero T
+	if v == zero {
+		return def
+	}
+	return v
+}
+
+func fdLimit() (int, error) {
+	var r unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &r); err != nil {
+		return 0, fmt.Errorf("swarm: read the limit of open files: %w", err)
+	}
+	return int(min(r.Cur, 1<<30)), nil
+}

@@ -1,0 +1,137 @@
+package swarm
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+
+	"barrage/harness/ledger"
+)
+
+// A Cause is why a client failed to join, or was closed after it had joined.
+type Cause uint8
+
+// The causes.
+const (
+	ConnectRefused Cause = iota
+	ConnectFailed        // any other error of connect(2) or before it
+	NoLocalPort          // the source addresses have no port left
+	NoDescriptor         // the thread's table of file descriptors is full
+	JoinTimeout          // no connection, upgrade or auth reply in time
+	UpgradeRefused       // the HTTP answer is not 101, or not a WebSocket one
+	ServerClosed         // end of file
+	ServerReset          // ECONNRESET
+	WebSocketClose       // a close frame
+	ProtocolError        // bytes that are no frame of the protocol
+	ReadFailed           // any other error of read(2)
+	WriteFailed          // send(2) failed, or took only a part
+	causes
+)
+
+// String returns the cause's name as reports show it.
+func (c Cause) String() string {
+	return [causes]string{
+		"connect_refused", "connect_failed", "no_local_port", "no_descriptor", "join_timeout", "upgrade_refused",
+		"server_closed", "server_reset", "websocket_close", "protocol_error", "read_failed", "write_failed",
+	}[c]
+}
+
+// A CauseCount is how often a cause occurred, with the first examples.
+type CauseCount struct {
+	Cause    Cause
+	Count    int64
+	Examples []string
+}
+
+const keptExamples = 3
+
+// causeCounters counts causes. The counts may be read at any time; mu guards the examples.
+type causeCounters struct {
+	counts   [causes]atomic.Int64
+	mu       sync.Mutex
+	examples [causes][]string
+}
+
+func (c *causeCounters) add(cause Cause, client int, err error) {
+	if c.counts[cause].Add(1) > keptExamples {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.examples[cause] = append(c.examples[cause], fmt.Sprintf("client %d: %v", client, err))
+}
+
+// list returns the causes that occurred.
+func (c *causeCounters) list() []CauseCount {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var out []CauseCount
+	for i := range c.counts {
+		if n := c.counts[i].Load(); n > 0 {
+			out = append(out, CauseCount{Cause: Cause(i), Count: n, Examples: slices.Clone(c.examples[i])})
+		}
+	}
+	return out
+}
+
+func (c *causeCounters) total() (n int64) {
+	for i := range c.counts {
+		n += c.counts[i].Load()
+	}
+	return n
+}
+
+// Progress is how many clients are where. Waiting + Connecting + Connected + Joined +
+// Failed is the number of clients; those that ClosedEarly are among Joined.
+type Progress struct {
+	Clients     int64
+	Waiting     int64 // not tried yet
+	Connecting  int64 // connect(2) is under way
+	Connected   int64 // upgrade or auth is under way
+	Joined      int64 // had their auth reply
+	Failed      int64 // never joined
+	ClosedEarly int64 // joined, and then lost their connection
+}
+
+// A Snapshot is the swarm's figures at one moment. The counters only grow.
+type Snapshot struct {
+	Progress
+	Failures []CauseCount // of Failed
+	Closes   []CauseCount // of ClosedEarly
+
+	Accepted   int64 // pushes received for the first time, by the ledger
+	Frames     int64 // all frames, of which there are
+	Pushes     int64
+	Control    int64 // replies to heartbeats and auth, and the like
+	Bytes      int64
+	Reads      int64
+	Heartbeats int64 // sent
+	HeldBack   int64 // heartbeats not sent since the socket was full
+
+	Latency *hdrhistogram.Histogram // of the last whole second, in nanoseconds, 2 digits
+	Threads []ThreadLoad
+}
+
+// ThreadLoad is how busy a thread of the swarm is.
+type ThreadLoad struct {
+	Clients int
+	Busy    float64       // fraction of the last second that it was not waiting in epoll_wait: near 1 it is saturated
+	CPU     time.Duration // user and system time since it started
+}
+
+// A Report is the swarm's part of a run's result.
+type Report struct {
+	Snapshot
+	Ledger *ledger.Report
+
+	// ReadLag is, for each round of events, the time from the kernel's answer to the read
+	// of the round's last one, in nanoseconds: what the swarm may have added to a latency.
+	ReadLag *hdrhistogram.Histogram
+
+	// ConnectTime is from connect(2) to joined, in nanoseconds, one value a client.
+	ConnectTime *hdrhistogram.Histogram
+}
