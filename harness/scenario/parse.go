@@ -1,0 +1,310 @@
+package scenario
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"gopkg.in/yaml.v3"
+)
+
+// Limits of a scenario. They bound what the harness can hold, not what a server can.
+const (
+	maxText      = 1 << 20
+	maxClients   = 10_000_000
+	maxRate      = 100_000
+	minBody      = 16 // stream, sequence number and intended time of a push
+	maxBody      = 1 << 20
+	maxStreams   = 30_000 // of the measured phase; the warm-up has as many
+	minOperation = 1000   // lower ones are the protocol's own
+)
+
+var (
+	nameForm = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
+	typeForm = regexp.MustCompile(`^[A-Za-z0-9_-]{1,32}$`)
+)
+
+// Parse reads the scenario in text, after setting the fields that overrides name
+// ("pushes.0.rate=200/s"; what stands behind the first = is YAML). file is for messages.
+// The error is a Problems where the text is at fault.
+func Parse(file string, text []byte, overrides []string) (*Scenario, error) {
+	r := &reader{file: file}
+	if len(text) > maxText {
+		return nil, fmt.Errorf("%s has %d bytes; a scenario has at most %d", file, len(text), maxText)
+	}
+	dec := yaml.NewDecoder(bytes.NewReader(text))
+	var doc yaml.Node
+	if err := dec.Decode(&doc); err != nil {
+		if errors.Is(err, io.EOF) {
+			return nil, Problems{{File: file, Line: 1, Message: "is empty; see scenarios/room-10k.yaml for an example"}}
+		}
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%s: holds more than one YAML document; one is wanted", file)
+	}
+	for _, o := range overrides {
+		if err := override(doc.Content[0], o); err != nil {
+			return nil, err
+		}
+	}
+	s := r.scenario(doc.Content[0])
+	s.File, s.Text = file, string(text)
+	if len(r.problems) > 0 {
+		slices.SortStableFunc(r.problems, func(a, b Problem) int { return a.Line - b.Line })
+		return nil, r.problems
+	}
+	return s, nil
+}
+
+func (r *reader) scenario(n *yaml.Node) *Scenario {
+	o := r.object(n, "")
+	s := &Scenario{
+		Name:        o.text("name", ""),
+		Description: strings.TrimSpace(o.text("description", "")),
+	}
+	if !nameForm.MatchString(s.Name) && o.node != nil {
+		o.problem("name", "%q is no name; small letters, digits, dots and dashes, 63 at most", s.Name)
+	}
+	s.Cluster = readCluster(o.object("cluster"))
+	if o.fields["clients"] == nil && o.node != nil {
+		o.problem("clients", "is missing")
+	}
+	s.Clients = readClients(o.object("clients"))
+	pushes := o.list("pushes")
+	if len(pushes) == 0 && o.node != nil {
+		o.problem("pushes", "is missing; at least one line of pushes is wanted")
+	}
+	for i, p := range pushes {
+		s.Pushes = append(s.Pushes, readPush(r.object(p, fmt.Sprintf("pushes.%d", i)), s.Clients))
+	}
+	readPhases(o, &s.Phases)
+	expect := o.object("expect")
+	for name, v := range map[string]*int64{"lost": &s.Expect.Lost, "duplicate": &s.Expect.Duplicate, "reordered": &s.Expect.Reordered} {
+		*v = int64(scalar(expect, name, whole, 0, 1_000_000_000_000, 0))
+	}
+	expect.done()
+	o.done()
+	if len(r.problems) == 0 {
+		checkStreams(o, s)
+	}
+	return s
+}
+
+func readCluster(o *object) Cluster {
+	var c Cluster
+	if n := o.get("comets"); n == nil {
+		c.Comets = 1
+	} else if n.Value != "auto" {
+		c.Comets = scalar(o, "comets", whole, 1, 256)
+	}
+	c.Comet, c.Logic, c.Job = o.settings("comet"), o.settings("logic"), o.settings("job")
+	o.done()
+	return c
+}
+
+func readClients(o *object) Clients {
+	c := Clients{
+		Count:       o.bound("count", scalar(o, "count", whole, 1, maxClients)),
+		ConnectRate: scalar(o, "connect_rate", rate, 1, 1_000_000, 5000),
+		Heartbeat:   scalar(o, "heartbeat", duration, time.Second, time.Hour, time.Minute),
+	}
+	transport := o.object("transport")
+	tcp := scalar(transport, "tcp", fraction, 0, 1, 0)
+	c.WebSocket = scalar(transport, "ws", fraction, 0, 1, 0)
+	switch {
+	case transport.node == nil:
+		c.WebSocket = 0
+	case math.Abs(tcp+c.WebSocket-1) > 1e-9:
+		o.problem("transport", "tcp and ws add up to %g; they are fractions of the clients and must add up to 1", tcp+c.WebSocket)
+	}
+	transport.done()
+
+	rooms := o.object("rooms")
+	if rooms.node != nil {
+		c.Rooms.Count = rooms.bound("count", scalar(rooms, "count", whole, 1, c.Count))
+		c.Rooms.Type = rooms.text("type", "live")
+		if !typeForm.MatchString(c.Rooms.Type) {
+			rooms.problem("type", "%q is no room type; letters, digits, _ and -, 32 at most", c.Rooms.Type)
+		}
+	}
+	rooms.done()
+	c.Members = o.bound("members", scalar(o, "members", whole, 0, c.Count, 0))
+	for i, n := range o.list("accepts") {
+		c.Accepts = append(c.Accepts, int32(value(o.r, n, fmt.Sprintf("%s.%d", o.at("accepts"), i), whole, minOperation, math.MaxInt32)))
+	}
+	slices.Sort(c.Accepts)
+	c.Accepts = slices.Compact(c.Accepts)
+	o.done()
+	return c
+}
+
+func readPush(o *object, c Clients) Push {
+	kinds := []string{string(KindRoom), string(KindKeys), string(KindMids), string(KindAll)}
+	p := Push{
+		Kind:      Kind(o.text("kind", "")),
+		Operation: int32(scalar(o, "operation", whole, minOperation, math.MaxInt32)),
+		Rate:      scalar(o, "rate", rate, 0.01, maxRate),
+		Size:      scalar(o, "size", size, minBody, maxBody),
+		Senders:   scalar(o, "senders", whole, 1, 1024, 0),
+	}
+	p.Name = o.text("name", string(p.Kind))
+	if !slices.Contains(kinds, string(p.Kind)) && o.node != nil {
+		o.problem("kind", "%q is no kind of push; accepted: %s", p.Kind, strings.Join(kinds, ", "))
+	}
+	switch p.Kind {
+	case KindRoom:
+		p.Rooms = readRooms(o, c)
+	case KindKeys, KindMids:
+		whose, most := "clients.count", c.Count
+		if p.Kind == KindMids {
+			whose, most = "clients.members", c.Members
+		}
+		if most == 0 {
+			o.problem("kind", "mids need members; set clients.members")
+			break
+		}
+		p.Targets = scalar(o, "targets", whole, 1, min(most, 1000), 1)
+		p.Groups = scalar(o, "groups", whole, 1, maxStreams, 1)
+		if p.Targets*p.Groups > most {
+			o.problem("groups", "%d groups of %d targets are more than the %d of %s", p.Groups, p.Targets, most, whose)
+		}
+	case KindAll:
+		p.Speed = scalar(o, "speed", whole, 0, math.MaxInt32, 0)
+	}
+	if p.Kind == KindRoom && c.Rooms.Count == 0 {
+		o.problem("kind", "the clients are in no room; set clients.rooms")
+	}
+	o.done()
+	return p
+}
+
+// bound returns v, the value of the field name, or maxClients where the field was
+// reported: what is bounded by it is then not reported as well.
+func (o *object) bound(name string, v int) int {
+	at := o.at(name)
+	if slices.ContainsFunc(o.r.problems, func(p Problem) bool { return p.Field == at }) {
+		return maxClients
+	}
+	return v
+}
+
+// readRooms reads a push's rooms: "all", which is also what an absent field means, or a
+// list of their numbers, 1 being the first.
+func readRooms(o *object, c Clients) []int {
+	n := o.get("rooms")
+	if n == nil || n.Kind == yaml.ScalarNode && n.Value == "all" {
+		rooms := make([]int, min(c.Rooms.Count, maxStreams+1))
+		for i := range rooms {
+			rooms[i] = i
+		}
+		return rooms
+	}
+	if n.Kind != yaml.SequenceNode || len(n.Content) == 0 {
+		o.problem("rooms", "is %s; accepted: all, or a list of room numbers from 1 to %d", describe(n), c.Rooms.Count)
+		return nil
+	}
+	var rooms []int
+	for i, e := range n.Content {
+		room := value(o.r, e, fmt.Sprintf("%s.%d", o.at("rooms"), i), whole, 1, max(1, c.Rooms.Count)) - 1
+		if slices.Contains(rooms, room) {
+			o.r.problem(e, o.at("rooms"), "room %d is there twice", room+1)
+			continue
+		}
+		rooms = append(rooms, room)
+	}
+	return rooms
+}
+
+func readPhases(parent *object, p *Phases) {
+	if parent.fields["phases"] == nil && parent.node != nil {
+		parent.problem("phases", "is missing")
+	}
+	o := parent.object("phases")
+	p.Warmup = scalar(o, "warmup", duration, 0, time.Hour, 3*time.Second)
+	p.Measure = scalar(o, "measure", duration, time.Second, 24*time.Hour)
+	p.Drain = scalar(o, "drain", duration, time.Second, time.Hour, 10*time.Second)
+	o.done()
+}
+
+// checkStreams reports lines that add up to more streams than a push's body can number.
+func checkStreams(o *object, s *Scenario) {
+	streams := 0
+	for _, p := range s.Pushes {
+		streams += p.Streams()
+	}
+	if streams > maxStreams {
+		o.problem("pushes", "%d streams (senders over all rooms and groups); accepted: at most %d", streams, maxStreams)
+	}
+	for i, p := range s.Pushes {
+		if pushes := p.Rate * s.Phases.Measure.Seconds(); pushes < 1 {
+			o.problem("pushes", "line %d pushes nothing in %s at %s", i, s.Phases.Measure, rate.show(p.Rate))
+		}
+	}
+}
+
+// override sets the field that assignment ("clients.count=200") names. A field that isn't
+// there is added: whether it may be is checked as for the file's own. Below cluster.comet,
+// cluster.logic and cluster.job the rest of the path is one key.
+func override(root *yaml.Node, assignment string) error {
+	path, text, ok := strings.Cut(assignment, "=")
+	if !ok || path == "" {
+		return fmt.Errorf("-set %q: write it as FIELD=VALUE, e.g. -set pushes.0.rate=200/s", assignment)
+	}
+	var doc yaml.Node
+	if err := yaml.Unmarshal([]byte(text), &doc); err != nil || len(doc.Content) == 0 {
+		return fmt.Errorf("-set %s: %q is no YAML value", path, text)
+	}
+	forgetLines(doc.Content[0])
+	steps := strings.Split(path, ".")
+	if len(steps) > 3 && steps[0] == "cluster" {
+		steps = append(steps[:2:2], strings.Join(steps[2:], "."))
+	}
+	n := root
+	for i, step := range steps {
+		last := i == len(steps)-1
+		switch n.Kind {
+		case yaml.MappingNode:
+			n = entry(n, step)
+		case yaml.SequenceNode:
+			at, err := strconv.Atoi(step)
+			if err != nil || at < 0 || at >= len(n.Content) {
+				return fmt.Errorf("-set %s: %q is no element of a list of %d; accepted: 0 to %d", path, step, len(n.Content), len(n.Content)-1)
+			}
+			n = n.Content[at]
+		default:
+			return fmt.Errorf("-set %s: there is nothing below %q", path, strings.Join(steps[:i], "."))
+		}
+		if last {
+			*n = *doc.Content[0]
+		}
+	}
+	return nil
+}
+
+// entry returns the value of key in the mapping m, a new empty mapping if it isn't there.
+func entry(m *yaml.Node, key string) *yaml.Node {
+	for i := 0; i+1 < len(m.Content); i += 2 {
+		if m.Content[i].Value == key {
+			return m.Content[i+1]
+		}
+	}
+	value := &yaml.Node{Kind: yaml.MappingNode}
+	m.Content = append(m.Content, &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: key}, value)
+	return value
+}
+
+// forgetLines marks n as given by -set.
+func forgetLines(n *yaml.Node) {
+	n.Line, n.Column = 0, 0
+	for _, c := range n.Content {
+		forgetLines(c)
+	}
+}

@@ -1,0 +1,232 @@
+package scenario
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"barrage/scenarios"
+)
+
+const good = `name: good
+description: what it asks
+cluster:
+  comets: 2
+  comet: {room.minInterval: 10ms, limit.perAddress: 5}
+  job: {comet.lanes: 8}
+clients:
+  count: 100
+  transport: {tcp: 0.25, ws: 0.75}
+  connect_rate: 600/min
+  heartbeat: 30s
+  rooms: {count: 4, type: chat}
+  members: 50
+  accepts: [1001, 1000]
+pushes:
+  - {kind: room, operation: 1000, rate: 400/s, size: 64B, rooms: [1, 3]}
+  - {name: some, kind: keys, operation: 1000, rate: 1/s, size: 1KiB, targets: 5, groups: 2, senders: 3}
+  - {kind: all, operation: 1001, rate: 30/min, size: 16B, speed: 100}
+phases: {warmup: 1s, measure: 20s, drain: 5s}
+expect: {duplicate: 3}
+`
+
+func TestParse(t *testing.T) {
+	s, err := Parse("good.yaml", []byte(good), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Cluster.Comets != 2 || !slices.Equal(s.Cluster.Comet, []Setting{{"limit.perAddress", "5"}, {"room.minInterval", "10ms"}}) {
+		t.Errorf("cluster is %+v", s.Cluster)
+	}
+	c := s.Clients
+	if c.Count != 100 || c.WebSocket != 0.75 || c.ConnectRate != 10 || c.Heartbeat != 30*time.Second ||
+		c.Rooms.Key(3) != "chat://4" || c.Members != 50 || !slices.Equal(c.Accepts, []int32{1000, 1001}) {
+		t.Errorf("clients are %+v", c)
+	}
+	room, keys, all := s.Pushes[0], s.Pushes[1], s.Pushes[2]
+	if room.Name != "room" || !slices.Equal(room.Rooms, []int{0, 2}) || room.SendersPerTarget() != 4 || room.Streams() != 8 {
+		t.Errorf("room line is %+v with %d senders", room, room.SendersPerTarget())
+	}
+	if keys.Name != "some" || keys.Size != 1024 || keys.Targets != 5 || keys.Streams() != 6 {
+		t.Errorf("keys line is %+v", keys)
+	}
+	if all.Rate != 0.5 || all.Speed != 100 || all.Streams() != 1 {
+		t.Errorf("all line is %+v", all)
+	}
+	if s.Phases != (Phases{time.Second, 20 * time.Second, 5 * time.Second}) || s.Expect != (Expect{Duplicate: 3}) || s.Text != good {
+		t.Errorf("phases %+v, expect %+v", s.Phases, s.Expect)
+	}
+}
+
+func TestParseMistakes(t *testing.T) {
+	cases := []struct {
+		name     string
+		old, new string // replaced in good
+		want     string // the message, whole or its start
+	}{
+		{"unknown field", "  count: 100\n", "  conut: 100\n",
+			"x.yaml:8: clients.conut: unknown field; did you mean count?"},
+		{"unknown section", "expect:", "expected:", "x.yaml:20: expected: unknown field; did you mean expect?"},
+		{"field twice", "name: good\n", "name: good\nname: again\n", "x.yaml:2: name: is there twice"},
+		{"bad name", "name: good", "name: ../up", `x.yaml:1: name: "../up" is no name`},
+		{"not a number", "count: 100", "count: many", `x.yaml:8: clients.count: "many" is not a whole number; accepted: 1 to 10000000`},
+		{"out of range", "count: 100", "count: 0", "x.yaml:8: clients.count: 0 is out of range; accepted: 1 to 10000000"},
+		{"empty value", "count: 100", "count:", "x.yaml:8: clients.count: is empty; accepted: 1 to 10000000"},
+		{"list for a number", "count: 100", "count: [1]", "x.yaml:8: clients.count: is a list; accepted"},
+		{"rate without unit", "connect_rate: 600/min", "connect_rate: 600",
+			`x.yaml:10: clients.connect_rate: "600" is not a rate; write it as 10/s or 90/min; accepted: 1/s to 1e+06/s`},
+		{"wrong unit of a duration", "heartbeat: 30s", "heartbeat: 30B",
+			`x.yaml:11: clients.heartbeat: "30B" is not a duration; write it as 500ms, 20s or 1m30s; accepted: 1s to 1h0m0s`},
+		{"size without unit", "size: 64B", "size: 64", `x.yaml:16: pushes.0.size: "64" is not a size; write it as 64B`},
+		{"size below the stamp", "size: 64B", "size: 8B", "x.yaml:16: pushes.0.size: 8B is out of range; accepted: 16B to 1048576B"},
+		{"unknown kind", "kind: all", "kind: everyone", `x.yaml:18: pushes.2.kind: "everyone" is no kind of push; accepted: room, keys, mids, all`},
+		{"field of another kind", "speed: 100", "targets: 1", "x.yaml:18: pushes.2.targets: unknown field"},
+		{"protocol's own operation", "operation: 1001", "operation: 9", "x.yaml:18: pushes.2.operation: 9 is out of range; accepted: 1000 to 2147483647"},
+		{"room that isn't there", "rooms: [1, 3]", "rooms: [5]", "x.yaml:16: pushes.0.rooms.0: 5 is out of range; accepted: 1 to 4"},
+		{"room twice", "rooms: [1, 3]", "rooms: [1, 1]", "x.yaml:16: pushes.0.rooms: room 1 is there twice"},
+		{"more groups than keys", "groups: 2", "groups: 21", "x.yaml:17: pushes.1.groups: 21 groups of 5 targets are more than the 100 of clients.count"},
+		{"transport adds up", "tcp: 0.25", "tcp: 0.3", "x.yaml:9: clients.transport: tcp and ws add up to 1.05"},
+		{"transport not a mapping", "{tcp: 0.25, ws: 0.75}", "tcp", `x.yaml:9: clients.transport: is "tcp", a mapping of fields is wanted`},
+		{"members missing", "kind: all, operation: 1001, rate: 30/min, size: 16B, speed: 100", "kind: mids, operation: 1001, rate: 1/s, size: 16B, targets: 51",
+			"x.yaml:18: pushes.2.targets: 51 is out of range; accepted: 1 to 50"},
+		{"measure missing", "measure: 20s, ", "", "x.yaml:19: phases.measure: is missing; accepted: 1s to 24h0m0s"},
+		{"no phases", "phases: {warmup: 1s, measure: 20s, drain: 5s}\n", "", "x.yaml:1: phases: is missing"},
+		{"key of a setting", "room.minInterval", "minInterval", "x.yaml:5: cluster.comet.minInterval: is not a configuration key"},
+		{"tab", "  count: 100", "\tcount: 100", "x.yaml: yaml: line 8: found character that cannot start any token"},
+		{"two documents", "expect: {duplicate: 3}\n", "---\nname: b\n", "x.yaml: holds more than one YAML document"},
+		{"too many streams", "rate: 400/s", "rate: 400/s, senders: 0", "x.yaml:16: pushes.0.senders: 0 is out of range; accepted: 1 to 1024"},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			text := strings.Replace(good, c.old, c.new, 1)
+			if text == good {
+				t.Fatalf("%q is not in the text", c.old)
+			}
+			_, err := Parse("x.yaml", []byte(text), nil)
+			if err == nil {
+				t.Fatal("was accepted")
+			}
+			for line := range strings.SplitSeq(err.Error(), "\n") {
+				if strings.HasPrefix(line, c.want) {
+					return
+				}
+			}
+			t.Errorf("got  %v\nwant %s", err, c.want)
+		})
+	}
+}
+
+func TestParseReportsAllProblemsInOrder(t *testing.T) {
+	text := strings.NewReplacer("count: 100", "count: x", "rate: 1/s", "rate: 0/s", "lost", "x", "duplicate: 3", "duplicate: -1").Replace(good)
+	_, err := Parse("x.yaml", []byte(text), nil)
+	var p Problems
+	if !errors.As(err, &p) {
+		t.Fatalf("error is %v", err)
+	}
+	var lines []int
+	for _, x := range p {
+		lines = append(lines, x.Line)
+	}
+	if !slices.Equal(lines, []int{8, 17, 20}) {
+		t.Errorf("problems in lines %v:\n%v", lines, err)
+	}
+}
+
+func TestParseEmpty(t *testing.T) {
+	for _, text := range []string{"", "\n", "# only a comment\n"} {
+		if _, err := Parse("x.yaml", []byte(text), nil); err == nil || !strings.Contains(err.Error(), "x.yaml:1: is empty") {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+	for _, text := range []string{"[]", "3", "null"} {
+		if _, err := Parse("x.yaml", []byte(text), nil); err == nil || !strings.Contains(err.Error(), "a mapping of fields is wanted") {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
+func TestOverrides(t *testing.T) {
+	s, err := Parse("x.yaml", []byte(good), []string{
+		"clients.count=200", "pushes.0.rate=10/s", "pushes.0.rooms=all", "cluster.comet.room.minInterval=50ms",
+		"cluster.logic.kafka.linger=5ms", "expect.lost=7",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Clients.Count != 200 || s.Pushes[0].Rate != 10 || len(s.Pushes[0].Rooms) != 4 || s.Expect.Lost != 7 ||
+		s.Cluster.Comet[1] != (Setting{"room.minInterval", "50ms"}) || s.Cluster.Logic[0] != (Setting{"kafka.linger", "5ms"}) {
+		t.Errorf("scenario is %+v", s)
+	}
+	for o, want := range map[string]string{
+		"clients.count":      `-set "clients.count": write it as FIELD=VALUE`,
+		"pushes.7.rate=1/s":  `-set pushes.7.rate: "7" is no element of a list of 3; accepted: 0 to 2`,
+		"name.x=1":           `-set name.x: there is nothing below "name"`,
+		"clients.count=x":    `x.yaml with -set: clients.count: "x" is not a whole number`,
+		"clients.cuont=5":    `x.yaml with -set: clients.cuont: unknown field; did you mean count?`,
+		"phases.measure={}":  "x.yaml with -set: phases.measure: is a mapping; accepted",
+		"phases.measure=[":   `-set phases.measure: "[" is no YAML value`,
+		"phases.measure=":    `-set phases.measure: "" is no YAML value`,
+		"phases.measure=1ms": "x.yaml with -set: phases.measure: 1ms is out of range; accepted: 1s to 24h0m0s",
+	} {
+		if _, err := Parse("x.yaml", []byte(good), []string{o}); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%s: got %v, want %s", o, err, want)
+		}
+	}
+}
+
+func TestBuiltInScenariosAreValid(t *testing.T) {
+	files, err := fs.Glob(scenarios.Files, "*.yaml")
+	if err != nil || len(files) < 5 {
+		t.Fatalf("found %v: %v", files, err)
+	}
+	for _, file := range files {
+		name := strings.TrimSuffix(file, ".yaml")
+		s, err := Find(name, scenarios.Files, nil)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		if s.Name != name || s.Description == "" || !strings.HasPrefix(s.Text, "# ") {
+			t.Errorf("%s: its name is %q, and it must begin with a comment on the question it answers", file, s.Name)
+		}
+	}
+}
+
+func TestFind(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	if _, err := Find("room-1k", scenarios.Files, nil); !errors.Is(err, ErrNotFound) || !strings.Contains(err.Error(), "did you mean room-10k?") {
+		t.Errorf("unknown name: %v", err)
+	}
+	if _, err := Find("none.yaml", scenarios.Files, nil); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("missing file: %v", err)
+	}
+	if err := os.MkdirAll("scenarios", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	own := strings.Replace(good, "name: good", "name: smoke", 1)
+	if err := os.WriteFile(filepath.Join("scenarios", "smoke.yaml"), []byte(own), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := Find("smoke", scenarios.Files, nil); err != nil || s.Clients.Count != 100 {
+		t.Errorf("the working directory's own comes first: %v", err)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(good), "clients.count=5")
+	f.Add([]byte("a: &x [1]\nclients: *x"), "pushes.0=1")
+	f.Add([]byte("clients: {rooms: {count: 3}}\npushes: [{kind: room}, 3]"), "a.b.c.d=1")
+	f.Fuzz(func(t *testing.T, text []byte, set string) {
+		s, err := Parse("x.yaml", text, []string{set})
+		if err == nil && (s.Clients.Count < 1 || len(s.Pushes) == 0 || s.Phases.Measure <= 0) {
+			t.Errorf("accepted %+v", s)
+		}
+		_, _ = Parse("x.yaml", text, nil)
+	})
+}
