@@ -1,0 +1,136 @@
+package comet
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+
+	"barrage/server/api/logic"
+	"barrage/server/wire"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// minReport and maxReport bound the time after which logic is told that a session lives.
+const (
+	minReport = 10 * time.Minute
+	maxReport = 30 * time.Minute
+)
+
+// nextReport draws the unix second from which on a heartbeat is passed on to logic.
+func (s *Server) nextReport(now time.Time) int64 {
+	return now.Add(minReport + rand.N(maxReport-minReport)).Unix()
+}
+
+// connect asks logic about the token, off the poller's goroutine, and then lets the
+// session in or closes it.
+func (s *Server) connect(c *session, ver int16, seq int32, cookie string, token []byte) {
+	s.workers.run(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), s.cfg.RPCClient.Timeout)
+		defer cancel()
+		r, err := s.logic.Connect(ctx, &logic.ConnectReq{Server: s.name, Cookie: cookie, Token: token})
+		if err != nil {
+			why := reasonAuthFailed
+			switch status.Code(err) {
+			case codes.InvalidArgument, codes.Unauthenticated, codes.PermissionDenied:
+				why = reasonAuthRefused
+				s.log.Debug("auth refused", "addr", c.addr, "err", err)
+			default:
+				s.metrics.rpcErrors["Connect"].Inc()
+				s.log.Warn("ask logic to connect a session", "addr", c.addr, "err", err)
+			}
+			c.close(why)
+			return
+		}
+		s.admit(c, wire.Frame{Ver: ver, Seq: seq}, r)
+	})
+}
+
+// admit makes the session a member of its shard, unless its connection has ended.
+func (s *Server) admit(c *session, auth wire.Frame, r *logic.ConnectReply) {
+	now := time.Now()
+	c.inMu.Lock()
+	defer c.inMu.Unlock()
+	c.mid, c.key = r.Mid, r.Key
+	c.heartbeat = time.Duration(r.Heartbeat)
+	c.shard = s.shardOf(r.Key)
+	c.deadline.Store(deadlineAfter(now, c.heartbeat))
+	join := joinCommand{session: c, reply: c.reply(auth, wire.OpAuthReply, nil)}
+	for _, op := range r.Accepts[:min(len(r.Accepts), s.cfg.Session.MaxAccepts)] {
+		join.ops = append(join.ops, wire.Op(op))
+	}
+	c.in.phase = phaseOpen
+	c.in.reportAt = s.nextReport(now)
+
+	c.mu.Lock()
+	if c.out.closed {
+		c.mu.Unlock()
+		s.disconnect(c)
+		return
+	}
+	if r.RoomID != "" {
+		join.ref = s.rooms.enter(r.RoomID)
+		c.online.Store(join.ref)
+	}
+	c.out.joined = true
+	s.sessions.Add(1)
+	s.metrics.session(c, 1)
+	c.shard.mailbox.put(join)
+	c.mu.Unlock()
+
+	// What the client sent without waiting for the reply.
+	held := c.in.partial
+	c.in.partial = nil
+	if len(held) > 0 {
+		c.feedLocked(held)
+	}
+}
+
+// forget takes a session whose connection is gone out of all that is not its shard's.
+func (s *Server) forget(c *session, r reason) {
+	s.metrics.closed[r].Inc()
+	s.metrics.connections.Dec()
+	s.limits.leave(c.addr)
+	s.open.Add(-1)
+	c.mu.Lock()
+	joined := c.out.joined
+	c.mu.Unlock()
+	if joined {
+		s.sessions.Add(-1)
+		s.metrics.session(c, -1)
+	}
+	if ref := c.online.Swap(nil); ref != nil {
+		s.rooms.leave(ref)
+	}
+}
+
+// disconnect tells logic that a session has ended.
+func (s *Server) disconnect(c *session) {
+	s.call("Disconnect", func(ctx context.Context) error {
+		_, err := s.logic.Disconnect(ctx, &logic.DisconnectReq{Mid: c.mid, Key: c.key, Server: s.name})
+		return err
+	})
+}
+
+// heartbeat tells logic that a session lives.
+func (s *Server) heartbeat(c *session) {
+	s.call("Heartbeat", func(ctx context.Context) error {
+		_, err := s.logic.Heartbeat(ctx, &logic.HeartbeatReq{Mid: c.mid, Key: c.key, Server: s.name})
+		return err
+	})
+}
+
+// call runs one call to logic on a worker and counts its failure.
+func (s *Server) call(method string, do func(context.Context) error) {
+	s.workers.run(func() { s.callNow(method, do) })
+}
+
+func (s *Server) callNow(method string, do func(context.Context) error) {
+	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.RPCClient.Timeout)
+	defer cancel()
+	if err := do(ctx); err != nil {
+		s.metrics.rpcErrors[method].Inc()
+		s.log.Debug("call logic", "method", method, "err", err)
+	}
+}

@@ -1,0 +1,260 @@
+package comet
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"barrage/server/wire"
+)
+
+// joinCommand makes an authenticated session part of its shard. The auth reply is sent
+// here, so that it comes before the first push, and nothing pushed behind it is missed.
+type joinCommand struct {
+	session *session
+	ref     *roomRef
+	ops     []wire.Op
+	reply   []byte
+}
+
+func (c joinCommand) run(sh *shard) {
+	s := c.session
+	if old, ok := sh.keys[s.key]; ok {
+		old.close(reasonReplaced)
+	}
+	sh.keys[s.key] = s
+	sh.setAccepts(s, c.ops)
+	s.allIndex = sh.everyone.add(s)
+	sh.enter(s, c.ref)
+	sh.wheel.add(s, s.deadline.Load()+1)
+	sh.answer(s, c.reply)
+}
+
+// leaveCommand takes a session out of its shard, after its connection is gone.
+type leaveCommand struct{ session *session }
+
+func (c leaveCommand) run(sh *shard) {
+	s := c.session
+	sh.exit(s)
+	if moved := sh.everyone.remove(s.allIndex); moved != nil {
+		moved.allIndex = s.allIndex
+	}
+	sh.accepts.release(s.accepts)
+	sh.wheel.remove(s)
+	if sh.keys[s.key] == s {
+		// A session that was replaced has no registration to take back: it is the
+		// new one's.
+		delete(sh.keys, s.key)
+		sh.server.disconnect(s)
+	}
+}
+
+// lagCommand tells the shard of a session that became blocked outside of it.
+type lagCommand struct{ session *session }
+
+func (c lagCommand) run(sh *shard) { sh.addLaggard(c.session) }
+
+// changeRoomCommand moves a session to another room, or to none, and answers it: the old
+// room's frames come before the reply, the new one's behind it.
+type changeRoomCommand struct {
+	session *session
+	ref     *roomRef // nil for no room
+	reply   []byte
+}
+
+func (c changeRoomCommand) run(sh *shard) {
+	s := c.session
+	if r := s.room; r != nil {
+		sh.settle(r, &r.members[s.roomIndex])
+	}
+	sh.exit(s)
+	sh.enter(s, c.ref)
+	sh.answer(s, c.reply)
+}
+
+// subCommand adds operations to those that a session accepts, or removes them.
+type subCommand struct {
+	session *session
+	ops     []wire.Op
+	remove  bool
+	reply   []byte
+}
+
+func (c subCommand) run(sh *shard) {
+	s := c.session
+	// What was broadcast before is for the old set.
+	sh.settle(&sh.everyone, &sh.everyone.members[s.allIndex])
+	sh.setAccepts(s, changeOps(s.ops, c.ops, c.remove, sh.server.cfg.Session.MaxAccepts))
+	sh.answer(s, c.reply)
+}
+
+// changeOps returns have with ops added, up to limit, or removed.
+func changeOps(have, ops []wire.Op, remove bool, limit int) []wire.Op {
+	set := make(map[wire.Op]bool, len(have)+len(ops))
+	for _, op := range have {
+		set[op] = true
+	}
+	for _, op := range ops {
+		switch {
+		case remove:
+			delete(set, op)
+		case len(set) < limit:
+			set[op] = true
+		}
+	}
+	out := make([]wire.Op, 0, len(set))
+	for op := range set {
+		out = append(out, op)
+	}
+	return out
+}
+
+// pushKind is whom a push is for.
+type pushKind uint8
+
+const (
+	pushKeys pushKind = iota
+	pushRoom
+	pushAll
+)
+
+// A pushCommand carries frames to the sessions of one shard.
+type pushCommand struct {
+	ctx   context.Context
+	kind  pushKind
+	keys  []string
+	ref   *roomRef
+	op    wire.Op
+	speed int32
+	batch wire.Batch
+	ws    []byte // batch as a WebSocket message, for pushes to keys
+	n     int    // frames in batch
+	done  *pushDone
+}
+
+// pushDone counts the shards that have yet to take a push.
+type pushDone struct {
+	pending atomic.Int32
+	ch      chan struct{}
+}
+
+func newPushDone(shards int) *pushDone {
+	d := &pushDone{ch: make(chan struct{})}
+	d.pending.Store(int32(shards))
+	return d
+}
+
+// finish tells the RPC that this shard's part is done with.
+func (c *pushCommand) finish(sh *shard) {
+	sh.mailbox.release(len(c.batch))
+	if c.done.pending.Add(-1) == 0 {
+		close(c.done.ch)
+	}
+}
+
+func (c *pushCommand) run(sh *shard) {
+	switch c.kind {
+	case pushRoom:
+		if r, ok := sh.rooms[c.ref]; ok {
+			sh.push(r, c)
+			return
+		}
+		c.finish(sh)
+	case pushAll:
+		sh.push(&sh.everyone, c)
+	case pushKeys:
+		for _, key := range c.keys {
+			sh.pushKey(key, c)
+		}
+		sh.report()
+		c.finish(sh)
+	}
+}
+
+// pushKey hands the frames to the session of key, if it accepts the operation.
+func (sh *shard) pushKey(key string, c *pushCommand) {
+	s, ok := sh.keys[key]
+	if !ok || !s.accepts.has(c.op) {
+		sh.metrics.pushMissed.Inc()
+		return
+	}
+	b := []byte(c.batch)
+	if s.websocket {
+		b = c.ws
+	}
+	s.mu.Lock()
+	lag, err := s.writeLocked(b)
+	if err == errBackedUp && sh.close {
+		s.failLocked(reasonBackedUp)
+	}
+	s.mu.Unlock()
+	if lag {
+		sh.addLaggard(s)
+	}
+	switch err {
+	case nil:
+		sh.tally.frames += c.n
+	case errBackedUp:
+		sh.metrics.skipped[skipBackedUp].Add(float64(c.n))
+	}
+}
+
+// answer sends a reply to a session of this shard. A session whose queue is full doesn't
+// read its replies either and is closed.
+func (sh *shard) answer(s *session, reply []byte) {
+	s.mu.Lock()
+	lag, err := s.writeLocked(reply)
+	if err == errBackedUp {
+		s.failLocked(reasonBackedUp)
+	}
+	s.mu.Unlock()
+	if lag {
+		sh.addLaggard(s)
+	}
+}
+
+// stopCommand ends the shard's loop.
+type stopCommand struct{}
+
+func (stopCommand) run(sh *shard) { sh.stopped = true }
+
+// drainCommand closes the shard's sessions, spread evenly over the window.
+type drainCommand struct{ window time.Duration }
+
+func (c drainCommand) run(sh *shard) {
+	sh.drain = &drainPlan{began: sh.now(), window: c.window, total: len(sh.everyone.members)}
+}
+
+// A drainPlan is how far a drain has come.
+type drainPlan struct {
+	began  time.Time
+	window time.Duration
+	total  int
+	closed int
+}
+
+// step closes as many sessions as the time since the beginning asks for, each after what
+// its rooms still have for it. Sessions leave the list on their own, so it is walked from
+// its end.
+func (d *drainPlan) step(sh *shard, now time.Time) {
+	want := d.total
+	if d.window > 0 {
+		want = min(want, int(float64(d.total)*now.Sub(d.began).Seconds()/d.window.Seconds()))
+	}
+	done := want >= d.total
+	members := sh.everyone.members
+	for i := len(members) - 1; i >= 0 && (d.closed < want || done); i-- {
+		s := members[i].session
+		sh.visit(&sh.everyone, &members[i])
+		if s.room != nil {
+			sh.visit(s.room, &s.room.members[s.roomIndex])
+		}
+		sh.report()
+		s.mu.Lock()
+		if !s.out.closed {
+			d.closed++
+			s.failLocked(reasonDrain)
+		}
+		s.mu.Unlock()
+	}
+}

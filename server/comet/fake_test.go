@@ -1,0 +1,75 @@
+package comet
+
+import (
+	"context"
+	"encoding/json"
+	"sync"
+	"time"
+
+	"barrage/server/api/logic"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// fakeLogic admits every token that is JSON.
+type fakeLogic struct {
+	logic.LogicClient
+	heartbeat time.Duration      // of ConnectReply; an hour if 0
+	before    func(token []byte) // called in Connect, if set
+	cluster   map[string]int32   // reply of RenewOnline
+	mu        sync.Mutex
+	received  []*logic.ReceiveReq // mu guards
+	gone      []string            // mu guards; keys that disconnected
+	online    map[string]int32    // mu guards; last RenewOnline
+	cookies   []string            // mu guards
+}
+
+func (f *fakeLogic) Connect(_ context.Context, q *logic.ConnectReq, _ ...grpc.CallOption) (*logic.ConnectReply, error) {
+	if f.before != nil {
+		f.before(q.Token)
+	}
+	var token struct {
+		Mid     int64   `json:"mid"`
+		Key     string  `json:"key"`
+		RoomID  string  `json:"room_id"`
+		Accepts []int32 `json:"accepts"`
+	}
+	if err := json.Unmarshal(q.Token, &token); err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	f.mu.Lock()
+	f.cookies = append(f.cookies, q.Cookie)
+	f.mu.Unlock()
+	h := f.heartbeat
+	if h == 0 {
+		h = time.Hour
+	}
+	return &logic.ConnectReply{Mid: token.Mid, Key: token.Key, RoomID: token.RoomID, Accepts: token.Accepts, Heartbeat: int64(h)}, nil
+}
+
+func (f *fakeLogic) Disconnect(_ context.Context, q *logic.DisconnectReq, _ ...grpc.CallOption) (*logic.DisconnectReply, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.gone = append(f.gone, q.Key)
+	return &logic.DisconnectReply{Has: true}, nil
+}
+
+func (f *fakeLogic) Heartbeat(context.Context, *logic.HeartbeatReq, ...grpc.CallOption) (*logic.HeartbeatReply, error) {
+	return &logic.HeartbeatReply{}, nil
+}
+
+func (f *fakeLogic) Receive(_ context.Context, q *logic.ReceiveReq, _ ...grpc.CallOption) (*logic.ReceiveReply, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.received = append(f.received, q)
+	return &logic.ReceiveReply{}, nil
+}
+
+func (f *fakeLogic) RenewOnline(_ context.Context, q *logic.OnlineReq, _ ...grpc.CallOption) (*logic.OnlineReply, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.online = q.RoomCount
+	return &logic.OnlineReply{AllRoomCount: f.cluster}, nil
+}

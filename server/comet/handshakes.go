@@ -1,0 +1,73 @@
+package comet
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// handshakes finds the connections that haven't authenticated in time. All have the same
+// time, so they stand in the order of their deadlines.
+type handshakes struct {
+	mu    sync.Mutex
+	queue []handshake
+}
+
+type handshake struct {
+	session  *session
+	deadline time.Time
+}
+
+func (h *handshakes) add(s *session, deadline time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.queue = append(h.queue, handshake{s, deadline})
+}
+
+// watch closes what is overdue, until ctx ends. timeout is the time that connections have.
+func (h *handshakes) watch(ctx context.Context, timeout time.Duration) {
+	tick := time.NewTicker(min(max(timeout/20, time.Millisecond), 250*time.Millisecond))
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			for _, due := range h.take(now) {
+				due.session.closeUnlessOpen(reasonAuthTimeout)
+			}
+		}
+	}
+}
+
+// closeAll closes the connections that are not authenticated.
+func (h *handshakes) closeAll() {
+	for _, due := range h.take(time.Now().Add(24 * time.Hour)) {
+		due.session.closeUnlessOpen(reasonDrain)
+	}
+}
+
+// take removes and returns those whose deadline has passed.
+func (h *handshakes) take(now time.Time) []handshake {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := 0
+	for n < len(h.queue) && !h.queue[n].deadline.After(now) {
+		n++
+	}
+	if n == 0 {
+		return nil
+	}
+	due := h.queue[:n:n]
+	h.queue = append([]handshake(nil), h.queue[n:]...)
+	return due
+}
+
+// closeUnlessOpen closes a session that is not a member of a shard.
+func (s *session) closeUnlessOpen(r reason) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.out.joined {
+		s.failLocked(r)
+	}
+}

@@ -1,0 +1,165 @@
+package comet
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// A reason is why a session was closed.
+type reason uint8
+
+const (
+	reasonPeer          reason = iota // the peer closed or reset the connection
+	reasonAuthTimeout                 // no good auth frame in time
+	reasonAuthRefused                 // logic refused the token
+	reasonAuthFailed                  // logic could not be asked
+	reasonFirstFrames                 // too many frames before auth
+	reasonBadFrame                    // package or header length out of range
+	reasonBadUpgrade                  // not a WebSocket handshake
+	reasonBadWebSocket                // against RFC 6455
+	reasonTextMessage                 // a text message; the protocol is binary
+	reasonTooBig                      // a message over the limit
+	reasonInputOverflow               // too much input while logic was being asked
+	reasonHeartbeat                   // heartbeat overdue
+	reasonReplaced                    // another session took the key
+	reasonSlow                        // fell off the room log, with policy close
+	reasonBackedUp                    // pending bytes over the limit, with policy close
+	reasonWriteError                  // the socket failed
+	reasonPanic                       // a bug in the handler
+	reasonDrain                       // the server ends
+	numReasons
+)
+
+var reasonNames = [numReasons]string{
+	"peer", "auth_timeout", "auth_refused", "auth_failed", "first_frames", "bad_frame",
+	"bad_upgrade", "bad_websocket", "text_message", "too_big", "input_overflow", "heartbeat",
+	"replaced", "slow", "backed_up", "write_error", "panic", "drain",
+}
+
+func (r reason) String() string { return reasonNames[r] }
+
+// A refusal is why a connection was not accepted.
+type refusal uint8
+
+const (
+	refusedConnections refusal = iota // limit.connections
+	refusedAddress                    // limit.perAddress
+	refusedRate                       // limit.perAddressRate
+	refusedMemory                     // limit.memory
+	refusedDescriptors                // the process has no descriptor left
+	numRefusals
+)
+
+var refusalNames = [numRefusals]string{"connections", "address", "address_rate", "memory", "descriptors"}
+
+// A skip is why a frame did not reach a session that it was meant for.
+type skip uint8
+
+const (
+	skipLogOverrun skip = iota // the session fell off its room's log
+	skipBackedUp               // the session's queue was full
+	numSkips
+)
+
+var skipNames = [numSkips]string{"log_overrun", "backed_up"}
+
+// cometMetrics are a comet's counters. The hot ones are added once a slice, not once a write.
+type cometMetrics struct {
+	sessions     *prometheus.GaugeVec
+	sessionsTCP  prometheus.Gauge
+	sessionsWS   prometheus.Gauge
+	connections  prometheus.Gauge
+	accepted     prometheus.Counter
+	refused      [numRefusals]prometheus.Counter
+	closed       [numReasons]prometheus.Counter
+	framesIn     prometheus.Counter
+	framesOut    prometheus.Counter
+	writes       prometheus.Counter
+	writtenBytes prometheus.Counter
+	eagain       prometheus.Counter
+	skipped      [numSkips]prometheus.Counter
+	sweeps       prometheus.Histogram
+	pushWait     prometheus.Histogram
+	pushes       map[string]prometheus.Counter
+	pushMissed   prometheus.Counter
+	rpcErrors    map[string]prometheus.Counter
+	laggards     prometheus.Gauge
+}
+
+func newMetrics(r prometheus.Registerer) *cometMetrics {
+	m := &cometMetrics{}
+	counter := func(name, help string) prometheus.Counter {
+		c := prometheus.NewCounter(prometheus.CounterOpts{Name: "barrage_comet_" + name, Help: help})
+		r.MustRegister(c)
+		return c
+	}
+	vec := func(name, help, label string) *prometheus.CounterVec {
+		c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "barrage_comet_" + name, Help: help}, []string{label})
+		r.MustRegister(c)
+		return c
+	}
+	gauge := func(name, help string) prometheus.Gauge {
+		g := prometheus.NewGauge(prometheus.GaugeOpts{Name: "barrage_comet_" + name, Help: help})
+		r.MustRegister(g)
+		return g
+	}
+	m.sessions = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "barrage_comet_sessions", Help: "Authenticated sessions."}, []string{"transport"})
+	r.MustRegister(m.sessions)
+	m.sessionsTCP, m.sessionsWS = m.sessions.WithLabelValues("tcp"), m.sessions.WithLabelValues("ws")
+	m.connections = gauge("connections", "Open connections, authenticated or not.")
+	m.laggards = gauge("laggards", "Sessions whose socket buffer is full.")
+	m.accepted = counter("accepted_total", "Connections accepted.")
+	m.framesIn = counter("frames_received_total", "Frames read from clients.")
+	m.framesOut = counter("frames_sent_total", "Pushed frames handed to sessions.")
+	m.writes = counter("writes_total", "Send calls that wrote something.")
+	m.writtenBytes = counter("written_bytes_total", "Bytes that send calls wrote.")
+	m.eagain = counter("send_eagain_total", "Send calls that the peer's window cut short.")
+	m.pushMissed = counter("push_missed_total", "Keys pushed to that have no session here or don't accept the operation.")
+	refused := vec("refused_total", "Connections refused, by reason.", "reason")
+	for i, name := range refusalNames {
+		m.refused[i] = refused.WithLabelValues(name)
+	}
+	closed := vec("closed_total", "Sessions and connections closed, by reason.", "reason")
+	for i, name := range reasonNames {
+		m.closed[i] = closed.WithLabelValues(name)
+	}
+	skipped := vec("frames_skipped_total", "Frames that a session did not get, by reason.", "reason")
+	for i, name := range skipNames {
+		m.skipped[i] = skipped.WithLabelValues(name)
+	}
+	pushes := vec("pushes_total", "Pushes taken from job, by kind.", "kind")
+	m.pushes = make(map[string]prometheus.Counter)
+	for _, kind := range []string{"keys", "room", "all"} {
+		m.pushes[kind] = pushes.WithLabelValues(kind)
+	}
+	rpc := vec("logic_errors_total", "Calls to logic that failed, by method.", "method")
+	m.rpcErrors = make(map[string]prometheus.Counter)
+	for _, method := range []string{"Connect", "Disconnect", "Heartbeat", "Receive", "RenewOnline"} {
+		m.rpcErrors[method] = rpc.WithLabelValues(method)
+	}
+	m.sweeps = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "barrage_comet_sweep_seconds", Help: "Time from a sweep's first member to its last, in one shard.",
+		Buckets: prometheus.ExponentialBuckets(0.00005, 2, 18)})
+	m.pushWait = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "barrage_comet_push_wait_seconds", Help: "Time that a push RPC waited until its frames were in the logs.",
+		Buckets: prometheus.ExponentialBuckets(0.00005, 2, 18)})
+	r.MustRegister(m.sweeps, m.pushWait)
+	return m
+}
+
+// wrote counts one send of n bytes outside of a sweep.
+func (m *cometMetrics) wrote(n int) {
+	if n > 0 {
+		m.writes.Inc()
+		m.writtenBytes.Add(float64(n))
+	}
+}
+
+// session counts d authenticated sessions more on c's transport.
+func (m *cometMetrics) session(c *session, d float64) {
+	if c.websocket {
+		m.sessionsWS.Add(d)
+	} else {
+		m.sessionsTCP.Add(d)
+	}
+}

@@ -1,0 +1,74 @@
+package comet
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+
+	"barrage/server/api/logic"
+	"barrage/server/api/protocol"
+	"barrage/server/wire"
+)
+
+// maxReceiving bounds the bytes of a session's frames that wait for logic.
+const maxReceiving = 256 << 10
+
+var errReceiving = errors.New("frames for logic come faster than it takes them")
+
+// A receiver hands a session's frames with operations of the application's to logic, one
+// at a time and in their order. It exists once a session has sent such a frame.
+type receiver struct {
+	mu    sync.Mutex
+	queue []*protocol.Proto
+	bytes int
+}
+
+// receive hands f to logic. The reply keeps the request's operation and has no body, as
+// goim's.
+func (s *session) receive(f wire.Frame) error {
+	r := s.in.receiver
+	if r == nil {
+		r = &receiver{}
+		s.in.receiver = r
+	}
+	p := &protocol.Proto{Ver: int32(f.Ver), Op: int32(f.Op), Seq: f.Seq, Body: slices.Clone(f.Body)}
+	r.mu.Lock()
+	r.queue = append(r.queue, p)
+	r.bytes += f.Size()
+	first, over := len(r.queue) == 1, r.bytes > maxReceiving
+	r.mu.Unlock()
+	if over {
+		return &closing{reason: reasonInputOverflow, cause: errReceiving}
+	}
+	if first {
+		s.server.workers.run(func() { s.server.drainReceiver(s, r) })
+	}
+	s.write(s.reply(f, f.Op, nil))
+	return nil
+}
+
+// drainReceiver calls logic for each frame of the queue. The frame in work stays its
+// first, so that only one worker is at it.
+func (s *Server) drainReceiver(c *session, r *receiver) {
+	for {
+		r.mu.Lock()
+		p := r.queue[0]
+		r.mu.Unlock()
+		s.callNow("Receive", func(ctx context.Context) error {
+			_, err := s.logic.Receive(ctx, &logic.ReceiveReq{Mid: c.mid, Proto: p})
+			return err
+		})
+		r.mu.Lock()
+		r.queue = r.queue[1:]
+		r.bytes -= wire.HeaderLen + len(p.Body)
+		empty := len(r.queue) == 0
+		if empty {
+			r.queue = nil
+		}
+		r.mu.Unlock()
+		if empty {
+			return
+		}
+	}
+}

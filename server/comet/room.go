@@ -1,0 +1,222 @@
+package comet
+
+import (
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A roomRef is a room as the whole comet knows it: its key and how many are online. A
+// room that nobody is in has none.
+type roomRef struct {
+	key     string
+	online  atomic.Int32 // sessions on this comet
+	cluster atomic.Int32 // sessions on all comets as logic last said, or unknownCount
+}
+
+const unknownCount = -1
+
+// count returns what a heartbeat answers: the sessions on all comets, or on this one until
+// logic has said.
+func (r *roomRef) count() int32 {
+	if n := r.cluster.Load(); n != unknownCount {
+		return n
+	}
+	return r.online.Load()
+}
+
+// roomRefs finds rooms by their key. It is what joins and leaves count in before their
+// command reaches the shard.
+type roomRefs struct {
+	mu   sync.RWMutex
+	refs map[string]*roomRef // mu guards
+}
+
+// enter counts one session more in the room.
+func (t *roomRefs) enter(key string) *roomRef {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	ref, ok := t.refs[key]
+	if !ok {
+		ref = &roomRef{key: key}
+		ref.cluster.Store(unknownCount)
+		if t.refs == nil {
+			t.refs = make(map[string]*roomRef)
+		}
+		t.refs[key] = ref
+	}
+	ref.online.Add(1)
+	return ref
+}
+
+// leave counts one session less and forgets the room behind the last.
+func (t *roomRefs) leave(ref *roomRef) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if ref.online.Add(-1) == 0 {
+		delete(t.refs, ref.key)
+	}
+}
+
+// get returns the room, or nil when nobody on this comet is in it.
+func (t *roomRefs) get(key string) *roomRef {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.refs[key]
+}
+
+// counts returns the sessions of every room on this comet.
+func (t *roomRefs) counts() map[string]int32 {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	m := make(map[string]int32, len(t.refs))
+	for key, ref := range t.refs {
+		m[key] = ref.online.Load()
+	}
+	return m
+}
+
+// setCluster stores what logic says of all comets. A room that it doesn't know yet keeps
+// this comet's own count.
+func (t *roomRefs) setCluster(counts map[string]int32) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for key, ref := range t.refs {
+		n, ok := counts[key]
+		if !ok {
+			n = unknownCount
+		}
+		ref.cluster.Store(n)
+	}
+}
+
+func (t *roomRefs) len() int {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return len(t.refs)
+}
+
+// A member is a session in a room, with how far it has read the room's log.
+type member struct {
+	session *session
+	offset  uint64
+}
+
+// A room is one shard's part of a room: a log of recent frames and the members that read
+// it, each at its own offset. A sweep brings the members to the head, one send each, in
+// slices from the last member to the first: removal moves the last member into the gap, so
+// it only moves members that were visited, and those who join stand at the head already.
+// What arrives while a sweep runs is merged into the next one. It is owned by the shard.
+type room struct {
+	ref     *roomRef // nil for the room of everybody
+	log     frameLog
+	members []member
+
+	waiting []*pushCommand // pushes for which the log has no space, in order
+	queued  bool           // in the shard's queue of rooms to sweep
+
+	sweep struct {
+		next    int    // members below this index are still to be visited; 0 between sweeps
+		head    uint64 // of the log when the sweep began
+		bytes   uint64 // appended until then
+		blocked int    // members that could not be brought to the head
+		began   time.Time
+		paced   int // members visited since began
+	}
+	// Every member that is not blocked has all frames before low; unswept bytes are those
+	// appended behind it.
+	low      uint64
+	lowBytes uint64
+
+	pace    float64 // members a second, 0 at once; only for the room of everybody
+	pacedTo uint64  // offset at which pace ends
+
+	skipped      uint64 // frames that members fell behind
+	skippedSaid  uint64
+	skippedLogAt time.Time
+}
+
+// unswept is the number of bytes that members who keep up have yet to get.
+func (r *room) unswept() int { return int(r.log.appended - r.lowBytes) }
+
+// takes reports whether n more bytes can be appended without taking the log away from
+// members that keep up: when not, the push waits, and with it job and Kafka.
+func (r *room) takes(n int) bool {
+	u := r.unswept()
+	return len(r.members) == 0 || u == 0 || u+n <= r.log.limit/2
+}
+
+// needsSweep reports whether somebody may lack frames.
+func (r *room) needsSweep() bool {
+	return r.sweep.next > 0 || r.low < r.log.head || len(r.waiting) > 0
+}
+
+// begin starts a sweep at the last member.
+func (r *room) begin(now time.Time) {
+	r.sweep.next = len(r.members)
+	r.sweep.head = r.log.head
+	r.sweep.bytes = r.log.appended
+	r.sweep.blocked = 0
+	r.sweep.paced = 0
+	r.sweep.began = now
+}
+
+// finish ends a sweep: every member that isn't blocked has what there was at its
+// beginning, and if none is blocked the log before that is of no more use.
+func (r *room) finish(log *slog.Logger, now time.Time) {
+	r.low, r.lowBytes = r.sweep.head, r.sweep.bytes
+	if r.sweep.blocked == 0 {
+		r.log.trim(r.low)
+	} else {
+		r.log.evict(r.low)
+	}
+	clear(r.log.chunks)
+	if r.low >= r.pacedTo {
+		r.pace = 0
+	}
+	if r.skipped > r.skippedSaid && now.Sub(r.skippedLogAt) > 10*time.Second {
+		key := "*"
+		if r.ref != nil {
+			key = r.ref.key
+		}
+		log.Warn("slow sessions missed frames", "room", key, "frames", r.skipped-r.skippedSaid, "total", r.skipped)
+		r.skippedSaid, r.skippedLogAt = r.skipped, now
+	}
+}
+
+// chunk returns what the member has to be sent next.
+func (r *room) chunk(m *member) chunk {
+	var set *acceptSet
+	if r.log.tagged {
+		set = m.session.accepts
+	}
+	return r.log.chunk(m.offset, set, m.session.websocket)
+}
+
+// add appends a member who gets what is pushed from now on, and returns its index.
+func (r *room) add(s *session) int32 {
+	r.members = append(r.members, member{s, r.log.head})
+	return int32(len(r.members) - 1)
+}
+
+// remove takes out the member at index and returns the session that moved into its place,
+// or nil.
+func (r *room) remove(index int32) (moved *session) {
+	last := len(r.members) - 1
+	if int(index) != last {
+		r.members[index] = r.members[last]
+		moved = r.members[index].session
+	}
+	r.members[last] = member{}
+	r.members = r.members[:last]
+	if r.sweep.next > last {
+		// All that remains lies below; the member that moved down had been visited, and
+		// visiting it again sends nothing twice, as its offset says.
+		r.sweep.next = last
+	}
+	if cap(r.members) > 64 && len(r.members) < cap(r.members)/4 {
+		r.members = append(make([]member, 0, len(r.members)*2), r.members...)
+	}
+	return moved
+}

@@ -1,0 +1,445 @@
+// Package comet holds the client connections and fans pushes out to them. Connections come
+// in over netpoll, as goim frames on TCP or WebSocket; pushes come from job over gRPC; each
+// goes through the mailbox of a shard, which owns its sessions and its part of every room
+// and writes to the sockets without blocking.
+package comet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"runtime"
+	"runtime/metrics"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	cometpb "barrage/server/api/comet"
+	"barrage/server/api/logic"
+	"barrage/server/discovery"
+
+	"github.com/cloudwego/netpoll"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+)
+
+// maxWorkers bounds the calls to logic that run at a time.
+const maxWorkers = 512
+
+// reservedDescriptors are kept for what is not a client: listeners, RPCs, files.
+const reservedDescriptors = 200
+
+// Deps are what a comet depends on.
+type Deps struct {
+	Logic   logic.LogicClient     // who checks tokens and registers sessions
+	Log     *slog.Logger          // nil for slog.Default
+	Metrics prometheus.Registerer // where the counters are registered
+	// Register makes the comet known to job and logic and keeps it so until closed. It is
+	// called once, from Run, may take as long as discovery does, and may be nil.
+	Register func(context.Context, discovery.Instance) (Registration, error)
+}
+
+// A Registration is a comet's entry in discovery.
+type Registration interface {
+	Update(metadata map[string]string) error
+	io.Closer
+}
+
+// A Server is one comet.
+type Server struct {
+	cfg      Config
+	name     string // the comet's host name, by which logic and job know it
+	logic    logic.LogicClient
+	log      *slog.Logger
+	register func(context.Context, discovery.Instance) (Registration, error)
+	metrics  *cometMetrics
+	limits   limits
+	rooms    roomRefs
+	workers  *workers
+	seed     maphash.Seed
+	shards   []*shard
+	open     atomic.Int64 // connections
+	sessions atomic.Int64 // authenticated connections
+
+	handshakes handshakes
+	listeners  []*listener
+	rpcLn      net.Listener
+	rpc        *grpc.Server
+	refusedLog lineLimit
+	serving    atomic.Bool
+	registered atomic.Bool
+}
+
+// New makes a comet, which does nothing until Listen and Run.
+func New(cfg Config, deps Deps) (*Server, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("comet configuration: %w", err)
+	}
+	if err := configureNetpoll(); err != nil {
+		return nil, fmt.Errorf("configure netpoll: %w", err)
+	}
+	log := deps.Log
+	if log == nil {
+		log = slog.Default()
+	}
+	s := &Server{
+		cfg:      cfg,
+		name:     cfg.Env.Host,
+		logic:    deps.Logic,
+		log:      log,
+		register: deps.Register,
+		workers:  newWorkers(maxWorkers),
+		seed:     maphash.MakeSeed(),
+	}
+	s.metrics = newMetrics(deps.Metrics)
+	s.registerGauges(deps.Metrics)
+	s.limits.cfg = cfg.Limit
+	if s.limits.cfg.Connections == 0 {
+		s.limits.cfg.Connections = descriptorLimit() - reservedDescriptors
+	}
+	n := cfg.Room.Shards
+	if n == 0 {
+		n = runtime.GOMAXPROCS(0)
+	}
+	for range n {
+		s.shards = append(s.shards, newShard(s))
+	}
+	s.rpc = grpc.NewServer(
+		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
+		grpc.WriteBufferSize(0), grpc.ReadBufferSize(64<<10))
+	cometpb.RegisterCometServer(s.rpc, &rpcService{server: s})
+	return s, nil
+}
+
+// descriptorLimit is how many descriptors the process may hold.
+func descriptorLimit() int {
+	var r unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &r); err != nil {
+		return 1024
+	}
+	return int(min(r.Cur, 1<<30))
+}
+
+// Listen binds all addresses. Its error names the field and wraps syscall.EADDRINUSE for
+// an address that is taken.
+func (s *Server) Listen() (err error) {
+	defer func() {
+		if err != nil {
+			for _, l := range s.listeners {
+				l.release()
+			}
+			s.listeners = nil
+		}
+	}()
+	for _, b := range []struct {
+		field     string
+		addresses []string
+		websocket bool
+	}{
+		{"tcp.bind", s.cfg.TCP.Bind, false},
+		{"websocket.bind", s.cfg.WebSocket.Bind, true},
+	} {
+		for _, a := range b.addresses {
+			l, err := s.listen(b.field, a, b.websocket)
+			if err != nil {
+				return err
+			}
+			s.listeners = append(s.listeners, l)
+		}
+	}
+	s.rpcLn, err = net.Listen("tcp", s.cfg.RPCServer.Addr)
+	if err != nil {
+		return fmt.Errorf("rpcServer.addr %s: %w", s.cfg.RPCServer.Addr, err)
+	}
+	return nil
+}
+
+// TCPAddrs returns the addresses that TCP clients connect to, after Listen.
+func (s *Server) TCPAddrs() []net.Addr { return s.addrs(false) }
+
+// WebSocketAddrs returns the addresses that WebSocket clients connect to, after Listen.
+func (s *Server) WebSocketAddrs() []net.Addr { return s.addrs(true) }
+
+// RPCAddr returns the address of the gRPC service, after Listen.
+func (s *Server) RPCAddr() net.Addr { return s.rpcLn.Addr() }
+
+func (s *Server) addrs(websocket bool) (list []net.Addr) {
+	for _, l := range s.listeners {
+		if l.websocket == websocket {
+			list = append(list, l.addr)
+		}
+	}
+	return list
+}
+
+// Ready returns nil when clients can connect and pushes arrive, else what is missing.
+func (s *Server) Ready() error {
+	switch {
+	case !s.serving.Load():
+		return errors.New("not listening yet")
+	case s.register != nil && !s.registered.Load():
+		return errors.New("not registered in discovery yet")
+	}
+	if n, _ := s.limits.counts(); n >= s.limits.cfg.Connections {
+		return errFull
+	}
+	return nil
+}
+
+// Run serves until ctx ends and then drains: it leaves discovery, accepts no more
+// connections and pushes, and closes the sessions over the drain window.
+func (s *Server) Run(ctx context.Context) error {
+	var shards, pollers, others sync.WaitGroup
+	for _, sh := range s.shards {
+		shards.Go(sh.loop)
+	}
+	failed := make(chan error, len(s.listeners)+1)
+	for _, l := range s.listeners {
+		loop, err := netpoll.NewEventLoop(onRequest, netpoll.WithOnPrepare(s.onPrepare(l.websocket)))
+		if err != nil {
+			return fmt.Errorf("make an event loop: %w", err)
+		}
+		pollers.Go(func() {
+			if err := loop.Serve(l); err != nil && !l.closing.Load() {
+				failed <- fmt.Errorf("serve %v: %w", l.addr, err)
+			}
+		})
+	}
+	others.Go(func() {
+		if err := s.rpc.Serve(s.rpcLn); err != nil {
+			failed <- fmt.Errorf("serve gRPC: %w", err)
+		}
+	})
+	life, stop := context.WithCancel(ctx)
+	defer stop()
+	others.Go(func() { s.handshakes.watch(life, s.cfg.Protocol.HandshakeTimeout) })
+	others.Go(func() { s.reportOnline(life) })
+	others.Go(func() { s.watchMemory(life) })
+	others.Go(func() { s.stayRegistered(life) })
+	s.serving.Store(true)
+	s.log.Info("comet serves", "tcp", s.TCPAddrs(), "websocket", s.WebSocketAddrs(), "rpc", s.RPCAddr().String(),
+		"shards", len(s.shards), "connections", s.limits.cfg.Connections)
+
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	s.serving.Store(false)
+	stop()
+	s.drain()
+	stopRPC(s.rpc, s.cfg.Drain.Window+time.Second)
+	others.Wait()
+	for _, l := range s.listeners {
+		l.release()
+	}
+	pollers.Wait()
+	for _, sh := range s.shards {
+		sh.mailbox.put(stopCommand{})
+	}
+	shards.Wait()
+	s.workers.wait()
+	return err
+}
+
+// drain stops accepting and closes the sessions over the window.
+func (s *Server) drain() {
+	for _, l := range s.listeners {
+		l.stop()
+	}
+	if n := s.open.Load(); n > 0 {
+		s.log.Info("comet drains", "connections", n, "window", s.cfg.Drain.Window)
+	}
+	for _, sh := range s.shards {
+		sh.mailbox.put(drainCommand{s.cfg.Drain.Window})
+	}
+	deadline := time.Now().Add(s.cfg.Drain.Window + 3*time.Second)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for s.open.Load() > 0 && time.Now().Before(deadline) {
+		if s.sessions.Load() == 0 {
+			s.handshakes.closeAll()
+		}
+		<-tick.C
+	}
+	if n := s.open.Load(); n > 0 {
+		s.log.Warn("connections are still open at the end of the drain", "connections", n)
+	}
+}
+
+// stopRPC lets running calls end, for at most wait.
+func stopRPC(rpc *grpc.Server, wait time.Duration) {
+	done := make(chan struct{})
+	go func() {
+		rpc.GracefulStop()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(wait):
+		rpc.Stop()
+		<-done
+	}
+}
+
+// shardOf returns the shard that owns the sessions of key.
+func (s *Server) shardOf(key string) *shard {
+	return s.shards[maphash.String(s.seed, key)%uint64(len(s.shards))]
+}
+
+// onPrepare gives an accepted connection its session, before netpoll polls it.
+func (s *Server) onPrepare(websocket bool) netpoll.OnPrepare {
+	return func(c netpoll.Connection) context.Context {
+		client, _ := c.RemoteAddr().(remoteAddr)
+		ss := &session{server: s, addr: addrKey(client), websocket: websocket}
+		ss.out.stream = fdStream{c.(netpoll.Conn).Fd()}
+		if !websocket {
+			ss.in.phase = phaseAuth
+		}
+		s.metrics.accepted.Inc()
+		s.metrics.connections.Inc()
+		s.handshakes.add(ss, time.Now().Add(s.cfg.Protocol.HandshakeTimeout))
+		// Callbacks run last added first, so this one before the descriptor is closed.
+		if err := c.AddCloseCallback(func(netpoll.Connection) error { ss.gone(); return nil }); err != nil {
+			s.log.Error("watch a connection's end", "err", err)
+		}
+		return &connContext{Context: context.Background(), session: ss}
+	}
+}
+
+// onRequest takes all input of a connection. It runs on the poller's goroutine.
+func onRequest(ctx context.Context, c netpoll.Connection) (err error) {
+	ss := ctx.(*connContext).session
+	defer func() {
+		if p := recover(); p != nil {
+			ss.server.log.Error("handler panicked", "session", ss.key, "addr", ss.addr, "panic", p, "stack", stack())
+			ss.close(reasonPanic)
+		}
+	}()
+	r := c.Reader()
+	n := r.Len()
+	b, err := r.Next(n)
+	if err != nil {
+		ss.close(reasonPeer)
+		return err
+	}
+	ss.feed(b)
+	return r.Release()
+}
+
+func stack() string {
+	b := make([]byte, 4<<10)
+	return string(b[:runtime.Stack(b, false)])
+}
+
+// refused counts a refused connection, with a log line a second at most.
+func (s *Server) refused(why refusal, addr netip.Addr) {
+	s.metrics.refused[why].Inc()
+	if s.refusedLog.allow(time.Now()) {
+		s.log.Warn("connection refused", "reason", refusalNames[why], "addr", addr)
+	}
+}
+
+// stayRegistered enters the comet into discovery and renews what it says of its load.
+func (s *Server) stayRegistered(ctx context.Context) {
+	if s.register == nil {
+		return
+	}
+	in := s.instance()
+	reg, err := s.register(ctx, in)
+	if err != nil {
+		if ctx.Err() == nil {
+			s.log.Error("register in discovery", "err", err)
+		}
+		return
+	}
+	s.registered.Store(true)
+	defer func() {
+		if err := reg.Close(); err != nil {
+			s.log.Warn("leave discovery", "err", err)
+		}
+	}()
+	tick := time.NewTicker(s.cfg.Online.Period)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			if err := reg.Update(s.instance().Metadata); err != nil {
+				s.log.Warn("renew the metadata in discovery", "err", err)
+			}
+		}
+	}
+}
+
+// instance is what discovery says of this comet, as goim's does.
+func (s *Server) instance() discovery.Instance {
+	env := s.cfg.Env
+	connections, addresses := s.limits.counts()
+	return discovery.Instance{
+		AppID:    discovery.AppComet,
+		Hostname: s.name,
+		Region:   env.Region,
+		Zone:     env.Zone,
+		Env:      env.DeployEnv,
+		Addrs:    []string{"grpc://" + discovery.AdvertiseAddr(s.rpcLn.Addr())},
+		Metadata: map[string]string{
+			"weight":     strconv.FormatInt(env.Weight, 10),
+			"offline":    strconv.FormatBool(env.Offline),
+			"addrs":      strings.Join(env.Addrs, ","),
+			"conn_count": strconv.Itoa(connections),
+			"ip_count":   strconv.Itoa(addresses),
+		},
+	}
+}
+
+// watchMemory refuses connections while more memory is in use than the limit allows.
+func (s *Server) watchMemory(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	sample := []metrics.Sample{{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			s.limits.sweep(now)
+			if s.cfg.Limit.Memory > 0 {
+				metrics.Read(sample)
+				used := int64(sample[0].Value.Uint64() - sample[1].Value.Uint64())
+				s.limits.highMem.Store(used > s.cfg.Limit.Memory)
+			}
+		}
+	}
+}
+
+// sendNonblock writes what the socket takes at once. The call never blocks, so the
+// scheduler need not be told of it: that saves the cost of a system call's bookkeeping,
+// and the processor is not taken away in the midst of a sweep.
+func sendNonblock(fd int, b []byte) (int, error) {
+	if len(b) == 0 {
+		return 0, nil
+	}
+	for {
+		n, errno := rawSend(fd, b)
+		switch errno {
+		case 0:
+			return n, nil
+		case syscall.EAGAIN, syscall.ENOBUFS:
+			return 0, nil
+		case syscall.EINTR:
+		default:
+			return 0, errno
+		}
+	}
+}

@@ -1,0 +1,224 @@
+package comet
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"barrage/server/wire"
+)
+
+// phase is how far a session's input side has come.
+type phase uint8
+
+const (
+	phaseUpgrade phase = iota // a WebSocket connection's HTTP request is being read
+	phaseAuth                 // waits for an auth frame
+	phaseConnect              // logic is being asked
+	phaseOpen                 // authenticated
+	phaseClosed               // input is discarded
+)
+
+// A stream is the outgoing side of a connection.
+type stream interface {
+	// send writes what can be written without blocking and returns how much that was,
+	// with a nil error when the peer's window is full. It must not be called after close.
+	send(b []byte) (int, error)
+	// shutdown ends both directions, which makes the owner close the connection.
+	shutdown()
+}
+
+// A session is one client's connection. Its input side runs on the poller's goroutine
+// (and once, after auth, on a worker's), its output side under mu on any, and its
+// membership of rooms belongs to a shard. An idle session holds no goroutine, timer or
+// buffer.
+type session struct {
+	server    *Server
+	addr      addrKey // set once
+	websocket bool    // set once
+
+	in struct { // inMu guards
+		phase    phase
+		skipped  uint8 // frames before auth
+		partial  []byte
+		ws       *wsDecoder // once upgraded
+		cookie   string
+		receiver *receiver
+		reportAt int64 // unix seconds at which logic hears of the session again
+	}
+	inMu sync.Mutex
+
+	// Set by auth before the session joins its shard, constant from then on.
+	mid       int64
+	key       string
+	heartbeat time.Duration
+	shard     *shard
+
+	deadline atomic.Int64            // unix seconds at which the session is overdue
+	online   atomic.Pointer[roomRef] // the room whose count a heartbeat returns
+
+	mu  sync.Mutex
+	out struct { // mu guards
+		stream  stream
+		closed  bool   // the descriptor is gone, or soon will be
+		joined  bool   // a join was posted, so a leave must follow
+		blocked bool   // the peer's window is full; the shard retries
+		reason  reason // why we closed it, closedByPeer otherwise
+		rest    []byte // unwritten tail of the last send, aliases immutable bytes
+		queue   []byte // whole messages that come behind rest
+	}
+
+	// Owned by the shard.
+	accepts    *acceptSet
+	ops        []wire.Op // what the client asked for, in its order
+	room       *room     // nil in no room
+	roomIndex  int32
+	allIndex   int32
+	wheelSlot  int32
+	wheelIndex int32
+	lagging    bool // in the shard's list of laggards
+}
+
+// errBackedUp says that a session's queue is full.
+var errBackedUp = errors.New("pending bytes over the session's limit")
+
+// write sends the whole reply b, or queues what the peer doesn't take now; b may alias
+// memory that the caller uses again. A session whose queue is full is closed.
+func (s *session) write(b []byte) {
+	s.mu.Lock()
+	lag, err := s.writeLocked(b)
+	if err == errBackedUp {
+		s.failLocked(reasonBackedUp) // it doesn't read its replies
+	}
+	s.mu.Unlock()
+	if lag {
+		s.lag()
+	}
+}
+
+// writeLocked is write for callers that hold mu. lag says that the session has just become
+// blocked and must be given to its shard.
+func (s *session) writeLocked(b []byte) (lag bool, err error) {
+	o := &s.out
+	if o.closed {
+		return false, net.ErrClosed
+	}
+	if o.blocked {
+		if len(o.rest)+len(o.queue)+len(b) > s.server.cfg.Session.MaxPending {
+			return false, errBackedUp
+		}
+		o.queue = append(o.queue, b...)
+		return false, nil
+	}
+	n, err := o.stream.send(b)
+	if err != nil {
+		s.failLocked(reasonWriteError)
+		return false, err
+	}
+	s.server.metrics.wrote(n)
+	if n == len(b) {
+		return false, nil
+	}
+	o.queue = append(o.queue, b[n:]...)
+	o.blocked = true
+	return true, nil
+}
+
+// flushLocked writes rest and queue. It reports whether the session is blocked no more.
+// mu must be held.
+func (s *session) flushLocked() bool {
+	o := &s.out
+	for _, pending := range []*[]byte{&o.rest, &o.queue} {
+		if len(*pending) == 0 {
+			continue
+		}
+		n, err := o.stream.send(*pending)
+		if err != nil {
+			s.failLocked(reasonWriteError)
+			return false
+		}
+		s.server.metrics.wrote(n)
+		*pending = (*pending)[n:]
+		if len(*pending) > 0 {
+			return false
+		}
+		*pending = nil
+	}
+	o.blocked = false
+	return true
+}
+
+// lag tells the session's shard to retry. A client that doesn't even read its handshake or
+// auth reply has no shard yet and is closed.
+func (s *session) lag() {
+	s.mu.Lock()
+	shard := s.shardLocked()
+	s.mu.Unlock()
+	if shard == nil {
+		s.close(reasonWriteError)
+		return
+	}
+	shard.mailbox.put(lagCommand{s})
+}
+
+func (s *session) shardLocked() *shard {
+	if s.out.joined {
+		return s.shard
+	}
+	return nil
+}
+
+// close ends the session for the reason. What was handed to the kernel still goes out; the
+// poller then closes the descriptor and calls gone.
+func (s *session) close(r reason) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failLocked(r)
+}
+
+// failLocked is close for callers that hold mu.
+func (s *session) failLocked(r reason) {
+	if s.out.closed {
+		return
+	}
+	s.out.closed = true
+	s.out.reason = r
+	s.out.rest, s.out.queue = nil, nil
+	s.out.stream.shutdown()
+}
+
+// gone is called once, by the owner of the connection and before its descriptor is
+// closed. From its return on nothing is written, so no byte reaches a reused descriptor.
+func (s *session) gone() {
+	s.mu.Lock()
+	s.out.closed = true
+	s.out.stream = nil
+	s.out.rest, s.out.queue = nil, nil
+	joined, r := s.out.joined, s.out.reason
+	s.mu.Unlock()
+	if joined {
+		s.shard.mailbox.put(leaveCommand{s})
+	}
+	s.server.forget(s, r)
+}
+
+// fdStream sends on the descriptor of a netpoll connection, without blocking and without
+// netpoll's buffers.
+type fdStream struct{ fd int }
+
+func (f fdStream) send(b []byte) (int, error) { return sendNonblock(f.fd, b) }
+
+// shutdown makes the poller see the end of input. Netpoll's own Close would wait for the
+// poller, on whose goroutine this may run.
+func (f fdStream) shutdown() { _ = syscall.Shutdown(f.fd, syscall.SHUT_RDWR) }
+
+// connContext carries the session from OnPrepare to OnRequest, and tells the runner that
+// the task never blocks.
+type connContext struct {
+	context.Context
+	session *session
+}

@@ -1,0 +1,522 @@
+package comet
+
+import (
+	"container/heap"
+	"log/slog"
+	"runtime"
+	"time"
+
+	"barrage/server/wire"
+)
+
+// sliceMembers is how many members a room may visit before the shard looks at its mailbox
+// and at other rooms: about a millisecond of sends.
+const sliceMembers = 256
+
+// Bounds of the time between two tries to write to a session whose peer doesn't read.
+const (
+	minRetry = time.Millisecond
+	maxRetry = 200 * time.Millisecond
+)
+
+// A shard owns a part of the sessions, by the hash of their key, and its part of every
+// room. One goroutine does everything that concerns them, in the order of its mailbox: no
+// lock on rooms, and one order for each session.
+type shard struct {
+	cfg     RoomConfig
+	close   bool // policy for slow sessions: close them, else skip frames
+	server  *Server
+	metrics *cometMetrics
+	log     *slog.Logger
+	mailbox *mailbox
+	spare   []command // the mailbox's other queue
+	stopped bool
+	now     func() time.Time
+
+	keys     map[string]*session
+	rooms    map[*roomRef]*room
+	everyone room
+	accepts  acceptSets
+	wheel    wheel
+
+	ready    []*room // rooms to sweep, first come first served
+	delayed  delayedRooms
+	laggards []laggard
+	drain    *drainPlan
+
+	tally struct { // since the last slice
+		writes, bytes, frames, eagain int
+	}
+}
+
+// A laggard is a session whose peer's window is full, and when to try again.
+type laggard struct {
+	session *session
+	at      time.Time
+	wait    time.Duration
+}
+
+func newShard(s *Server) *shard {
+	sh := &shard{
+		cfg:     s.cfg.Room,
+		close:   s.cfg.Room.SlowPolicy == slowClose,
+		server:  s,
+		metrics: s.metrics,
+		log:     s.log,
+		mailbox: newMailbox(int64(s.cfg.Room.MailboxBytes)),
+		now:     time.Now,
+		keys:    make(map[string]*session),
+		rooms:   make(map[*roomRef]*room),
+	}
+	sh.everyone.log.limit = s.cfg.Room.LogBytes
+	sh.everyone.log.tagged = true
+	return sh
+}
+
+// loop is the shard's goroutine. It ends with a stopCommand.
+func (sh *shard) loop() {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		now := sh.now()
+		busy := sh.turn(now)
+		if sh.stopped {
+			return
+		}
+		if busy {
+			// Let a poller or an RPC run, which on a machine with few cores would
+			// otherwise wait for the scheduler's next preemption.
+			runtime.Gosched()
+			continue
+		}
+		timer.Reset(sh.idleFor(now))
+		select {
+		case <-sh.mailbox.wake:
+		case <-timer.C:
+		}
+	}
+}
+
+// turn runs what is in the mailbox, what is due, and one slice of the room whose turn it
+// is. It reports whether there was a room to sweep.
+func (sh *shard) turn(now time.Time) bool {
+	sh.commands()
+	sh.tick(now)
+	r := sh.nextRoom(now)
+	if r == nil {
+		return false
+	}
+	sh.sweepSlice(r, now)
+	return true
+}
+
+// commands runs what is in the mailbox.
+func (sh *shard) commands() {
+	queue := sh.mailbox.take(sh.spare)
+	for i, c := range queue {
+		c.run(sh)
+		queue[i] = nil
+	}
+	if sh.spare = queue; cap(queue) > 1<<14 {
+		sh.spare = nil // it grew in a storm
+	}
+}
+
+// tick does what time asks for: overdue heartbeats, laggards, rooms whose least interval
+// has passed, and the drain.
+func (sh *shard) tick(now time.Time) {
+	if second := now.Unix(); second > sh.wheel.now {
+		sh.wheel.advance(second, func(s *session) { s.close(reasonHeartbeat) })
+	}
+	for len(sh.delayed) > 0 && !sh.delayed[0].at.After(now) {
+		d := heap.Pop(&sh.delayed).(delayedRoom)
+		sh.ready = append(sh.ready, d.room)
+	}
+	sh.retryLaggards(now)
+	if sh.drain != nil {
+		sh.drain.step(sh, now)
+	}
+}
+
+// idleFor is how long the shard may sleep when no room is ready.
+func (sh *shard) idleFor(now time.Time) time.Duration {
+	wait := time.Second - time.Duration(now.Nanosecond())
+	if len(sh.delayed) > 0 {
+		wait = min(wait, sh.delayed[0].at.Sub(now))
+	}
+	for i := range sh.laggards {
+		wait = min(wait, sh.laggards[i].at.Sub(now))
+	}
+	if sh.drain != nil {
+		wait = min(wait, 5*time.Millisecond)
+	}
+	return max(wait, 0)
+}
+
+// schedule queues the room for a sweep, unless it is queued already.
+func (sh *shard) schedule(r *room) {
+	if !r.queued {
+		r.queued = true
+		sh.ready = append(sh.ready, r)
+	}
+}
+
+// scheduleAt queues the room for a sweep that begins, or goes on, no earlier than at.
+func (sh *shard) scheduleAt(r *room, at time.Time) {
+	r.queued = true
+	heap.Push(&sh.delayed, delayedRoom{r, at})
+}
+
+func (sh *shard) nextRoom(now time.Time) *room {
+	for len(sh.ready) > 0 {
+		r := sh.ready[0]
+		sh.ready[0] = nil
+		sh.ready = sh.ready[1:]
+		r.queued = false
+		if r.sweep.next == 0 && sh.cfg.MinInterval > 0 {
+			if at := r.sweep.began.Add(sh.cfg.MinInterval); at.After(now) {
+				sh.scheduleAt(r, at)
+				continue
+			}
+		}
+		return r
+	}
+	sh.ready = nil
+	return nil
+}
+
+// sweepSlice visits up to sliceMembers members of the room, and queues it again if there is
+// more to do. This is the hot loop: BenchmarkSweep.
+func (sh *shard) sweepSlice(r *room, now time.Time) {
+	if r.sweep.next == 0 {
+		sh.admit(r)
+		r.begin(now)
+	}
+	budget := sliceMembers
+	if r.pace > 0 {
+		allowed := int(now.Sub(r.sweep.began).Seconds()*r.pace) + 1 - r.sweep.paced
+		if allowed <= 0 {
+			sh.scheduleAt(r, now.Add(time.Duration(float64(time.Second)/r.pace)))
+			return
+		}
+		budget = min(budget, allowed)
+	}
+	stop := max(0, r.sweep.next-budget)
+	r.sweep.paced += r.sweep.next - stop
+	for i := r.sweep.next - 1; i >= stop; i-- {
+		if !sh.visit(r, &r.members[i]) {
+			r.sweep.blocked++
+		}
+	}
+	r.sweep.next = stop
+	sh.report()
+	if stop > 0 {
+		sh.schedule(r)
+		return
+	}
+	end := sh.now()
+	sh.metrics.sweeps.Observe(end.Sub(r.sweep.began).Seconds())
+	r.finish(sh.log, end)
+	sh.admit(r)
+	if r.needsSweep() {
+		sh.schedule(r)
+	}
+}
+
+// visit brings a member to the head of its room's log, if its peer takes it all, and
+// reports whether it is there.
+func (sh *shard) visit(r *room, m *member) bool {
+	s := m.session
+	s.mu.Lock()
+	ok := sh.deliver(r, m)
+	lag := s.out.blocked && !s.out.closed
+	s.mu.Unlock()
+	if lag {
+		sh.addLaggard(s)
+	}
+	return ok
+}
+
+// deliver is visit for callers that hold the session's mu and see to laggards.
+func (sh *shard) deliver(r *room, m *member) bool {
+	s := m.session
+	o := &s.out
+	if o.closed {
+		return true
+	}
+	if o.blocked {
+		return false
+	}
+	l := &r.log
+	for m.offset < l.head {
+		if m.offset < l.tail && !sh.overrun(r, m) {
+			return true
+		}
+		c := r.chunk(m)
+		if len(c.data) > 0 {
+			n, err := o.stream.send(c.data)
+			if err != nil {
+				s.failLocked(reasonWriteError)
+				return true
+			}
+			if n > 0 {
+				sh.tally.writes++
+				sh.tally.bytes += n
+			}
+			if n < len(c.data) {
+				sh.tally.eagain++
+				o.blocked = true
+				if n == 0 {
+					// Nothing of the chunk went out: the offset alone remembers it.
+					return false
+				}
+				o.rest = keepRest(c.data, n)
+			}
+			sh.tally.frames += c.frames
+		}
+		m.offset = c.next
+		if o.blocked {
+			return m.offset == l.head
+		}
+	}
+	return true
+}
+
+// settle brings a member to the head of the log before what it may see changes: what its
+// peer doesn't take now waits in the session's queue, and what has no space there is
+// skipped and counted.
+func (sh *shard) settle(r *room, m *member) {
+	defer sh.report()
+	if sh.visit(r, m) {
+		return
+	}
+	s := m.session
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for !s.out.closed && m.offset < r.log.head {
+		if m.offset < r.log.tail && !sh.overrun(r, m) {
+			return
+		}
+		c := r.chunk(m)
+		if len(c.data) > 0 {
+			if _, err := s.writeLocked(c.data); err != nil {
+				sh.metrics.skipped[skipBackedUp].Add(float64(r.log.head - m.offset))
+				m.offset = r.log.head
+				return
+			}
+			sh.tally.frames += c.frames
+		}
+		m.offset = c.next
+	}
+}
+
+// keepRest returns what is left of data behind n. A small rest is copied, so that it does
+// not keep the whole chunk alive.
+func keepRest(data []byte, n int) []byte {
+	rest := data[n:]
+	if len(rest) < len(data)/2 {
+		return append([]byte(nil), rest...)
+	}
+	return rest
+}
+
+// overrun deals with a member that fell off the log's tail. It reports whether the member
+// goes on from there; with the policy close it doesn't. The session's mu must be held.
+func (sh *shard) overrun(r *room, m *member) bool {
+	lost := r.log.tail - m.offset
+	r.skipped += lost
+	sh.metrics.skipped[skipLogOverrun].Add(float64(lost))
+	m.offset = r.log.tail
+	if sh.close {
+		m.session.failLocked(reasonSlow)
+		return false
+	}
+	return true
+}
+
+// report adds the tally to the counters.
+func (sh *shard) report() {
+	t, m := &sh.tally, sh.metrics
+	if t.writes > 0 {
+		m.writes.Add(float64(t.writes))
+		m.writtenBytes.Add(float64(t.bytes))
+	}
+	if t.frames > 0 {
+		m.framesOut.Add(float64(t.frames))
+	}
+	if t.eagain > 0 {
+		m.eagain.Add(float64(t.eagain))
+	}
+	*t = struct{ writes, bytes, frames, eagain int }{}
+}
+
+// admit appends the pushes that waited for space in the room's log.
+func (sh *shard) admit(r *room) {
+	for len(r.waiting) > 0 && r.takes(len(r.waiting[0].batch)) {
+		p := r.waiting[0]
+		r.waiting[0] = nil
+		r.waiting = r.waiting[1:]
+		sh.appendPush(r, p)
+	}
+	if len(r.waiting) == 0 {
+		r.waiting = nil
+	}
+}
+
+// push appends to the room's log, or has the push wait for space behind those that do.
+func (sh *shard) push(r *room, p *pushCommand) {
+	if len(r.waiting) > 0 || !r.takes(len(p.batch)) {
+		r.waiting = append(r.waiting, p)
+	} else {
+		sh.appendPush(r, p)
+	}
+	sh.schedule(r)
+}
+
+func (sh *shard) appendPush(r *room, p *pushCommand) {
+	defer p.finish(sh)
+	if p.ctx.Err() != nil {
+		return // the caller was told that it failed, and will send it again
+	}
+	if len(r.members) == 0 {
+		return
+	}
+	r.log.append(p.op, p.batch)
+	r.log.evict(r.low)
+	if p.speed > 0 {
+		share := float64(p.speed) * float64(len(r.members)) / float64(max(1, sh.server.sessions.Load()))
+		if r.pace == 0 || share < r.pace {
+			r.pace = max(share, 0.1)
+		}
+		r.pacedTo = r.log.head
+	}
+}
+
+func (sh *shard) addLaggard(s *session) {
+	if s.lagging {
+		return
+	}
+	s.lagging = true
+	sh.laggards = append(sh.laggards, laggard{s, sh.now().Add(minRetry), minRetry})
+	sh.metrics.laggards.Inc()
+}
+
+// retryLaggards writes to the sessions whose time has come and drops those that are
+// blocked no more, or gone.
+func (sh *shard) retryLaggards(now time.Time) {
+	if len(sh.laggards) == 0 {
+		return
+	}
+	kept := sh.laggards[:0]
+	for _, l := range sh.laggards {
+		if l.at.After(now) {
+			kept = append(kept, l)
+			continue
+		}
+		if sh.catchUp(l.session) {
+			l.session.lagging = false
+			sh.metrics.laggards.Dec()
+			continue
+		}
+		l.wait = min(2*l.wait, maxRetry)
+		l.at = now.Add(l.wait)
+		kept = append(kept, l)
+	}
+	clear(sh.laggards[len(kept):])
+	sh.laggards = kept
+	if len(kept) == 0 {
+		sh.laggards = nil
+	}
+	sh.report()
+}
+
+// catchUp writes all that a blocked session lacks, and reports whether it is done with.
+func (sh *shard) catchUp(s *session) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.out.closed || !s.out.joined {
+		return true
+	}
+	before := len(s.out.rest) + len(s.out.queue)
+	if !s.flushLocked() {
+		if len(s.out.rest) > 0 && cap(s.out.rest) > 2*len(s.out.rest) && len(s.out.rest) < before {
+			s.out.rest = append([]byte(nil), s.out.rest...)
+		}
+		return s.out.closed
+	}
+	done := sh.deliver(&sh.everyone, &sh.everyone.members[s.allIndex])
+	if s.room != nil && done && !s.out.blocked {
+		done = sh.deliver(s.room, &s.room.members[s.roomIndex])
+	}
+	if !done || s.out.blocked {
+		return s.out.closed
+	}
+	// The rooms may be able to let go of what they kept for this session.
+	sh.schedule(&sh.everyone)
+	if s.room != nil {
+		sh.schedule(s.room)
+	}
+	return true
+}
+
+// enter makes s a member of ref's room, which exists while it has members.
+func (sh *shard) enter(s *session, ref *roomRef) {
+	if ref == nil {
+		return
+	}
+	r, ok := sh.rooms[ref]
+	if !ok {
+		r = &room{ref: ref}
+		r.log.limit = sh.cfg.LogBytes
+		sh.rooms[ref] = r
+	}
+	s.room, s.roomIndex = r, r.add(s)
+}
+
+// exit takes s out of its room, if it is in one.
+func (sh *shard) exit(s *session) {
+	r := s.room
+	if r == nil {
+		return
+	}
+	if moved := r.remove(s.roomIndex); moved != nil {
+		moved.roomIndex = s.roomIndex
+	}
+	s.room = nil
+	if len(r.members) == 0 {
+		for _, p := range r.waiting {
+			p.finish(sh)
+		}
+		r.waiting = nil
+		delete(sh.rooms, r.ref)
+	}
+}
+
+// setAccepts gives s the operations that it accepts from broadcasts and pushes to keys.
+func (sh *shard) setAccepts(s *session, ops []wire.Op) {
+	if s.accepts != nil {
+		sh.accepts.release(s.accepts)
+	}
+	s.ops = ops
+	s.accepts = sh.accepts.intern(ops)
+}
+
+type delayedRoom struct {
+	room *room
+	at   time.Time
+}
+
+// delayedRooms is a heap, the earliest first.
+type delayedRooms []delayedRoom
+
+func (d delayedRooms) Len() int           { return len(d) }
+func (d delayedRooms) Less(i, j int) bool { return d[i].at.Before(d[j].at) }
+func (d delayedRooms) Swap(i, j int)      { d[i], d[j] = d[j], d[i] }
+func (d *delayedRooms) Push(x any)        { *d = append(*d, x.(delayedRoom)) }
+func (d *delayedRooms) Pop() any {
+	old := *d
+	x := old[len(old)-1]
+	old[len(old)-1] = delayedRoom{}
+	*d = old[:len(old)-1]
+	return x
+}
