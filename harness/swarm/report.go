@@ -85,6 +85,29 @@ func (c *causeCounters) total() (n int64) {
 	return n
 }
 
+// causeSums adds up lists of causes, such as those of several threads.
+type causeSums map[Cause]CauseCount
+
+func (s causeSums) add(list []CauseCount) {
+	for _, c := range list {
+		sum := s[c.Cause]
+		sum.Cause = c.Cause
+		sum.Count += c.Count
+		sum.Examples = append(sum.Examples, c.Examples[:min(len(c.Examples), keptExamples-len(sum.Examples))]...)
+		s[c.Cause] = sum
+	}
+}
+
+func (s causeSums) list() []CauseCount {
+	var out []CauseCount
+	for c := range causes {
+		if sum, ok := s[c]; ok {
+			out = append(out, sum)
+		}
+	}
+	return out
+}
+
 // Progress is how many clients are where. Waiting + Connecting + Connected + Joined +
 // Failed is the number of clients; those that ClosedEarly are among Joined.
 type Progress struct {

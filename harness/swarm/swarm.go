@@ -2,38 +2,341 @@ package swarm
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"runtime"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"barrage/harness/ledger"
+	"barrage/server/wire"
 )
 
-// A Swarm is the simulated clients of one process.
-type Swarm struct{}
+// A Swarm is the simulated clients of one process. Its methods are safe for concurrent use.
+type Swarm struct {
+	threads []*thread
+	addrs   addresses
+	procs   procs
+}
+
+// procs is what New did to GOMAXPROCS.
+type procs struct{ before, set int }
 
 // New starts the swarm's threads. No client connects before Connect. It raises GOMAXPROCS
 // so that the threads don't take the processors of the goroutines beside them; Close puts
 // it back.
-func New(cfg Config) (*Swarm, error) { return nil, nil }
+func New(cfg Config) (*Swarm, error) {
+	cfg, err := cfg.fill()
+	if err != nil {
+		return nil, err
+	}
+	s := &Swarm{}
+	if s.addrs, err = resolve(cfg); err != nil {
+		return nil, err
+	}
+	if err := s.makeThreads(cfg); err != nil {
+		s.closeWakeups()
+		return nil, err
+	}
+	keep, err := sharedDescriptors()
+	if err != nil {
+		s.closeWakeups()
+		return nil, err
+	}
+	s.procs = raiseProcs(cfg.Threads)
+	for _, t := range s.threads {
+		ownThread(keep, t.run)
+	}
+	return s, nil
+}
+
+// makeThreads deals the clients out to the threads in turn.
+func (s *Swarm) makeThreads(cfg Config) error {
+	keySeed := rand.Uint64()
+	perThread := (cfg.Clients + cfg.Threads - 1) / cfg.Threads
+	slots := max(1, cfg.ConnectPending/cfg.Threads)
+	cells := make([]int, cfg.Threads)
+	for i := range cfg.Clients {
+		if set := cfg.Client(i).Subscription; set != nil {
+			cells[i%cfg.Threads] += set.Len()
+		}
+	}
+	for n := range cfg.Threads {
+		wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+		if err != nil {
+			return fmt.Errorf("swarm: make a wakeup: %w", err)
+		}
+		t := &thread{
+			number: n, cfg: cfg, addrs: &s.addrs, keySeed: keySeed, random: rand.Uint64(),
+			clients:     make([]client, 0, perThread),
+			book:        ledger.NewBook(cfg.Streams, perThread, cells[n]),
+			wakeFD:      wake,
+			wakeup:      wakeup{fd: wake},
+			events:      make([]unix.EpollEvent, maxEvents),
+			buf:         make([]byte, cfg.ReadBuffer),
+			overflow:    make(map[int32][]byte),
+			pending:     make([]pending, slots),
+			heartbeat:   wire.AppendFrame(nil, wire.Frame{Ver: wire.Version, Op: wire.OpHeartbeat}),
+			lag:         ledger.NewLiveHistogram(),
+			connectTime: ledger.NewLiveHistogram(),
+			cmds:        make(chan func(), 16),
+			settled:     make(chan struct{}),
+			ended:       make(chan struct{}),
+		}
+		for slot := range t.pending {
+			t.pending[slot].client = -1
+			t.freePending = append(t.freePending, int32(slot))
+		}
+		s.threads = append(s.threads, t)
+	}
+	var ofKind [ledger.Kinds]int
+	for i := range cfg.Clients {
+		c := cfg.Client(i)
+		if int(c.Kind) >= ledger.Kinds || len(s.addrs.targets[c.Kind]) == 0 {
+			return fmt.Errorf("swarm: client %d is of kind %s, which has no target", i, c.Kind)
+		}
+		if c.Subscription == nil {
+			return fmt.Errorf("swarm: client %d has no subscription", i)
+		}
+		t := s.threads[i%cfg.Threads]
+		t.clients = append(t.clients, client{
+			fd: -1, slot: -1, kind: c.Kind,
+			target: uint16(ofKind[c.Kind] % len(s.addrs.targets[c.Kind])),
+		})
+		ofKind[c.Kind]++
+		t.book.Add(c.Subscription, c.Kind)
+	}
+	for _, t := range s.threads {
+		t.shared.waiting.Store(int64(len(t.clients)))
+	}
+	return nil
+}
+
+// raiseProcs makes room for n busy threads beside the process's other goroutines. Without
+// it a goroutine that becomes ready while they all run waits for the scheduler's preemption,
+// 10 ms.
+func raiseProcs(n int) procs {
+	p := procs{before: runtime.GOMAXPROCS(0)}
+	if p.set = min(n, 2*runtime.NumCPU()) + runtime.NumCPU(); p.set > p.before {
+		runtime.GOMAXPROCS(p.set)
+		return p
+	}
+	return procs{}
+}
+
+func (p procs) restore() {
+	if p.set != 0 && runtime.GOMAXPROCS(0) == p.set {
+		runtime.GOMAXPROCS(p.before)
+	}
+}
 
 // Connect connects the clients at the configured rate, and returns when each of them has
 // joined or failed. Failed ones are no error: see Snapshot. The error is that of ctx, or of
 // a thread that can't work.
-func (s *Swarm) Connect(ctx context.Context) error { return nil }
+func (s *Swarm) Connect(ctx context.Context) error {
+	for _, t := range s.threads {
+		t.open.Store(true)
+		t.wakeup.signal()
+	}
+	for _, t := range s.threads {
+		select {
+		case <-t.settled:
+		case <-t.ended:
+			return t.endError()
+		case <-ctx.Done():
+			p := s.Snapshot().Progress
+			return fmt.Errorf("connect %d clients (%d joined, %d failed): %w", p.Clients, p.Joined, p.Failed, context.Cause(ctx))
+		}
+	}
+	return nil
+}
 
 // Snapshot returns the figures of this moment. It never waits for a thread.
-func (s *Swarm) Snapshot() Snapshot { return Snapshot{} }
+func (s *Swarm) Snapshot() Snapshot {
+	out := Snapshot{Latency: ledger.NewLiveHistogram()}
+	failures, closes := make(causeSums), make(causeSums)
+	for _, t := range s.threads {
+		sh := &t.shared
+		out.Clients += int64(len(t.clients))
+		out.Waiting += sh.waiting.Load()
+		out.Connecting += sh.connecting.Load()
+		out.Connected += sh.connected.Load()
+		out.Joined += sh.joined.Load()
+		out.Failed += t.failures.total()
+		out.ClosedEarly += t.closes.total()
+		failures.add(t.failures.list())
+		closes.add(t.closes.list())
+		out.Accepted += sh.accepted.Load()
+		out.Frames += sh.frames.Load()
+		out.Pushes += sh.pushes.Load()
+		out.Control += sh.control.Load()
+		out.Bytes += sh.bytes.Load()
+		out.Reads += sh.reads.Load()
+		out.Heartbeats += sh.heartbeats.Load()
+		out.HeldBack += sh.heldBack.Load()
+		t.book.LastSecond(out.Latency)
+		out.Threads = append(out.Threads, ThreadLoad{
+			Clients: len(t.clients),
+			Busy:    math.Float64frombits(sh.busy.Load()),
+			CPU:     time.Duration(sh.cpu.Load()),
+		})
+	}
+	out.Failures, out.Closes = failures.list(), closes.list()
+	return out
+}
 
 // Count returns what arrived of plans so far, exactly. The threads count between two
 // rounds of events.
 func (s *Swarm) Count(ctx context.Context, plans []ledger.Plan) (ledger.Counts, error) {
-	return ledger.Counts{}, nil
+	var total ledger.Counts
+	for _, t := range s.threads {
+		var counts ledger.Counts
+		var failed error
+		if err := t.do(ctx, func() { counts, failed = t.book.Count(plans) }); err != nil {
+			return ledger.Counts{}, fmt.Errorf("count receipts: %w", err)
+		}
+		if failed != nil {
+			return ledger.Counts{}, failed
+		}
+		total.Add(counts)
+	}
+	return total, nil
 }
+
+// drainPoll is how often Drain counts.
+const drainPoll = 50 * time.Millisecond
 
 // Drain waits until everything that plans owe has arrived, and says whether it has before
 // ctx ended.
-func (s *Swarm) Drain(ctx context.Context, plans []ledger.Plan) (bool, error) { return false, nil }
+func (s *Swarm) Drain(ctx context.Context, plans []ledger.Plan) (bool, error) {
+	tick := time.NewTicker(drainPoll)
+	defer tick.Stop()
+	for {
+		counts, err := s.Count(ctx, plans)
+		switch {
+		case err != nil && ctx.Err() != nil:
+			return false, nil
+		case err != nil:
+			return false, err
+		case counts.Lost == 0:
+			return true, nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return false, nil
+		}
+	}
+}
 
 // Finish returns the report over plans. The swarm goes on, so it may be called again.
-func (s *Swarm) Finish(ctx context.Context, plans []ledger.Plan) (*Report, error) { return nil, nil }
+func (s *Swarm) Finish(ctx context.Context, plans []ledger.Plan) (*Report, error) {
+	r := &Report{ReadLag: ledger.NewLiveHistogram(), ConnectTime: ledger.NewLiveHistogram()}
+	for _, t := range s.threads {
+		var report *ledger.Report
+		lag, connectTime := ledger.NewLiveHistogram(), ledger.NewLiveHistogram()
+		var failed error
+		err := t.do(ctx, func() {
+			report, failed = t.book.Report(plans)
+			lag.Merge(t.lag)
+			connectTime.Merge(t.connectTime)
+		})
+		if err = errors.Join(err, failed); err != nil {
+			return nil, fmt.Errorf("report of swarm thread %d: %w", t.number, err)
+		}
+		r.ReadLag.Merge(lag)
+		r.ConnectTime.Merge(connectTime)
+		if r.Ledger == nil {
+			r.Ledger = report
+		} else if err := r.Ledger.Merge(report); err != nil {
+			return nil, err
+		}
+	}
+	r.Snapshot = s.Snapshot()
+	return r, nil
+}
 
-// Close ends all threads, and with them their connections, and waits for them.
-func (s *Swarm) Close() error { return nil }
+// Close ends all threads, and with them their connections, and waits for them. It returns
+// what went wrong in a thread, if anything did.
+func (s *Swarm) Close() error {
+	var errs []error
+	for _, t := range s.threads {
+		t.stopping.Store(true)
+		t.wakeup.signal()
+	}
+	for _, t := range s.threads {
+		<-t.ended
+		if t.err != nil {
+			errs = append(errs, t.err)
+		}
+	}
+	s.closeWakeups()
+	s.procs.restore()
+	return errors.Join(errs...)
+}
+
+func (s *Swarm) closeWakeups() {
+	for _, t := range s.threads {
+		t.wakeup.close()
+	}
+}
+
+// do runs f on the thread and waits for it. When it returns an error, f may still run.
+func (t *thread) do(ctx context.Context, f func()) error {
+	done := make(chan struct{})
+	select {
+	case t.cmds <- func() { f(); close(done) }:
+	case <-t.ended:
+		return t.endError()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	t.wakeup.signal()
+	select {
+	case <-done:
+		return nil
+	case <-t.ended:
+		return t.endError()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// wakeup makes epoll_wait of a thread return. It is an eventfd that the process's table
+// holds for as long as the thread's does, under the same number.
+type wakeup struct {
+	mu sync.Mutex
+	fd int // -1 once closed; mu guards it, so that a number taken by another file is never written to
+}
+
+func (w *wakeup) signal() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.fd < 0 {
+		return
+	}
+	one := [8]byte{1} // any value but 0 wakes, so the byte order is no matter
+	_, _ = unix.Write(w.fd, one[:])
+}
+
+func (w *wakeup) close() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.fd >= 0 {
+		_ = unix.Close(w.fd)
+		w.fd = -1
+	}
+}
+
+var errClosed = errors.New("swarm is closed")
+
+func (t *thread) endError() error {
+	if t.err != nil {
+		return t.err
+	}
+	return errClosed
+}

@@ -1,0 +1,237 @@
+package swarm
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"barrage/harness/ledger"
+	"barrage/server/wire"
+)
+
+// pending is a client on its way from connect(2) to joined.
+type pending struct {
+	client  int // or -1
+	started int64
+	progress
+	kept []byte // what must be decoded again with what follows, or the HTTP answer so far; its space is reused
+}
+
+var (
+	errEOF       = errors.New("end of file")
+	errSlowLogin = errors.New("not joined in time")
+)
+
+// connectWaits says whether a client waits for the rate alone to let it connect.
+func (t *thread) connectWaits() bool {
+	return t.open.Load() && t.nextClient < len(t.clients) && len(t.freePending) > 0
+}
+
+// connectDue starts the connects that the rate and the bound on pending ones allow.
+func (t *thread) connectDue(now int64) {
+	if !t.open.Load() {
+		t.lastCredit = now
+		return
+	}
+	// A stall is not made up for by a burst of more than 20 ms.
+	rate := float64(t.cfg.ConnectRate) / float64(t.cfg.Threads)
+	t.credit = min(t.credit+rate*float64(now-t.lastCredit)/1e9, max(1, rate*0.02))
+	t.lastCredit = now
+	for ; t.credit >= 1 && t.connectWaits(); t.credit-- {
+		t.connect(t.nextClient, now)
+		t.nextClient++
+	}
+}
+
+func (t *thread) connect(i int, now int64) {
+	c := &t.clients[i]
+	last := len(t.freePending) - 1
+	c.slot = t.freePending[last]
+	t.freePending = t.freePending[:last]
+	p := &t.pending[c.slot]
+	*p = pending{client: i, started: now, kept: p.kept[:0]}
+	c.state = connecting
+	t.shared.waiting.Add(-1)
+	t.shared.connecting.Add(1)
+
+	fd, done, err := t.dial(i)
+	if err != nil {
+		t.drop(i, connectCause(err), err)
+		return
+	}
+	c.fd = int32(fd)
+	e := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(i)}
+	if !done {
+		e.Events = unix.EPOLLOUT
+	}
+	if err := unix.EpollCtl(t.epfd, unix.EPOLL_CTL_ADD, fd, &e); err != nil {
+		t.drop(i, ConnectFailed, fmt.Errorf("watch the socket: %w", err))
+		return
+	}
+	if done {
+		t.connected(i)
+	}
+}
+
+// dial tries the source addresses from client i's on until one has a port left.
+func (t *thread) dial(i int) (fd int, done bool, err error) {
+	c := &t.clients[i]
+	to := &t.addrs.targets[c.kind][c.target]
+	locals := t.addrs.locals
+	if len(locals) == 0 {
+		return dial(to, nil)
+	}
+	const tries = 4
+	for try := range min(tries, len(locals)) {
+		fd, done, err = dial(to, &locals[(t.global(i)+try)%len(locals)])
+		if !errors.Is(err, unix.EADDRNOTAVAIL) {
+			return fd, done, err
+		}
+	}
+	return fd, done, err
+}
+
+func connectCause(err error) Cause {
+	switch {
+	case errors.Is(err, unix.ECONNREFUSED):
+		return ConnectRefused
+	case errors.Is(err, unix.EADDRNOTAVAIL):
+		return NoLocalPort
+	case errors.Is(err, unix.EMFILE):
+		return NoDescriptor
+	}
+	return ConnectFailed
+}
+
+// connectDone takes the result of connect(2).
+func (t *thread) connectDone(i int) {
+	c := &t.clients[i]
+	value, err := unix.GetsockoptInt(int(c.fd), unix.SOL_SOCKET, unix.SO_ERROR)
+	if err == nil && value != 0 {
+		err = unix.Errno(value)
+	}
+	if err != nil {
+		err = fmt.Errorf("connect to %s: %w", t.addrs.targets[c.kind][c.target].host, err)
+		t.drop(i, connectCause(err), err)
+		return
+	}
+	e := unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(i)}
+	if err := unix.EpollCtl(t.epfd, unix.EPOLL_CTL_MOD, int(c.fd), &e); err != nil {
+		t.drop(i, ConnectFailed, fmt.Errorf("watch the socket: %w", err))
+		return
+	}
+	t.connected(i)
+}
+
+// connected says the first words of client i.
+func (t *thread) connected(i int) {
+	c := &t.clients[i]
+	t.shared.connecting.Add(-1)
+	t.shared.connected.Add(1)
+	switch {
+	case t.cfg.Raw:
+		c.state = authing
+		t.join(i)
+	case c.kind == ledger.WebSocket:
+		c.state = upgrading
+		t.out = appendUpgrade(t.out[:0], t.addrs.targets[c.kind][c.target].host, wsKey(t.keySeed, t.global(i)))
+		t.write(i, t.out)
+	default:
+		t.login(i)
+	}
+}
+
+// upgraded takes the answer to an upgrade off in, and says whether it is complete and good.
+func (t *thread) upgraded(i int, in *[]byte) bool {
+	c := &t.clients[i]
+	n, err := parseUpgrade(*in, wsAccept(wsKey(t.keySeed, t.global(i))))
+	if err != nil {
+		t.drop(i, UpgradeRefused, err)
+		return false
+	}
+	p := &t.pending[c.slot]
+	if n == 0 {
+		p.kept = append(p.kept[:0], *in...)
+		return false
+	}
+	p.kept = p.kept[:0]
+	*in = (*in)[n:]
+	return t.login(i)
+}
+
+// login sends client i's token, and says whether the client is still there.
+func (t *thread) login(i int) bool {
+	t.clients[i].state = authing
+	return t.send(i, wsBinary, appendAuth(nil, t.cfg.Client(t.global(i))))
+}
+
+// reply takes a frame that is no push.
+func (t *thread) reply(i int) {
+	if t.dec.op == wire.OpAuthReply && t.clients[i].state == authing {
+		t.join(i)
+	}
+}
+
+// join says that client i has come all the way.
+func (t *thread) join(i int) {
+	c := &t.clients[i]
+	_ = t.connectTime.RecordValue(min(ledger.Now()-t.pending[c.slot].started, ledger.LatencyHighest))
+	t.release(c)
+	c.state = joined
+	t.book.Join(i)
+	t.shared.connected.Add(-1)
+	t.shared.joined.Add(1)
+	t.checkSettled()
+}
+
+// giveUp records that client i is not going to join.
+func (t *thread) giveUp(i int, cause Cause, err error) {
+	c := &t.clients[i]
+	if c.state == connecting {
+		t.shared.connecting.Add(-1)
+	} else {
+		t.shared.connected.Add(-1)
+	}
+	t.release(c)
+	c.state = failed
+	t.failures.add(cause, t.global(i), err)
+	t.checkSettled()
+}
+
+func (t *thread) release(c *client) {
+	t.pending[c.slot].client = -1
+	t.freePending = append(t.freePending, c.slot)
+	c.slot = -1
+}
+
+func (t *thread) checkSettled() {
+	if t.shared.joined.Load()+t.failures.total() == int64(len(t.clients)) {
+		close(t.settled)
+	}
+}
+
+// expire gives up the clients that are too long on their way.
+func (t *thread) expire(now int64) {
+	if now-t.lastScan < scanPeriod {
+		return
+	}
+	t.lastScan = now
+	for k := range t.pending {
+		p := &t.pending[k]
+		if p.client < 0 || now-p.started < int64(t.cfg.ConnectTimeout) {
+			continue
+		}
+		stage := map[state]string{connecting: "connecting", upgrading: "waiting for the upgrade", authing: "waiting for the auth reply"}
+		t.drop(p.client, JoinTimeout, fmt.Errorf("%w: still %s after %s", errSlowLogin, stage[t.clients[p.client].state], t.cfg.ConnectTimeout))
+	}
+}
+
+// closeError says what a close frame with payload means (RFC 6455 section 5.5.1).
+func closeError(payload []byte) error {
+	if len(payload) < 2 {
+		return errors.New("close frame without a status")
+	}
+	return fmt.Errorf("close frame with status %d %q", binary.BigEndian.Uint16(payload), payload[2:])
+}

@@ -1,0 +1,456 @@
+package swarm
+
+import (
+	"fmt"
+	"math"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+	"golang.org/x/sys/unix"
+
+	"barrage/harness/ledger"
+)
+
+// A state is how far a client has come.
+type state uint8
+
+const (
+	waiting    state = iota // not tried yet
+	connecting              // connect(2) is under way
+	upgrading               // the HTTP answer is outstanding
+	authing                 // the auth reply is outstanding
+	joined
+	failed // never joined
+	closed // joined, and lost the connection
+)
+
+// client is one simulated client: 12 bytes, and no pointer, so that a million of them are
+// nothing to the garbage collector.
+type client struct {
+	fd     int32
+	slot   int32 // while connecting to authing: in thread.pending; joined: in thread.partials, or -1
+	target uint16
+	state  state
+	kind   ledger.Kind
+}
+
+// partial is a joined client in the middle of a frame.
+type partial struct {
+	progress
+	tail [headMax - 1]byte
+	kept uint8 // bytes in tail, or inOverflow
+}
+
+// inOverflow says that the tail is in thread.overflow: only a control frame that was cut
+// can be longer than the head of a frame.
+const inOverflow = math.MaxUint8
+
+// thread is the part of the swarm that one OS thread runs. But for the atomic fields, cmds
+// and the channels, it belongs to that thread.
+type thread struct {
+	number  int
+	cfg     Config // filled
+	addrs   *addresses
+	keySeed uint64 // of the Sec-WebSocket-Keys; the same for all threads
+	random  uint64 // state of the masks' generator
+
+	clients []client
+	book    *ledger.Book
+
+	epfd   int
+	wakeFD int // the thread's copy of wakeup.fd
+	events []unix.EpollEvent
+	buf    []byte // shared by all reads
+	out    []byte // shared by all writes
+	dec    decoder
+
+	partials     []partial
+	freePartials []int32
+	overflow     map[int32][]byte // by slot of partials
+
+	pending     []pending
+	freePending []int32
+	nextClient  int     // the first that is still waiting
+	credit      float64 // connects that the rate allows now
+	lastCredit  int64   // when credit was last added to
+	lastScan    int64   // when pending was last looked at for timeouts
+	beat        int64   // heartbeats due so far, sent or not
+	heartbeat   []byte  // the frame
+
+	started     int64 // when the loop began; unix nanoseconds, like all times here
+	waited      int64 // nanoseconds in epoll_wait since lastSecond
+	lastSecond  int64
+	lag         *hdrhistogram.Histogram
+	connectTime *hdrhistogram.Histogram
+	tally       tally
+
+	wakeup  wakeup
+	cmds    chan func()
+	settled chan struct{} // closed when each client has joined or failed
+	ended   chan struct{} // closed when the loop is over, after err was set
+	err     error
+
+	open     atomic.Bool // clients may connect
+	stopping atomic.Bool
+	shared   shared
+	failures causeCounters
+	closes   causeCounters
+}
+
+// tally is what the loop counts. It is copied to shared once a round.
+type tally struct {
+	frames, pushes, control, bytes, reads, heartbeats, heldBack int64
+}
+
+// shared is what any goroutine may read.
+type shared struct {
+	waiting, connecting, connected, joined                                atomic.Int64
+	accepted, frames, pushes, control, bytes, reads, heartbeats, heldBack atomic.Int64
+	busy                                                                  atomic.Uint64 // bits of a float64
+	cpu                                                                   atomic.Int64  // nanoseconds
+}
+
+const (
+	maxEvents   = 512
+	scanPeriod  = int64(100 * time.Millisecond)
+	wakeupEvent = -1 // in place of a client's number
+)
+
+// run is the thread's life: f of ownThread.
+func (t *thread) run(err error) {
+	defer close(t.ended)
+	if t.err = err; err != nil {
+		return
+	}
+	t.err = t.loop()
+}
+
+func (t *thread) loop() error {
+	var err error
+	if t.epfd, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return fmt.Errorf("swarm: make an epoll: %w", err)
+	}
+	wake := unix.EpollEvent{Events: unix.EPOLLIN, Fd: wakeupEvent}
+	if err := unix.EpollCtl(t.epfd, unix.EPOLL_CTL_ADD, t.wakeFD, &wake); err != nil {
+		return fmt.Errorf("swarm: watch the wakeup: %w", err)
+	}
+	t.started = ledger.Now()
+	t.lastSecond, t.lastCredit, t.lastScan = t.started, t.started, t.started
+	t.checkSettled()
+	defer t.closeAll()
+	now := t.started
+	for !t.stopping.Load() {
+		n, err := unix.EpollWait(t.epfd, t.events, t.timeout(now))
+		if err != nil && err != unix.EINTR {
+			return fmt.Errorf("swarm: wait for events: %w", err)
+		}
+		woken := ledger.Now()
+		t.waited += woken - now
+		for i := range max(n, 0) {
+			t.handle(&t.events[i])
+		}
+		now = ledger.Now()
+		if n > 0 {
+			_ = t.lag.RecordValue(min(now-woken, ledger.LatencyHighest))
+		}
+		t.connectDue(now)
+		t.expire(now)
+		t.beatDue(now)
+		t.publish(now)
+	}
+	return nil
+}
+
+// closeAll closes the clients' connections. The thread's end would, but only some time
+// after Close has returned.
+func (t *thread) closeAll() {
+	for i := range t.clients {
+		if c := &t.clients[i]; c.fd >= 0 {
+			_ = unix.Close(int(c.fd))
+			c.fd = -1
+		}
+	}
+}
+
+// timeout returns how long epoll_wait may sleep, in milliseconds.
+func (t *thread) timeout(now int64) int {
+	const ms = int64(time.Millisecond)
+	due := t.lastSecond + int64(time.Second)
+	if len(t.freePending) < len(t.pending) {
+		due = min(due, t.lastScan+scanPeriod)
+	}
+	if t.connectWaits() {
+		due = min(due, now+ms)
+	}
+	if t.cfg.Heartbeat > 0 && len(t.clients) > 0 {
+		due = min(due, t.started+int64(float64(t.beat+1)*float64(t.cfg.Heartbeat)/float64(len(t.clients))))
+	}
+	return int(max(0, (due-now+ms-1)/ms))
+}
+
+func (t *thread) handle(e *unix.EpollEvent) {
+	if e.Fd == wakeupEvent {
+		var b [8]byte
+		_, _ = unix.Read(t.wakeFD, b[:])
+		t.commands()
+		return
+	}
+	c := &t.clients[e.Fd]
+	switch c.state {
+	case connecting:
+		t.connectDone(int(e.Fd))
+	case upgrading, authing, joined:
+		t.readable(int(e.Fd))
+	}
+}
+
+func (t *thread) commands() {
+	for {
+		select {
+		case f := <-t.cmds:
+			f()
+		default:
+			return
+		}
+	}
+}
+
+// readable reads once and takes in what came. The arrival of all of it is the end of the
+// read.
+func (t *thread) readable(i int) {
+	c := &t.clients[i]
+	kept := t.resume(c)
+	n, errno := read(c.fd, t.buf[kept:])
+	switch {
+	case errno == unix.EAGAIN || errno == unix.EINTR:
+		return // what resume loaded is still stored
+	case errno == unix.ECONNRESET:
+		t.drop(i, ServerReset, errno)
+		return
+	case errno != 0:
+		t.drop(i, ReadFailed, fmt.Errorf("read: %w", errno))
+		return
+	case n == 0:
+		t.drop(i, ServerClosed, errEOF)
+		return
+	}
+	arrival := ledger.Now()
+	t.tally.reads++
+	t.tally.bytes += int64(n)
+	in := t.buf[:kept+n]
+	if c.state == upgrading && !t.upgraded(i, &in) {
+		return
+	}
+	for {
+		switch t.dec.next(&in) {
+		case needMore:
+			t.suspend(c, in)
+			return
+		case gotFrame:
+			t.frame(i, arrival)
+		case gotPing:
+			if !t.send(i, wsPong, t.dec.ctl) {
+				return
+			}
+		case gotPong:
+		case gotClose:
+			t.drop(i, WebSocketClose, closeError(t.dec.ctl))
+			return
+		case gotError:
+			t.drop(i, ProtocolError, t.dec.fail)
+			return
+		}
+	}
+}
+
+// frame takes in the decoder's current frame.
+func (t *thread) frame(i int, arrival int64) {
+	t.tally.frames++
+	if isPush(t.dec.op) {
+		t.tally.pushes++
+		if t.dec.stamped {
+			t.book.Account(i, t.dec.stamp, arrival)
+		} else {
+			t.book.BadBody()
+		}
+		return
+	}
+	t.tally.control++
+	t.reply(i)
+}
+
+// resume loads the decoder with where client c stopped, puts the kept bytes at the start
+// of buf and returns their number.
+func (t *thread) resume(c *client) int {
+	t.dec.ws = c.kind == ledger.WebSocket
+	switch {
+	case c.state != joined:
+		p := &t.pending[c.slot]
+		t.dec.progress = p.progress
+		return copy(t.buf, p.kept)
+	case c.slot < 0:
+		t.dec.progress = progress{}
+		return 0
+	}
+	p := &t.partials[c.slot]
+	t.dec.progress = p.progress
+	if p.kept == inOverflow {
+		return copy(t.buf, t.overflow[c.slot])
+	}
+	return copy(t.buf, p.tail[:p.kept])
+}
+
+// suspend stores the decoder's state and the rest of the input until c is readable again.
+func (t *thread) suspend(c *client, rest []byte) {
+	if c.state != joined {
+		p := &t.pending[c.slot]
+		p.progress = t.dec.progress
+		p.kept = append(p.kept[:0], rest...)
+		return
+	}
+	if d := &t.dec; len(rest) == 0 && d.skip == 0 && d.batch == 0 && d.message == 0 {
+		t.freePartial(c)
+		return
+	}
+	if c.slot < 0 {
+		c.slot = t.takePartial()
+	}
+	p := &t.partials[c.slot]
+	if p.kept == inOverflow {
+		delete(t.overflow, c.slot)
+	}
+	p.progress = t.dec.progress
+	if len(rest) <= len(p.tail) {
+		p.kept = uint8(copy(p.tail[:], rest))
+		return
+	}
+	p.kept = inOverflow
+	t.overflow[c.slot] = append([]byte(nil), rest...)
+}
+
+// freePartial gives back the partial that c has, if any.
+func (t *thread) freePartial(c *client) {
+	if c.slot < 0 {
+		return
+	}
+	if t.partials[c.slot].kept == inOverflow {
+		delete(t.overflow, c.slot)
+		t.partials[c.slot].kept = 0
+	}
+	t.freePartials = append(t.freePartials, c.slot)
+	c.slot = -1
+}
+
+func (t *thread) takePartial() int32 {
+	if n := len(t.freePartials); n > 0 {
+		slot := t.freePartials[n-1]
+		t.freePartials = t.freePartials[:n-1]
+		return slot
+	}
+	t.partials = append(t.partials, partial{})
+	return int32(len(t.partials) - 1)
+}
+
+// beatDue sends the heartbeats that are due: the clients' turns are spread evenly over the
+// period, so that none needs a timer.
+func (t *thread) beatDue(now int64) {
+	n := len(t.clients)
+	if t.cfg.Heartbeat < 0 || n == 0 {
+		return
+	}
+	due := int64(float64(now-t.started) / float64(t.cfg.Heartbeat) * float64(n))
+	// After a stall of more than a period, once a client is enough.
+	t.beat = max(t.beat, due-int64(n))
+	for ; t.beat < due; t.beat++ {
+		if i := int(t.beat % int64(n)); t.clients[i].state == joined && !t.cfg.Raw {
+			if t.send(i, wsBinary, t.heartbeat) {
+				t.tally.heartbeats++
+			}
+		}
+	}
+}
+
+// send writes payload to client i and says whether the client is still there. A socket
+// that is full takes nothing; one that takes only a part is dropped, since what follows
+// would be read as the rest.
+func (t *thread) send(i int, opcode byte, payload []byte) bool {
+	c := &t.clients[i]
+	t.random = mix(t.random)
+	t.out = appendClient(t.out[:0], c.kind, opcode, payload, uint32(t.random))
+	return t.write(i, t.out)
+}
+
+func (t *thread) write(i int, b []byte) bool {
+	n, errno := send(t.clients[i].fd, b)
+	switch {
+	case errno == unix.EAGAIN:
+		t.tally.heldBack++
+		return true
+	case errno != 0:
+		t.drop(i, WriteFailed, fmt.Errorf("send: %w", errno))
+		return false
+	case n < len(b):
+		t.drop(i, WriteFailed, fmt.Errorf("send took %d of %d bytes", n, len(b)))
+		return false
+	}
+	return true
+}
+
+// drop closes client i, which has not joined or lost its connection.
+func (t *thread) drop(i int, cause Cause, err error) {
+	c := &t.clients[i]
+	if c.fd >= 0 {
+		_ = unix.Close(int(c.fd))
+		c.fd = -1
+	}
+	if c.state != joined {
+		t.giveUp(i, cause, err)
+		return
+	}
+	t.freePartial(c)
+	c.state = closed
+	t.closes.add(cause, t.global(i), err)
+}
+
+// global returns the number of client i over all threads.
+func (t *thread) global(i int) int { return i*t.cfg.Threads + t.number }
+
+// publish copies the counters to where others may read them, and ends the second when it
+// is over.
+func (t *thread) publish(now int64) {
+	s := &t.shared
+	s.accepted.Store(t.book.Accepted())
+	s.frames.Store(t.tally.frames)
+	s.pushes.Store(t.tally.pushes)
+	s.control.Store(t.tally.control)
+	s.bytes.Store(t.tally.bytes)
+	s.reads.Store(t.tally.reads)
+	s.heartbeats.Store(t.tally.heartbeats)
+	s.heldBack.Store(t.tally.heldBack)
+	passed := now - t.lastSecond
+	if passed < int64(time.Second) {
+		return
+	}
+	s.busy.Store(math.Float64bits(min(max(1-float64(t.waited)/float64(passed), 0), 1)))
+	t.lastSecond, t.waited = now, 0
+	t.book.Rotate()
+	var r unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_THREAD, &r) == nil {
+		s.cpu.Store(r.Utime.Nano() + r.Stime.Nano())
+	}
+}
+
+// read is read(2) on a non-blocking socket, without telling the scheduler: it doesn't sleep.
+func read(fd int32, b []byte) (int, unix.Errno) {
+	n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+	return int(n), errno
+}
+
+// send is send(2), likewise.
+func send(fd int32, b []byte) (int, unix.Errno) {
+	n, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)),
+		unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
+	return int(n), errno
+}
