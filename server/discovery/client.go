@@ -22,6 +22,7 @@ const (
 	codeNotModified  = -304
 	codeRequestError = -400
 	codeNothingFound = -404
+	codeConflict     = -409
 	codeServerError  = -500
 )
 
@@ -145,6 +146,9 @@ func (c *Client) callNode(ctx context.Context, node, method, path string, params
 		return fmt.Errorf("discovery %s at %s: %w", path, node, err)
 	}
 	if answer.Code != codeOK {
+		if answer.Code == codeConflict && data != nil {
+			_ = json.Unmarshal(answer.Data, data) // what there is a conflict with, if it says
+		}
 		return fmt.Errorf("discovery %s at %s: %w", path, node, codeError{answer.Code, answer.Message})
 	}
 	if data == nil || len(answer.Data) == 0 {
