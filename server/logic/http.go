@@ -1,0 +1,203 @@
+package logic
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"time"
+
+	"github.com/cloudwego/hertz/pkg/app"
+	"github.com/cloudwego/hertz/pkg/app/server"
+	"github.com/cloudwego/hertz/pkg/network/standard"
+)
+
+// Codes of answers. The HTTP status is always 200.
+const (
+	codeOK      = 0
+	codeRequest = -400
+	codeServer  = -500
+)
+
+const jsonType = "application/json; charset=utf-8"
+
+// api is the push API.
+type api struct {
+	cfg     *HTTPServerConfig
+	pusher  *pusher
+	online  *online
+	log     *slog.Logger
+	metrics *metrics
+}
+
+// newHTTP returns a hertz server for the push API on l.
+func newHTTP(a *api, l *listener) *server.Hertz {
+	hertz := server.New(
+		server.WithTransport(standard.NewTransporter),
+		server.WithListener(l),
+		server.WithReadTimeout(a.cfg.ReadTimeout),
+		server.WithIdleTimeout(a.cfg.IdleTimeout),
+		server.WithMaxHeaderBytes(maxHeader),
+		server.WithMaxRequestBodySize(a.cfg.MaxBody),
+		server.WithStreamBody(true), // so that we answer to a body that is too large, not hertz
+		server.WithDisablePreParseMultipartForm(true),
+		server.WithExitWaitTime(shutdownWait),
+		server.WithDisablePrintRoute(true),
+	)
+	hertz.Use(a.recover)
+	group := hertz.Group("/goim")
+	group.POST("/push/keys", a.push(kindKeys, a.pushKeys))
+	group.POST("/push/mids", a.push(kindMids, a.pushMids))
+	group.POST("/push/room", a.push(kindRoom, a.pushRoom))
+	group.POST("/push/all", a.push(kindAll, a.pushAll))
+	group.GET("/online/top", a.onlineTop)
+	group.GET("/online/room", a.onlineRoom)
+	group.GET("/online/total", a.onlineTotal)
+	return hertz
+}
+
+// A pushRoute reads the parameters of a push and returns what does it. Doing it returns
+// false when there was nobody to send to.
+type pushRoute func(q *query) func(ctx context.Context, body []byte) (sent bool, err error)
+
+// push returns the handler of a route: parameters first, then the body, then Kafka.
+func (a *api) push(kind pushKind, route pushRoute) app.HandlerFunc {
+	return func(ctx context.Context, req *app.RequestContext) {
+		q := query{args: req.QueryArgs()}
+		send := route(&q)
+		body, err := readBody(req, a.cfg.MaxBody)
+		start := time.Now()
+		result := pushOK
+		switch {
+		case q.err != nil:
+			result = pushRefused
+			a.refuse(req, badParameter, q.err.Error())
+		case errors.Is(err, errBodyTooLarge):
+			result = pushRefused
+			a.refuse(req, bodyTooLarge, fmt.Sprintf("body: larger than %d bytes (httpServer.maxBody)", a.cfg.MaxBody))
+		case err != nil:
+			result = pushRefused
+			req.SetConnectionClose()
+			a.refuse(req, bodyIncomplete, fmt.Sprintf("body: incomplete, or not here within %v (httpServer.readTimeout)", a.cfg.ReadTimeout))
+		default:
+			sent, err := send(ctx, body)
+			switch {
+			case err != nil:
+				result = pushFailed
+				a.log.Debug("push failed", "kind", string(kind), "err", err)
+				answer(req, codeServer, err.Error(), nil)
+			case !sent:
+				result = pushNobody
+				answer(req, codeOK, "", nil)
+			default:
+				answer(req, codeOK, "", nil)
+			}
+		}
+		a.metrics.pushed(kind, result, time.Since(start))
+	}
+}
+
+func (a *api) pushKeys(q *query) func(ctx context.Context, body []byte) (bool, error) {
+	operation, keys := q.optionalInt32("operation"), q.texts("keys")
+	if len(keys) == 0 {
+		q.refuse("keys", "missing")
+	}
+	return func(ctx context.Context, body []byte) (bool, error) {
+		online, err := a.pusher.pushKeys(ctx, operation, keys, body)
+		return online > 0, err
+	}
+}
+
+// pushMids differs from pushKeys as in goim: without members it sends to nobody.
+func (a *api) pushMids(q *query) func(ctx context.Context, body []byte) (bool, error) {
+	operation, mids := q.optionalInt32("operation"), q.int64s("mids")
+	return func(ctx context.Context, body []byte) (bool, error) {
+		online, err := a.pusher.pushMids(ctx, operation, mids, body)
+		return online > 0, err
+	}
+}
+
+func (a *api) pushRoom(q *query) func(ctx context.Context, body []byte) (bool, error) {
+	operation, room := q.int32("operation"), roomKey(q.text("type"), q.text("room"))
+	return func(ctx context.Context, body []byte) (bool, error) {
+		return true, a.pusher.pushRoom(ctx, operation, room, body)
+	}
+}
+
+func (a *api) pushAll(q *query) func(ctx context.Context, body []byte) (bool, error) {
+	operation, speed := q.int32("operation"), q.optionalInt32("speed")
+	if speed < 0 {
+		q.refuse("speed", "%d is negative", speed)
+	}
+	return func(ctx context.Context, body []byte) (bool, error) {
+		return true, a.pusher.pushAll(ctx, operation, speed, body)
+	}
+}
+
+func (a *api) onlineTop(_ context.Context, req *app.RequestContext) {
+	q := query{args: req.QueryArgs()}
+	kind, limit := q.text("type"), q.int32("limit")
+	if limit < 0 {
+		q.refuse("limit", "%d is negative", limit)
+	}
+	if q.err != nil {
+		a.refuse(req, badParameter, q.err.Error())
+		return
+	}
+	answer(req, codeOK, "", a.online.top(kind, int(limit)))
+}
+
+func (a *api) onlineRoom(_ context.Context, req *app.RequestContext) {
+	q := query{args: req.QueryArgs()}
+	kind, rooms := q.text("type"), q.texts("rooms")
+	if len(rooms) == 0 {
+		q.refuse("rooms", "missing")
+	}
+	if q.err != nil {
+		a.refuse(req, badParameter, q.err.Error())
+		return
+	}
+	answer(req, codeOK, "", a.online.counts(kind, rooms))
+}
+
+func (a *api) onlineTotal(_ context.Context, req *app.RequestContext) {
+	answer(req, codeOK, "", a.online.total.Load())
+}
+
+// refuse answers a request that was wrong.
+func (a *api) refuse(req *app.RequestContext, reason refusal, message string) {
+	a.metrics.refusals[reason].Inc()
+	answer(req, codeRequest, message, nil)
+}
+
+// recover answers a request whose handler panicked, and closes its connection.
+func (a *api) recover(ctx context.Context, req *app.RequestContext) {
+	defer func() {
+		if reason := recover(); reason != nil {
+			a.metrics.cuts[cutPanicked].Inc()
+			a.log.Error("request panicked", "path", string(req.Path()), "err", reason, "stack", string(debug.Stack()))
+			req.SetConnectionClose()
+			answer(req, codeServer, "internal error", nil)
+		}
+	}()
+	req.Next(ctx)
+}
+
+// answer writes goim's envelope; data is absent when nil.
+func answer(req *app.RequestContext, code int, message string, data any) {
+	envelope := struct {
+		Code    int    `json:"code"`
+		Message string `json:"message"`
+		Data    any    `json:"data,omitempty"`
+	}{code, message, data}
+	text, err := json.Marshal(envelope)
+	if err != nil { // numbers, texts and maps of them can always be encoded
+		text = []byte(`{"code":-500,"message":"the answer can't be encoded"}`)
+	}
+	req.SetStatusCode(http.StatusOK)
+	req.Response.Header.SetContentType(jsonType)
+	req.Response.SetBody(text)
+}

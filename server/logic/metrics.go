@@ -1,0 +1,156 @@
+package logic
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc/codes"
+)
+
+// A pushKind is a route of the push API.
+type pushKind string
+
+const (
+	kindKeys pushKind = "keys"
+	kindMids pushKind = "mids"
+	kindRoom pushKind = "room"
+	kindAll  pushKind = "all"
+)
+
+// A pushResult is how a push ended.
+type pushResult string
+
+const (
+	pushOK      pushResult = "ok"      // Kafka has it
+	pushNobody  pushResult = "nobody"  // none of the keys or members is online
+	pushRefused pushResult = "refused" // the request was wrong
+	pushFailed  pushResult = "failed"  // Kafka or Redis did not take it
+)
+
+// A refusal is what was wrong with a request.
+type refusal string
+
+const (
+	badParameter   refusal = "parameter"
+	bodyTooLarge   refusal = "body_too_large"
+	bodyIncomplete refusal = "body_incomplete" // the client stopped, or took longer than readTimeout
+)
+
+// A cut is why logic closed an HTTP connection by itself.
+type cut string
+
+const (
+	cutReading  cut = "slow_request" // not complete within readTimeout
+	cutWriting  cut = "slow_reader"  // did not take the answer within writeTimeout
+	cutPanicked cut = "panic"
+	cutStopping cut = "shutdown"
+)
+
+// A callResult is how a call of a comet ended.
+type callResult string
+
+const (
+	callOK      callResult = "ok"
+	callRefused callResult = "refused" // the comet's or its client's fault
+	callFailed  callResult = "failed"  // ours, Redis' or the time's
+)
+
+type metrics struct {
+	pushes   map[pushKind]map[pushResult]prometheus.Counter
+	latency  map[pushKind]prometheus.Observer
+	refusals map[refusal]prometheus.Counter
+	cuts     map[cut]prometheus.Counter
+	conns    prometheus.Gauge
+	calls    map[string]map[callResult]prometheus.Counter // by method
+	callTime map[string]prometheus.Observer
+	comets   prometheus.Gauge
+	rooms    prometheus.Gauge
+}
+
+func newMetrics(reg prometheus.Registerer) *metrics {
+	pushes := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "barrage_logic_pushes_total",
+		Help: "Requests of the push API, by route and result.",
+	}, []string{"kind", "result"})
+	latency := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name:    "barrage_logic_push_seconds",
+		Help:    "Time to answer a request of the push API, from its last byte on, by route.",
+		Buckets: prometheus.ExponentialBuckets(0.0005, 2, 15),
+	}, []string{"kind"})
+	refusals := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "barrage_logic_http_refusals_total",
+		Help: "HTTP requests that were answered with code -400, by reason.",
+	}, []string{"reason"})
+	cuts := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "barrage_logic_http_closes_total",
+		Help: "HTTP connections that logic closed in the middle of a request or at its end, by reason.",
+	}, []string{"reason"})
+	calls := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "barrage_logic_rpcs_total",
+		Help: "Calls of comets, by method and result.",
+	}, []string{"method", "result"})
+	callTime := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name:    "barrage_logic_rpc_seconds",
+		Help:    "Time to answer a call of a comet, by method.",
+		Buckets: prometheus.ExponentialBuckets(0.0001, 2, 15),
+	}, []string{"method"})
+	m := &metrics{
+		pushes:   make(map[pushKind]map[pushResult]prometheus.Counter),
+		latency:  make(map[pushKind]prometheus.Observer),
+		refusals: make(map[refusal]prometheus.Counter),
+		cuts:     make(map[cut]prometheus.Counter),
+		conns: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "barrage_logic_http_connections",
+			Help: "Open HTTP connections.",
+		}),
+		calls:    make(map[string]map[callResult]prometheus.Counter),
+		callTime: make(map[string]prometheus.Observer),
+		comets: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "barrage_logic_comets",
+			Help: "Comets that discovery lists and that take clients.",
+		}),
+		rooms: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "barrage_logic_rooms",
+			Help: "Rooms with a session, over all comets, as last summed.",
+		}),
+	}
+	for _, kind := range []pushKind{kindKeys, kindMids, kindRoom, kindAll} {
+		m.pushes[kind] = make(map[pushResult]prometheus.Counter)
+		for _, result := range []pushResult{pushOK, pushNobody, pushRefused, pushFailed} {
+			m.pushes[kind][result] = pushes.WithLabelValues(string(kind), string(result))
+		}
+		m.latency[kind] = latency.WithLabelValues(string(kind))
+	}
+	for _, reason := range []refusal{badParameter, bodyTooLarge, bodyIncomplete} {
+		m.refusals[reason] = refusals.WithLabelValues(string(reason))
+	}
+	for _, reason := range []cut{cutReading, cutWriting, cutPanicked, cutStopping} {
+		m.cuts[reason] = cuts.WithLabelValues(string(reason))
+	}
+	for _, method := range []string{"Connect", "Disconnect", "Heartbeat", "RenewOnline", "Receive", "Nodes"} {
+		m.calls[method] = make(map[callResult]prometheus.Counter)
+		for _, result := range []callResult{callOK, callRefused, callFailed} {
+			m.calls[method][result] = calls.WithLabelValues(method, string(result))
+		}
+		m.callTime[method] = callTime.WithLabelValues(method)
+	}
+	reg.MustRegister(pushes, latency, refusals, cuts, m.conns, calls, callTime, m.comets, m.rooms)
+	return m
+}
+
+func (m *metrics) pushed(kind pushKind, result pushResult, took time.Duration) {
+	m.pushes[kind][result].Inc()
+	m.latency[kind].Observe(took.Seconds())
+}
+
+func (m *metrics) called(method string, code codes.Code, took time.Duration) {
+	result := callFailed
+	switch code {
+	case codes.OK:
+		result = callOK
+	case codes.InvalidArgument, codes.Canceled, codes.Unimplemented:
+		result = callRefused
+	}
+	m.calls[method][result].Inc()
+	m.callTime[method].Observe(took.Seconds())
+}
