@@ -1,0 +1,362 @@
+package job
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// A link is the job's side of one comet: its lanes, and whether it is alive. A life begins
+// when the comet appears or connects again, and ends when it is given up or leaves. The
+// fleet begins and ends lives; the lanes deliver within them.
+type link struct {
+	host    string
+	cfg     Config
+	log     *slog.Logger
+	metrics *metrics
+	died    func(*link) // tells the fleet that nothing but failures came back for comet.deadAfter
+
+	lanes     []*lane // for rooms and keys, by hash
+	broadcast *lane   // for broadcasts: one order, and paced ones don't hold up rooms
+	rooms     *rooms  // nil: every room is sent
+
+	ctx    context.Context // ends when the link is removed, or the job ends
+	cancel context.CancelFunc
+	work   sync.WaitGroup
+
+	failing atomic.Int64  // Unix nanoseconds of the first failure since a success, 0 for none
+	leaving atomic.Bool   // left discovery: what waits is tried once more
+	refused limitedLogger // one line a second at most
+
+	mu     sync.Mutex
+	addr   string
+	client Comet
+	end    context.CancelCauseFunc // of the current life
+}
+
+// The causes that end a life.
+var (
+	errDead = errors.New("comet was given up")
+	errGone = errors.New("comet left")
+)
+
+func newLink(ctx context.Context, host, addr string, client Comet, cfg Config, log *slog.Logger, m *metrics) *link {
+	k := &link{host: host, addr: addr, client: client, cfg: cfg, log: log.With("comet", host), metrics: m}
+	k.ctx, k.cancel = context.WithCancel(ctx)
+	for range cfg.Lane.Count {
+		k.lanes = append(k.lanes, newLane(cfg.Lane))
+	}
+	k.broadcast = newLane(cfg.Lane)
+	if cfg.Comet.SkipUnheldRooms {
+		k.rooms = newRooms(cfg.Comet.RoomsInterval)
+		k.work.Go(func() { k.askRooms() })
+	}
+	for _, l := range k.all() {
+		k.work.Go(func() { k.serve(l) })
+	}
+	return k
+}
+
+// all returns every lane.
+func (k *link) all() []*lane { return append(k.lanes[:len(k.lanes):len(k.lanes)], k.broadcast) }
+
+// begin starts a life.
+func (k *link) begin() {
+	k.failing.Store(0)
+	life, end := context.WithCancelCause(k.ctx)
+	k.mu.Lock()
+	k.end = end
+	k.mu.Unlock()
+	for _, l := range k.all() {
+		l.open(life)
+	}
+}
+
+// finish ends the life for cause, errDead or errGone. What waits is dropped and counted;
+// what is in flight is cancelled, and dropped by its lane. It returns the records that
+// waited.
+func (k *link) finish(cause error) int {
+	k.mu.Lock()
+	end := k.end
+	k.mu.Unlock()
+	end(cause)
+	n := 0
+	for _, l := range k.all() {
+		records := l.clear()
+		n += len(records)
+		k.metrics.drop(dropOf(cause), len(records))
+		release(records...)
+	}
+	return n
+}
+
+// remove stops the lanes and closes the connection. What they hold stays held.
+func (k *link) remove() {
+	k.cancel()
+	k.work.Wait()
+	if err := k.comet().Close(); err != nil {
+		k.log.Debug("close connection", "err", err)
+	}
+}
+
+// move changes the address of the same comet. Calls in flight fail and are repeated there.
+func (k *link) move(addr string, client Comet) {
+	k.mu.Lock()
+	old := k.client
+	k.addr, k.client = addr, client
+	k.mu.Unlock()
+	if err := old.Close(); err != nil {
+		k.log.Debug("close connection", "err", err)
+	}
+}
+
+func (k *link) comet() Comet {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.client
+}
+
+// address returns where the comet is called.
+func (k *link) address() string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.addr
+}
+
+// load returns the records and bytes that wait for the comet or are in flight.
+func (k *link) load() (records, bytes int) {
+	for _, l := range k.all() {
+		n, b := l.load()
+		records, bytes = records+n, bytes+b
+	}
+	return records, bytes
+}
+
+// add gives r to its lane and reports whether the lane took it. hash chooses the lane and
+// is the same for all records of a target.
+func (k *link) add(r *record, hash uint64) bool {
+	if r.kind == kindBroadcast {
+		return k.broadcast.add(r, 0)
+	}
+	l := k.lanes[hash%uint64(len(k.lanes))]
+	if k.rooms == nil || r.kind != kindRoom {
+		return l.add(r, 0)
+	}
+	question := k.rooms.question(r.room)
+	ok := l.add(r, question)
+	if question != 0 {
+		k.rooms.ask()
+	}
+	return ok
+}
+
+// serve delivers what is added to l until the link is removed.
+func (k *link) serve(l *lane) {
+	var b batch
+	for {
+		if k.ctx.Err() != nil {
+			return
+		}
+		if !l.take(&b) {
+			select {
+			case <-l.wake:
+			case <-k.ctx.Done():
+			}
+			continue
+		}
+		b.encode()
+		// Released first: a lane that holds nothing, or a partition with nothing in flight,
+		// means that the offsets are up to date.
+		if k.deliver(&b) {
+			release(b.records...)
+		}
+		l.finish(&b)
+	}
+}
+
+// deliver calls the comet until it took b, or b is settled otherwise, and reports whether
+// b's records are done; if not, they are left to the next owner of their partition.
+func (k *link) deliver(b *batch) bool {
+	var exhausted time.Time // since when the comet has had no resources for b
+	wait := k.cfg.Comet.BackoffMin
+	for {
+		start := time.Now()
+		err := k.call(b)
+		k.metrics.rpcSeconds.Observe(time.Since(start).Seconds())
+		if err == nil {
+			k.answered()
+			k.metrics.batches[b.target.kind].Inc()
+			k.metrics.batchFrames.Observe(float64(len(b.records)))
+			return true
+		}
+		if b.life.Err() != nil {
+			return k.bury(b)
+		}
+		switch outcomeOf(err) {
+		case refused:
+			k.answered()
+			k.drop(b, dropRefused, err)
+			return true
+		case exhaustedNow:
+			k.answered()
+			if exhausted.IsZero() {
+				exhausted = start
+			}
+			if time.Since(exhausted) >= k.cfg.Comet.DeadAfter {
+				k.drop(b, dropExhausted, err)
+				return true
+			}
+		case failed:
+			if k.leaving.Load() {
+				k.drop(b, dropCometGone, err)
+				return true
+			}
+			k.failure(err)
+		}
+		if b.revoked() {
+			k.failing.Store(0) // nothing is being tried any more, so nothing fails
+			k.metrics.givenBack[backRevoked].Add(float64(len(b.records)))
+			return false
+		}
+		if !sleep(b.life, jitter(wait)) {
+			return k.bury(b)
+		}
+		wait = min(2*wait, k.cfg.Comet.BackoffMax)
+		k.metrics.retries.Inc()
+	}
+}
+
+// call makes the one call that carries b.
+func (k *link) call(b *batch) error {
+	ctx, cancel := context.WithTimeout(b.life, k.cfg.Comet.RPCTimeout)
+	defer cancel()
+	first := b.records[0]
+	switch b.target.kind {
+	case kindRoom:
+		return k.comet().BroadcastRoom(ctx, first.room, b.body)
+	case kindPush:
+		return k.comet().PushMsg(ctx, first.keys, first.op, b.body)
+	default:
+		return k.comet().Broadcast(ctx, first.op, first.speed, b.body)
+	}
+}
+
+// bury settles a batch whose life ended: dropped with the comet, or left to the next job.
+func (k *link) bury(b *batch) bool {
+	cause := context.Cause(b.life)
+	if cause != errDead && cause != errGone {
+		k.metrics.givenBack[backShutdown].Add(float64(len(b.records)))
+		return false
+	}
+	k.metrics.drop(dropOf(cause), len(b.records))
+	return true
+}
+
+// drop counts and logs a batch that the comet will never take.
+func (k *link) drop(b *batch, reason dropReason, err error) {
+	k.metrics.drop(reason, len(b.records))
+	first := b.records[0]
+	k.refused.warn(k.log, "comet did not take a batch: dropped", "reason", dropNames[reason], "type", b.target.kind.String(),
+		"room", first.room, "partition", first.part.id, "offset", first.offset, "records", len(b.records), "err", err)
+}
+
+// answered notes that the comet is there.
+func (k *link) answered() {
+	if k.failing.Load() == 0 {
+		return
+	}
+	if since := k.failing.Swap(0); since != 0 {
+		k.log.Info("comet answers again", "after", time.Since(time.Unix(0, since)))
+	}
+}
+
+// failure notes that a call failed, and gives the comet up when nothing else has happened
+// for comet.deadAfter.
+func (k *link) failure(err error) {
+	now := time.Now()
+	if k.failing.CompareAndSwap(0, now.UnixNano()) {
+		k.log.Warn("comet does not answer, trying again", "err", err)
+		return
+	}
+	if since := k.failing.Load(); since != 0 && now.Sub(time.Unix(0, since)) >= k.cfg.Comet.DeadAfter {
+		k.died(k)
+	}
+}
+
+// outcome is what a failed call means for its batch.
+type outcome uint8
+
+const (
+	failed       outcome = iota // the comet is not reached: try again, it may be gone
+	exhaustedNow                // the comet has no room now: try again for some time
+	refused                     // the comet will never take it
+)
+
+func outcomeOf(err error) outcome {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return failed
+	}
+	switch status.Code(err) {
+	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled: // Canceled: the connection was closed on our side
+		return failed
+	case codes.ResourceExhausted:
+		return exhaustedNow
+	default:
+		return refused
+	}
+}
+
+func dropOf(cause error) dropReason {
+	if cause == errDead {
+		return dropCometDead
+	}
+	return dropCometGone
+}
+
+// jitter spreads d over 0.8 to 1.2 of itself.
+func jitter(d time.Duration) time.Duration {
+	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64()))
+}
+
+// sleep waits for d and reports whether ctx still lasts.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// A limitedLogger passes on one line a second and says how many it kept back.
+type limitedLogger struct {
+	mu    sync.Mutex
+	next  time.Time
+	quiet int
+}
+
+func (l *limitedLogger) warn(log *slog.Logger, msg string, args ...any) {
+	l.mu.Lock()
+	now := time.Now()
+	if now.Before(l.next) {
+		l.quiet++
+		l.mu.Unlock()
+		return
+	}
+	quiet := l.quiet
+	l.quiet, l.next = 0, now.Add(time.Second)
+	l.mu.Unlock()
+	if quiet > 0 {
+		args = append(args, "similar", quiet)
+	}
+	log.Warn(msg, args...)
+}
