@@ -56,7 +56,7 @@ func (s *Server) admit(c *session, auth wire.Frame, r *logic.ConnectReply) {
 	c.heartbeat = time.Duration(r.Heartbeat)
 	c.shard = s.shardOf(r.Key)
 	c.deadline.Store(deadlineAfter(now, c.heartbeat))
-	join := joinCommand{session: c, reply: c.reply(auth, wire.OpAuthReply, nil)}
+	join := joinCommand{session: c}
 	for _, op := range r.Accepts[:min(len(r.Accepts), s.cfg.Session.MaxAccepts)] {
 		join.ops = append(join.ops, wire.Op(op))
 	}
@@ -76,8 +76,13 @@ func (s *Server) admit(c *session, auth wire.Frame, r *logic.ConnectReply) {
 	c.out.joined = true
 	s.sessions.Add(1)
 	s.metrics.session(c, 1)
+	// The shard can't write before the reply is out, and misses nothing pushed behind it.
 	c.shard.mailbox.put(join)
+	lag, _ := c.writeLocked(c.reply(auth, wire.OpAuthReply, nil))
 	c.mu.Unlock()
+	if lag {
+		c.lag()
+	}
 
 	// What the client sent without waiting for the reply.
 	held := c.in.partial

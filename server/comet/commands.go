@@ -8,13 +8,12 @@ import (
 	"barrage/server/wire"
 )
 
-// joinCommand makes an authenticated session part of its shard. The auth reply is sent
-// here, so that it comes before the first push, and nothing pushed behind it is missed.
+// joinCommand makes an authenticated session part of its shard. It gets what is pushed
+// from then on.
 type joinCommand struct {
 	session *session
 	ref     *roomRef
 	ops     []wire.Op
-	reply   []byte
 }
 
 func (c joinCommand) run(sh *shard) {
@@ -27,7 +26,6 @@ func (c joinCommand) run(sh *shard) {
 	s.allIndex = sh.everyone.add(s)
 	sh.enter(s, c.ref)
 	sh.wheel.add(s, s.deadline.Load()+1)
-	sh.answer(s, c.reply)
 }
 
 // leaveCommand takes a session out of its shard, after its connection is gone.

@@ -26,6 +26,10 @@ type frameLog struct {
 	tagged   bool   // frames carry an operation to filter by
 
 	chunks map[chunkKey]chunk // of the running sweep
+	last   [2]struct {        // the latest for TCP and for WebSocket
+		key   chunkKey
+		chunk chunk
+	}
 }
 
 // A segment holds consecutive frames. Bytes below len(buf) never change, so slices of
@@ -74,7 +78,7 @@ func (l *frameLog) append(op wire.Op, batch wire.Batch) int {
 		l.appendFrame(op, f)
 		n++
 	}
-	clear(l.chunks) // their end is no longer the head
+	l.forget()
 	return n
 }
 
@@ -140,17 +144,34 @@ func (l *frameLog) dropFirst() {
 // [tail, head); at least one frame is passed.
 func (l *frameLog) chunk(offset uint64, set *acceptSet, websocket bool) chunk {
 	key := chunkKey{offset, set, websocket}
-	if c, ok := l.chunks[key]; ok {
-		return c
+	// Neighbours mostly stand at one offset, so the chunk made last is mostly the one.
+	last := &l.last[0]
+	if websocket {
+		last = &l.last[1]
 	}
-	c := l.build(offset, set, websocket)
-	if l.chunks == nil {
-		l.chunks = make(map[chunkKey]chunk)
-	} else if len(l.chunks) >= 64 {
-		clear(l.chunks)
+	if last.chunk.frames > 0 && last.key == key {
+		return last.chunk
 	}
-	l.chunks[key] = c
+	c, ok := l.chunks[key]
+	if !ok {
+		c = l.build(offset, set, websocket)
+		if l.chunks == nil {
+			l.chunks = make(map[chunkKey]chunk)
+		} else if len(l.chunks) >= 64 {
+			clear(l.chunks)
+		}
+		l.chunks[key] = c
+	}
+	last.key, last.chunk = key, c
 	return c
+}
+
+// forget lets go of the chunks: they end before the head, or their sweep is over.
+func (l *frameLog) forget() {
+	if len(l.chunks) > 0 {
+		clear(l.chunks)
+		l.last[0].chunk, l.last[1].chunk = chunk{}, chunk{}
+	}
 }
 
 func (l *frameLog) build(offset uint64, set *acceptSet, websocket bool) chunk {

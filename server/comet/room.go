@@ -171,7 +171,7 @@ func (r *room) finish(log *slog.Logger, now time.Time) {
 	} else {
 		r.log.evict(r.low)
 	}
-	clear(r.log.chunks)
+	r.log.forget()
 	if r.low >= r.pacedTo {
 		r.pace = 0
 	}

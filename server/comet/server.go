@@ -239,10 +239,10 @@ func (s *Server) Run(ctx context.Context) error {
 	s.drain()
 	stopRPC(s.rpc, s.cfg.Drain.Window+time.Second)
 	others.Wait()
+	pollers.Wait()
 	for _, l := range s.listeners {
 		l.release()
 	}
-	pollers.Wait()
 	for _, sh := range s.shards {
 		sh.mailbox.put(stopCommand{})
 	}
