@@ -1,0 +1,280 @@
+// Package cluster starts the processes under test, waits until they work, says what each
+// of them uses, and stops them: whatever happens to the harness, none is left behind.
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Config says what is started.
+type Config struct {
+	Exe    string   // the binary whose subcommands are the roles
+	Logs   string   // folder for the processes' logs
+	Comets int      // how many
+	Comet  []string // further flags of every comet
+	Logic  []string
+	Job    []string
+	// Ready is the most that the processes may take until they work. 0 is one minute.
+	Ready time.Duration
+	// Grace is the most that a process may take to end. 0 is 5 s.
+	Grace time.Duration
+}
+
+// Defaults of Config.
+const (
+	defaultReady = time.Minute
+	defaultGrace = 5 * time.Second
+)
+
+// The roles, by their subcommands.
+const (
+	RoleServices = "services"
+	RoleLogic    = "logic"
+	RoleJob      = "job"
+	RoleComet    = "comet"
+)
+
+// A Cluster is the processes under test, all on this machine.
+type Cluster struct {
+	Push string   // host:port of logic's HTTP API
+	TCP  []string // addresses of the comets for TCP clients
+	WS   []string // and for WebSocket clients
+
+	cfg     Config
+	ports   *Ports
+	spawner *spawner
+	died    func(*ExitError)
+
+	mu        sync.Mutex // guards what follows
+	processes []*Process // in the order of their start
+	stopped   bool
+}
+
+// Start starts all processes and returns when every one is ready. died is called, by
+// another goroutine, for a process that ends before Stop; Start itself returns the error
+// of one that ends earlier. On error nothing is left running.
+func Start(ctx context.Context, cfg Config, died func(*ExitError)) (*Cluster, error) {
+	if cfg.Ready == 0 {
+		cfg.Ready = defaultReady
+	}
+	if cfg.Grace == 0 {
+		cfg.Grace = defaultGrace
+	}
+	ports, err := NewPorts()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	c := &Cluster{cfg: cfg, ports: ports, spawner: newSpawner()}
+	c.died = func(e *ExitError) {
+		cancel(e)
+		died(e)
+	}
+	if err := c.start(ctx); err != nil {
+		// The first process that died is the reason for whatever failed then.
+		var exit *ExitError
+		if errors.As(context.Cause(ctx), &exit) {
+			err = exit
+		}
+		return nil, errors.Join(err, c.Stop())
+	}
+	return c, nil
+}
+
+// start brings up the services, then logic and the comets, then job: it begins to read
+// when it knows a comet, and this way it knows all of them.
+func (c *Cluster) start(ctx context.Context) error {
+	services, err := c.run(RoleServices, RoleServices)
+	if err != nil {
+		return err
+	}
+	if err := c.waitReady(ctx, services); err != nil {
+		return err
+	}
+	backing, err := services.backing(ctx)
+	if err != nil {
+		return err
+	}
+	at, err := c.take(2)
+	if err != nil {
+		return err
+	}
+	c.Push = at[0]
+	logic, err := c.run(RoleLogic, RoleLogic, c.flags(c.cfg.Logic, "-host=logic-1",
+		"-httpServer.addr="+at[0], "-rpcServer.addr="+at[1],
+		"-kafka.brokers="+backing.Kafka, "-redis.addr="+backing.Redis, "-discovery.nodes="+backing.Discovery)...)
+	if err != nil {
+		return err
+	}
+	waiting := []*Process{logic}
+	for i := range c.cfg.Comets {
+		at, err := c.take(3)
+		if err != nil {
+			return err
+		}
+		c.TCP, c.WS = append(c.TCP, at[0]), append(c.WS, at[1])
+		name := fmt.Sprintf("comet-%d", i+1)
+		comet, err := c.run(RoleComet, name, c.flags(c.cfg.Comet, "-host="+name,
+			"-tcp.bind="+at[0], "-websocket.bind="+at[1], "-rpcServer.addr="+at[2],
+			"-addrs=127.0.0.1", "-discovery.nodes="+backing.Discovery)...)
+		if err != nil {
+			return err
+		}
+		waiting = append(waiting, comet)
+	}
+	if err := c.waitReady(ctx, waiting...); err != nil {
+		return err
+	}
+	job, err := c.run(RoleJob, RoleJob, c.flags(c.cfg.Job, "-host=job-1",
+		"-kafka.brokers="+backing.Kafka, "-discovery.nodes="+backing.Discovery)...)
+	if err != nil {
+		return err
+	}
+	return c.waitReady(ctx, job)
+}
+
+// flags returns own with more behind it, so that a scenario's value wins.
+func (c *Cluster) flags(more []string, own ...string) []string { return slices.Concat(own, more) }
+
+// take returns n free addresses.
+func (c *Cluster) take(n int) ([]string, error) {
+	list := make([]string, n)
+	for i := range list {
+		at, err := c.ports.Take()
+		if err != nil {
+			return nil, err
+		}
+		list[i] = at
+	}
+	return list, nil
+}
+
+// run starts a process of a role with an admin port of its own.
+func (c *Cluster) run(role, name string, flags ...string) (*Process, error) {
+	at, err := c.ports.Take()
+	if err != nil {
+		return nil, err
+	}
+	p := &Process{Name: name, Role: role, Admin: at, client: newAdminClient()}
+	args := append([]string{role, "-admin.addr=" + at}, flags...)
+	if err := c.spawner.start(p, c.cfg.Logs, c.cfg.Exe, args); err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	c.processes = append(c.processes, p)
+	c.mu.Unlock()
+	go p.wait(c.died)
+	return p, nil
+}
+
+// backing is where the services process listens.
+type backing struct {
+	Kafka     string `json:"kafka"`
+	Redis     string `json:"redis"`
+	Discovery string `json:"discovery"`
+}
+
+func (p *Process) backing(ctx context.Context) (backing, error) {
+	var b backing
+	body, err := p.Get(ctx, "/services")
+	if err != nil {
+		return b, err
+	}
+	if err := json.Unmarshal(body, &b); err != nil || b.Kafka == "" || b.Redis == "" || b.Discovery == "" {
+		return b, fmt.Errorf("%s: /services says %q, addresses of kafka, redis and discovery are wanted", p.Name, body)
+	}
+	return b, nil
+}
+
+// waitReady waits until each process says that it is ready.
+func (c *Cluster) waitReady(ctx context.Context, list ...*Process) error {
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.Ready)
+	defer cancel()
+	for _, p := range list {
+		last := errors.New("it was not asked yet")
+		for {
+			_, err := p.Get(ctx, "/readyz")
+			if err == nil {
+				break
+			}
+			if ctx.Err() == nil {
+				last = err
+			}
+			select {
+			case <-ctx.Done():
+				if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+					return fmt.Errorf("wait for %s: %w", p.Name, context.Cause(ctx))
+				}
+				return fmt.Errorf("%s is not ready after %s: %w (its log is %s)", p.Name, c.cfg.Ready, last, p.log)
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+	}
+	return nil
+}
+
+// Processes returns the processes in the order of their start.
+func (c *Cluster) Processes() []*Process {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.processes)
+}
+
+// Role returns the processes of a role.
+func (c *Cluster) Role(role string) []*Process {
+	return slices.DeleteFunc(c.Processes(), func(p *Process) bool { return p.Role != role })
+}
+
+// Usage returns what each process has used so far, by name. One that has ended is left out.
+func (c *Cluster) Usage() map[string]Usage {
+	all := map[string]Usage{}
+	for _, p := range c.Processes() {
+		if u, err := ReadUsage(p.PID()); err == nil {
+			all[p.Name] = u
+		}
+	}
+	return all
+}
+
+// Stop ends all processes, those that pushes reach first going first, and returns what
+// went wrong. Only the first call does anything.
+func (c *Cluster) Stop() error {
+	c.mu.Lock()
+	list, stopped := c.processes, c.stopped
+	c.stopped = true
+	c.mu.Unlock()
+	if stopped {
+		return nil
+	}
+	for _, p := range list {
+		p.stopping.Store(true)
+	}
+	var errs []error
+	for _, role := range []string{RoleLogic, RoleJob, RoleComet, RoleServices} {
+		var wg sync.WaitGroup
+		var mu sync.Mutex
+		for _, p := range list {
+			if p.Role != role {
+				continue
+			}
+			wg.Go(func() {
+				if err := p.stop(c.cfg.Grace); err != nil {
+					mu.Lock()
+					errs = append(errs, err)
+					mu.Unlock()
+				}
+			})
+		}
+		wg.Wait()
+	}
+	c.spawner.close()
+	c.ports.Close()
+	return errors.Join(errs...)
+}
