@@ -71,7 +71,7 @@ func (s *Swarm) makeThreads(cfg Config) error {
 			return fmt.Errorf("swarm: make a wakeup: %w", err)
 		}
 		t := &thread{
-			number: n, cfg: cfg, addrs: &s.addrs, keySeed: keySeed, random: rand.Uint64(),
+			number: n, cfg: cfg, addrs: s.addrs.clone(), keySeed: keySeed, random: rand.Uint64(),
 			clients:     make([]client, 0, perThread),
 			book:        ledger.NewBook(cfg.Streams, perThread, cells[n]),
 			wakeFD:      wake,
@@ -187,6 +187,15 @@ func (s *Swarm) Snapshot() Snapshot {
 	}
 	out.Failures, out.Closes = failures.list(), closes.list()
 	return out
+}
+
+// Accepted returns the number of pushes that clients received for the first time: a cheap
+// part of Snapshot, for polling.
+func (s *Swarm) Accepted() (n int64) {
+	for _, t := range s.threads {
+		n += t.shared.accepted.Load()
+	}
+	return n
 }
 
 // Count returns what arrived of plans so far, exactly. The threads count between two

@@ -10,22 +10,47 @@ import (
 	"barrage/harness/ledger"
 )
 
-// A target is one address of a comet, ready for connect(2).
+// A target is one address of a comet.
 type target struct {
-	host   string // as given, for the Host header
+	host string // as given, for the Host header
+	endpoint
+}
+
+// An endpoint is an address ready for a system call. unix encodes it within itself on
+// each use, so each thread needs its own.
+type endpoint struct {
 	sa     unix.Sockaddr
 	family int
 }
 
-// addresses are what the swarm's sockets are made from. They never change.
+// addresses are what a thread's sockets are made from.
 type addresses struct {
 	targets [ledger.Kinds][]target
-	locals  []local // empty: the kernel chooses
+	locals  []endpoint // empty: the kernel chooses
 }
 
-type local struct {
-	sa     unix.Sockaddr
-	family int
+// clone returns a copy for another thread.
+func (a addresses) clone() addresses {
+	var c addresses
+	for kind, list := range a.targets {
+		for _, t := range list {
+			c.targets[kind] = append(c.targets[kind], target{host: t.host, endpoint: t.endpoint.clone()})
+		}
+	}
+	for _, l := range a.locals {
+		c.locals = append(c.locals, l.clone())
+	}
+	return c
+}
+
+func (e endpoint) clone() endpoint {
+	switch sa := e.sa.(type) {
+	case *unix.SockaddrInet4:
+		e.sa = &unix.SockaddrInet4{Addr: sa.Addr, Port: sa.Port}
+	case *unix.SockaddrInet6:
+		e.sa = &unix.SockaddrInet6{Addr: sa.Addr, Port: sa.Port, ZoneId: sa.ZoneId}
+	}
+	return e
 }
 
 func resolve(cfg Config) (addresses, error) {
@@ -39,8 +64,7 @@ func resolve(cfg Config) (addresses, error) {
 			}
 			addr := resolved.AddrPort()
 			loopback = loopback && addr.Addr().Unmap().IsLoopback() && addr.Addr().Unmap().Is4()
-			sa, family := sockaddr(addr)
-			a.targets[kind] = append(a.targets[kind], target{host: hostport, sa: sa, family: family})
+			a.targets[kind] = append(a.targets[kind], target{host: hostport, endpoint: newEndpoint(addr)})
 		}
 	}
 	locals := cfg.LocalAddrs
@@ -48,8 +72,7 @@ func resolve(cfg Config) (addresses, error) {
 		locals = loopbackAddrs((cfg.Clients + clientsPerLocalAddr - 1) / clientsPerLocalAddr)
 	}
 	for _, addr := range locals {
-		sa, family := sockaddr(netip.AddrPortFrom(addr, 0))
-		a.locals = append(a.locals, local{sa: sa, family: family})
+		a.locals = append(a.locals, newEndpoint(netip.AddrPortFrom(addr, 0)))
 	}
 	return a, nil
 }
@@ -63,17 +86,17 @@ func loopbackAddrs(n int) []netip.Addr {
 	return list
 }
 
-func sockaddr(addr netip.AddrPort) (unix.Sockaddr, int) {
+func newEndpoint(addr netip.AddrPort) endpoint {
 	ip := addr.Addr().Unmap()
 	if ip.Is4() {
-		return &unix.SockaddrInet4{Addr: ip.As4(), Port: int(addr.Port())}, unix.AF_INET
+		return endpoint{&unix.SockaddrInet4{Addr: ip.As4(), Port: int(addr.Port())}, unix.AF_INET}
 	}
-	return &unix.SockaddrInet6{Addr: ip.As16(), Port: int(addr.Port())}, unix.AF_INET6
+	return endpoint{&unix.SockaddrInet6{Addr: ip.As16(), Port: int(addr.Port())}, unix.AF_INET6}
 }
 
 // dial starts a connection to t from l, or from where the kernel likes when l is nil. done
 // is false while the connection is under way.
-func dial(t *target, l *local) (fd int, done bool, err error) {
+func dial(t *target, l *endpoint) (fd int, done bool, err error) {
 	fd, err = unix.Socket(t.family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return -1, false, fmt.Errorf("make a socket: %w", err)

@@ -52,7 +52,7 @@ const inOverflow = math.MaxUint8
 type thread struct {
 	number  int
 	cfg     Config // filled
-	addrs   *addresses
+	addrs   addresses
 	keySeed uint64 // of the Sec-WebSocket-Keys; the same for all threads
 	random  uint64 // state of the masks' generator
 
