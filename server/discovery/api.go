@@ -193,7 +193,7 @@ func (n *Node) poll(f *form, r *http.Request) answer {
 	}
 	infos, _, ok := n.registry.poll(r.Context(), arg, false)
 	if !ok {
-		return answer{Code: codeNotModified}
+		return unchanged(r)
 	}
 	return answer{Data: infos[arg.AppID[0]]}
 }
@@ -208,9 +208,18 @@ func (n *Node) pollSeveral(f *form, r *http.Request) answer {
 	}
 	infos, missing, ok := n.registry.poll(r.Context(), arg, absent)
 	if !ok {
-		return answer{Code: codeNotModified}
+		return unchanged(r)
 	}
 	return answer{Data: infos, Error: map[string][]string{strconv.Itoa(codeNothingFound): missing}}
+}
+
+// unchanged answers a poll that saw no change. When the node is about to end it cuts the
+// connection instead: pollers must know that the next node they ask may have started empty.
+func unchanged(r *http.Request) answer {
+	if r.Context().Err() != nil {
+		panic(http.ErrAbortHandler) // how a handler of net/http says so
+	}
+	return answer{Code: codeNotModified}
 }
 
 func pollArg(f *form) *model.ArgPolls {

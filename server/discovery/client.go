@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -36,6 +37,8 @@ const (
 	// doesn't list: it may have restarted empty, and they renew within renewEvery.
 	graceAfterLoss = 40 * time.Second
 	answerLimit    = 16 << 20 // bytes
+	// startHeader has, in the answers of our nodes, the time when the node started.
+	startHeader = "Barrage-Node-Start"
 )
 
 // codeError is an answer of a node with a code other than OK.
@@ -71,6 +74,13 @@ type Client struct {
 	env  Env
 	log  *slog.Logger
 	http *http.Client
+	// fresh makes a connection for each request: on a reused one net/http repeats a GET
+	// that broke off by itself, and a watch would not learn that its node restarted.
+	fresh *http.Client
+
+	mu       sync.Mutex
+	starts   map[string]string // mu guards; when each node said that it started
+	restarts atomic.Uint64     // how often a node was seen to have started anew
 
 	node   atomic.Uint64 // index of the node in use, modulo their number
 	polls  atomic.Uint64 // numbers the polls' names
@@ -82,10 +92,12 @@ type Client struct {
 // NewClient returns a client for the nodes of cfg; it neither blocks nor connects.
 func NewClient(cfg Config, env Env, log *slog.Logger) *Client {
 	return &Client{
-		cfg:  cfg,
-		env:  env,
-		log:  log,
-		http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 8, IdleConnTimeout: time.Minute}},
+		cfg:    cfg,
+		env:    env,
+		log:    log,
+		http:   &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 8, IdleConnTimeout: time.Minute}},
+		starts: map[string]string{},
+		fresh:  &http.Client{Transport: &http.Transport{DisableKeepAlives: true}},
 		// The original node keys its waiting polls by host name and mixes up the answers
 		// of two processes with the same one, so that every watch has a name of its own.
 		prefix: fmt.Sprintf("%s-%d", env.Host, os.Getpid()),
@@ -125,11 +137,16 @@ func (c *Client) callNode(ctx context.Context, node, method, path string, params
 	if body != nil {
 		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	}
-	resp, err := c.http.Do(req)
+	client := c.http
+	if path == "polls" {
+		client = c.fresh
+	}
+	resp, err := client.Do(req)
 	if err != nil {
 		return fmt.Errorf("discovery %s: %w", path, err)
 	}
 	defer resp.Body.Close()
+	c.sawStart(node, resp.Header.Get(startHeader))
 	text, err := io.ReadAll(io.LimitReader(resp.Body, answerLimit))
 	if err != nil {
 		return fmt.Errorf("discovery %s at %s: %w", path, node, err)
@@ -158,6 +175,19 @@ func (c *Client) callNode(ctx context.Context, node, method, path string, params
 		return fmt.Errorf("discovery %s at %s: %w", path, node, err)
 	}
 	return nil
+}
+
+// sawStart notes when node started, "" where it doesn't say: the original's nodes don't.
+func (c *Client) sawStart(node, start string) {
+	if start == "" {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if before := c.starts[node]; before != "" && before != start {
+		c.restarts.Add(1)
+	}
+	c.starts[node] = start
 }
 
 // A backoff spaces retries from retryMin to retryMax and says when to log one: the first,

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -79,6 +80,7 @@ type Node struct {
 	log      *slog.Logger
 	registry *registry
 	peers    []*peer // the other nodes of the zone, and those of other zones
+	start    string  // when, for startHeader
 	listener net.Listener
 
 	mu           sync.Mutex
@@ -91,7 +93,7 @@ func NewNode(cfg NodeConfig, log *slog.Logger) (*Node, error) {
 		return nil, err
 	}
 	silenceKratos()
-	return &Node{cfg: cfg, log: log, registry: newRegistry()}, nil
+	return &Node{cfg: cfg, log: log, registry: newRegistry(), start: strconv.FormatInt(time.Now().UnixNano(), 36)}, nil
 }
 
 // silenceKratos turns off the log of the library that the data model comes from: it writes
@@ -170,15 +172,14 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	stopKeeping()
 	<-kept
-	n.registry.cancel(me.Env, me.AppID, me.Zone, me.Hostname, time.Now().UnixNano())
-	n.replicate(change{kind: changeCancel, instance: me})
-	n.closePeers()
 	stopPolls()
 	stopCtx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
 	defer cancel()
 	if stopErr := server.Shutdown(stopCtx); errors.Is(stopErr, context.DeadlineExceeded) {
 		server.Close()
 	}
+	n.replicate(change{kind: changeCancel, instance: me, at: time.Now().UnixNano()})
+	n.closePeers()
 	return err
 }
 
@@ -297,6 +298,7 @@ func (n *Node) write(w http.ResponseWriter, status int, a answer) {
 		text = fmt.Appendf(nil, `{"code":%d,"message":"%d","ttl":1}`, codeServerError, codeServerError)
 	}
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.Header().Set(startHeader, n.start)
 	w.WriteHeader(status)
 	_, _ = w.Write(text) // a client that left asks again
 }

@@ -37,6 +37,7 @@ type change struct {
 	kind          changeKind
 	instance      *model.Instance // nil for changeSet; nobody changes it any more
 	set           *model.ArgSet   // for changeSet
+	at            int64           // for changeCancel, in ns; 0 when the instance says it
 	fromOtherZone bool            // it has gone round: only the own zone's nodes get it
 }
 
@@ -48,6 +49,7 @@ type peer struct {
 	log      *slog.Logger
 	registry *registry
 	queue    chan change
+	leaving  chan struct{} // closed when what is queued is the last
 	done     chan struct{} // closed when run has ended
 	failing  atomic.Bool
 	stop     context.CancelFunc
@@ -64,6 +66,7 @@ func newPeer(nodes []string, sameZone bool, n *Node) *peer {
 		log:      n.log,
 		registry: n.registry,
 		queue:    make(chan change, queueLimit),
+		leaving:  make(chan struct{}),
 		done:     make(chan struct{}),
 		stop:     stop,
 		ctx:      ctx,
@@ -83,10 +86,9 @@ func (p *peer) enqueue(c change) {
 // lost is whether the last call failed.
 func (p *peer) lost() bool { return p.failing.Load() }
 
-// close waits until what is queued has been sent, for a short time. Nothing may be
-// enqueued any more.
+// close waits until what is queued has been sent, for a short time.
 func (p *peer) close() {
-	p.closing.Do(func() { close(p.queue) })
+	p.closing.Do(func() { close(p.leaving) })
 	select {
 	case <-p.done:
 	case <-time.After(leaveTimeout):
@@ -97,7 +99,17 @@ func (p *peer) close() {
 
 func (p *peer) run() {
 	defer close(p.done)
-	for c := range p.queue {
+	for {
+		var c change
+		select {
+		case c = <-p.queue:
+		case <-p.leaving:
+			select {
+			case c = <-p.queue:
+			default:
+				return
+			}
+		}
 		err := p.send(c)
 		var ce codeError
 		failed := err != nil && !errors.As(err, &ce)
@@ -156,7 +168,7 @@ func instanceParams(c change) url.Values {
 	case changeRenew:
 		params.Set("dirty_timestamp", strconv.FormatInt(in.DirtyTimestamp, 10))
 	case changeCancel:
-		params.Set("latest_timestamp", strconv.FormatInt(in.LatestTimestamp, 10))
+		params.Set("latest_timestamp", strconv.FormatInt(max(c.at, in.LatestTimestamp), 10))
 	}
 	return params
 }

@@ -17,7 +17,7 @@ import (
 // channel holds one list, always the newest; it is never closed, and gets nothing more
 // after ctx has ended. The lists are the receiver's to read, not to change.
 //
-// While no node answers the last list stays good. After such a time instances that the
+// While no node answers the last list stays good. After such a time, or a node's restart, instances that the
 // list lacks are kept for another 40 s: the node may have restarted, and they renew.
 func (c *Client) Watch(ctx context.Context, appID string) <-chan []Instance {
 	w := &watch{
@@ -41,8 +41,9 @@ type watch struct {
 	listed    []Instance // as the node said last
 	published []Instance // as sent last
 	latest    int64      // timestamp of listed, for the next poll
+	restarts  uint64     // of nodes, when listed came
 	node      uint64     // that listed came from: timestamps are each node's own
-	lost      bool       // the nodes could not be reached
+	lost      bool       // the nodes could not be reached, or one started anew
 	graceEnd  time.Time  // until then nobody is taken off the list
 }
 
@@ -134,6 +135,9 @@ func (w *watch) take(info appInfo) {
 	}
 	slices.SortFunc(w.listed, byPlace)
 	w.latest = info.LatestTimestamp
+	if restarts := w.client.restarts.Load(); restarts != w.restarts {
+		w.restarts, w.lost = restarts, true
+	}
 	if w.lost && w.known {
 		w.graceEnd = time.Now().Add(w.client.grace)
 	}
