@@ -17,6 +17,7 @@ import (
 type fakeLogic struct {
 	logic.LogicClient
 	heartbeat time.Duration      // of ConnectReply; an hour if 0
+	profile   *wsProfile         // of the WebSocket listener; frames if nil
 	before    func(token []byte) // called in Connect, if set
 	cluster   map[string]int32   // reply of RenewOnline
 	mu        sync.Mutex

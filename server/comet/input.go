@@ -129,14 +129,14 @@ func (s *session) upgrade(b []byte) (n int, err error) {
 	if n == 0 {
 		return 0, nil
 	}
-	response, cookie, err := upgrade(b[:n])
+	response, cookie, err := upgrade(b[:n], s.server.ws.path)
 	if err != nil {
 		return 0, &closing{reason: reasonBadUpgrade, last: response, cause: err}
 	}
 	s.write(response)
 	s.in.cookie = cookie
 	s.in.phase = phaseAuth
-	s.in.ws = &wsDecoder{limit: wire.MaxClientSize}
+	s.in.ws = &wsDecoder{limit: s.server.ws.limit, text: s.server.ws.text}
 	return n, nil
 }
 
@@ -168,16 +168,21 @@ func (s *session) webSocketInput(b *[]byte) (done bool, err error) {
 	case ws.OpClose:
 		return false, &closing{reason: reasonPeer, last: appendClose(nil, e.status), cause: errors.New("close frame")}
 	default:
-		f, n, err := wire.Decode(e.payload, wire.MaxClientBody)
-		if err == nil && n != len(e.payload) {
-			err = fmt.Errorf("%d bytes behind the frame of a message", len(e.payload)-n)
-		}
-		if err != nil {
-			return false, &closing{reason: reasonBadFrame, cause: err, last: appendClose(nil, ws.StatusPolicyViolation)}
-		}
-		return false, s.handle(f)
+		return false, s.server.ws.message(s, e.op, e.payload)
 	}
 	return false, nil
+}
+
+// frameMessage handles a message, which must be one frame.
+func (s *session) frameMessage(_ ws.OpCode, payload []byte) error {
+	f, n, err := wire.Decode(payload, wire.MaxClientBody)
+	if err == nil && n != len(payload) {
+		err = fmt.Errorf("%d bytes behind the frame of a message", len(payload)-n)
+	}
+	if err != nil {
+		return &closing{reason: reasonBadFrame, cause: err, last: appendClose(nil, ws.StatusPolicyViolation)}
+	}
+	return s.handle(f)
 }
 
 // handle does what a client's frame asks for. f aliases the input.

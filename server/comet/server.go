@@ -64,6 +64,7 @@ type Server struct {
 	metrics  *cometMetrics
 	limits   limits
 	rooms    roomRefs
+	ws       wsProfile
 	workers  *workers
 	seed     maphash.Seed
 	shards   []*shard
@@ -97,6 +98,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		logic:    deps.Logic,
 		log:      log,
 		register: deps.Register,
+		ws:       frameProfile,
 		workers:  newWorkers(maxWorkers),
 		seed:     maphash.MakeSeed(),
 	}

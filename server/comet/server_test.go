@@ -58,6 +58,9 @@ func startComet(t testing.TB, logic *fakeLogic, change func(*Config)) *testComet
 	if err != nil {
 		t.Fatal(err)
 	}
+	if logic.profile != nil {
+		s.ws = *logic.profile
+	}
 	if err := s.Listen(); err != nil {
 		t.Fatal(err)
 	}

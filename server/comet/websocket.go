@@ -9,12 +9,23 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"barrage/server/wire"
+
 	"github.com/gobwas/ws"
 	"github.com/gobwas/ws/wsutil"
 )
 
-// webSocketPath is the one path that is upgraded.
-const webSocketPath = "/sub"
+// A wsProfile is what a WebSocket listener speaks. Comet's is binary messages of one frame
+// each; the conformance test has an echo instead.
+type wsProfile struct {
+	path    string // the one path that is upgraded
+	limit   int    // of a message, in bytes
+	text    bool   // whether text messages are taken
+	message func(s *session, op ws.OpCode, payload []byte) error
+}
+
+// frameProfile is goim's protocol over WebSocket.
+var frameProfile = wsProfile{path: "/sub", limit: wire.MaxClientSize, message: (*session).frameMessage}
 
 // errUpgrade says that a connection's HTTP request is no WebSocket handshake; the
 // response that says so has been written.
@@ -23,15 +34,15 @@ var errUpgrade = errors.New("not a WebSocket handshake")
 // upgrade answers a whole HTTP request (RFC 6455 section 4.2) and returns the response and
 // the request's cookies. On an error that wraps errUpgrade the response is a refusal.
 // Extensions and subprotocols are never negotiated.
-func upgrade(request []byte) (response []byte, cookie string, err error) {
+func upgrade(request []byte, served string) (response []byte, cookie string, err error) {
 	var out bytes.Buffer
 	u := ws.Upgrader{
 		OnRequest: func(uri []byte) error {
 			path, _, _ := strings.Cut(string(uri), "?")
-			if path != webSocketPath {
+			if path != served {
 				return ws.RejectConnectionError(
 					ws.RejectionStatus(http.StatusNotFound),
-					ws.RejectionReason(fmt.Sprintf("only %s is served here", webSocketPath)))
+					ws.RejectionReason(fmt.Sprintf("only %s is served here", served)))
 			}
 			return nil
 		},
