@@ -1,0 +1,204 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"barrage/harness"
+	"barrage/harness/ceiling"
+	"barrage/harness/report"
+	"barrage/harness/scenario"
+	"barrage/scenarios"
+)
+
+const benchUsage = `Run a scenario: start the processes, connect the clients, push, and say exactly what arrived.
+
+usage: barrage bench [flags] SCENARIO
+
+SCENARIO is a YAML file, or the name of one of scenarios/ (those that came with the binary
+work anywhere). The result is printed, and written with the processes' logs to
+RESULTS/<scenario>/<UTC time>/.
+
+examples:
+  barrage bench room-10k
+  barrage bench -set cluster.comet.room.minInterval=50ms -set pushes.0.rate=200/s room-10k
+  barrage bench -results /tmp/results -ceiling=false scenarios/smoke.yaml
+
+exit status: 0 the ledger balances and everything expected holds; 1 it does not, or a process
+ended by itself; 2 usage or environment; 130 interrupted
+
+flags:
+`
+
+// The exit statuses of bench.
+const (
+	benchGood        = 0
+	benchFailed      = 1
+	benchUsageError  = 2
+	benchInterrupted = 130
+)
+
+// assignments is a flag that may be given several times.
+type assignments []string
+
+func (a *assignments) String() string { return strings.Join(*a, " ") }
+
+// Set adds one.
+func (a *assignments) Set(s string) error {
+	*a = append(*a, s)
+	return nil
+}
+
+// runBench is the subcommand bench: it runs a scenario and returns the exit status.
+func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	var overrides assignments
+	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	results := flags.String("results", "results", "`folder` for the results")
+	withCeiling := flags.Bool("ceiling", true, "measure what the kernel allows after the run")
+	list := flags.Bool("list", false, "list the scenarios that came with the binary")
+	flags.Var(&overrides, "set", "set a `field=value` of the scenario; may be given several times")
+	flags.Usage = func() {
+		fmt.Fprint(stderr, benchUsage)
+		flags.PrintDefaults()
+	}
+	names, err := parseMixed(flags, args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return benchGood
+	case err != nil:
+		return benchUsageError // the flag set has said why
+	case *list:
+		return listScenarios(stdout, stderr)
+	case len(names) != 1:
+		fmt.Fprintf(stderr, "barrage bench: one scenario is wanted, got %d; see barrage bench -h\n", len(names))
+		return benchUsageError
+	}
+	s, err := scenario.Find(names[0], scenarios.Files, overrides)
+	if err != nil {
+		fmt.Fprintf(stderr, "barrage bench: %v\n", err)
+		return benchUsageError
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		fmt.Fprintf(stderr, "barrage bench: find this binary: %v\n", err)
+		return benchUsageError
+	}
+	// The first signal ends the run in order; once it has come, the next one kills.
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop)
+	result, err := harness.Run(ctx, harness.Options{
+		Scenario: s, Overrides: overrides, Exe: exe, Results: *results, Commit: benchCommit(),
+		Command: slices.Concat([]string{"barrage", "bench"}, args), NoCeiling: !*withCeiling,
+		Progress: stderr, Terminal: isTerminal(stderr),
+	})
+	var environment *harness.EnvironmentError
+	var setup *harness.StartError
+	switch {
+	case errors.Is(err, harness.ErrInterrupted):
+		fmt.Fprintln(stderr, "barrage bench: interrupted; all processes have ended, and there is nothing to report yet")
+		return benchInterrupted
+	case errors.As(err, &environment), errors.As(err, &setup):
+		fmt.Fprintf(stderr, "barrage bench: %v\n", err)
+		return benchUsageError
+	case err != nil:
+		fmt.Fprintf(stderr, "barrage bench: %v\n", err)
+		return benchFailed
+	}
+	err = report.Text(stdout, result.Run, report.Style{Colour: isTerminal(stdout)})
+	if err == nil {
+		_, err = fmt.Fprintf(stdout, "%s\n", result.Dir+"/run.json")
+	}
+	if err != nil {
+		fmt.Fprintf(stderr, "barrage bench: print the result, which is in %s: %v\n", result.Dir, err)
+		return benchFailed
+	}
+	switch result.Run.Verdict.Status {
+	case report.Good:
+		return benchGood
+	case report.CutShort:
+		return benchInterrupted
+	default:
+		return benchFailed
+	}
+}
+
+// parseMixed parses flags that may stand before and behind the other arguments, which it
+// returns.
+func parseMixed(flags *flag.FlagSet, args []string) (rest []string, err error) {
+	for {
+		if err := flags.Parse(args); err != nil {
+			return nil, err
+		}
+		if flags.NArg() == 0 {
+			return rest, nil
+		}
+		rest = append(rest, flags.Arg(0))
+		args = flags.Args()[1:]
+	}
+}
+
+func listScenarios(stdout, stderr io.Writer) int {
+	files, err := fs.Glob(scenarios.Files, "*.yaml")
+	if err != nil {
+		fmt.Fprintf(stderr, "barrage bench: list scenarios: %v\n", err)
+		return benchUsageError
+	}
+	for _, file := range files {
+		name := strings.TrimSuffix(file, ".yaml")
+		s, err := scenario.Find(name, scenarios.Files, nil)
+		if err != nil {
+			fmt.Fprintf(stderr, "barrage bench: %v\n", err)
+			return benchUsageError
+		}
+		fmt.Fprintf(stdout, "%-16s %s\n", name, s.Description)
+	}
+	return benchGood
+}
+
+// benchCommit returns the commit that the binary was built from, or "".
+func benchCommit() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return ""
+	}
+	revision, dirty := "", ""
+	for _, s := range info.Settings {
+		switch {
+		case s.Key == "vcs.revision":
+			revision = s.Value
+		case s.Key == "vcs.modified" && s.Value == "true":
+			dirty = "-dirty"
+		}
+	}
+	if revision == "" {
+		return ""
+	}
+	return revision + dirty
+}
+
+// isTerminal says whether w is a terminal.
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}
+
+// runCeiling is the hidden subcommand ceiling: the sending side of a run's last part.
+func runCeiling(args []string) int { return ceiling.Main(args) }

@@ -1,0 +1,127 @@
+package harness
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"barrage/harness/report"
+	"barrage/harness/scenario"
+)
+
+// readEnvironment describes this machine. What can't be read stays empty: it is for the
+// reader of a result, and no reason to fail.
+func readEnvironment(commit string) report.Environment {
+	e := report.Environment{
+		CPU: field("/proc/cpuinfo", "model name"), Cores: runtime.NumCPU(), MemoryBytes: memInfo("MemTotal"),
+		System: strings.Trim(field("/etc/os-release", "PRETTY_NAME"), `"`), Go: runtime.Version(), Commit: commit,
+		Broker: "librdkafka's mock cluster in the services process, memory only", HarnessProcs: runtime.GOMAXPROCS(0),
+		KernelSettings: map[string]string{},
+	}
+	var u unix.Utsname
+	if unix.Uname(&u) == nil {
+		e.Kernel = unix.ByteSliceToString(u.Release[:])
+	}
+	var r unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &r) == nil {
+		e.OpenFilesSoft, e.OpenFilesHard = r.Cur, r.Max
+	}
+	for _, name := range []string{
+		"net.ipv4.ip_local_port_range", "net.ipv4.tcp_rmem", "net.ipv4.tcp_wmem", "net.ipv4.tcp_mem",
+		"net.core.somaxconn", "net.core.rmem_max", "net.core.wmem_max", "fs.file-max", "fs.nr_open",
+	} {
+		text, err := os.ReadFile("/proc/sys/" + strings.ReplaceAll(name, ".", "/"))
+		if err == nil {
+			e.KernelSettings[name] = strings.Join(strings.Fields(string(text)), " ")
+		}
+	}
+	return e
+}
+
+// field returns the first value of a name in a file of "name : value" or "name=value" lines.
+func field(path, name string) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		i := strings.IndexAny(lines.Text(), ":=")
+		if i >= 0 && strings.TrimSpace(lines.Text()[:i]) == name {
+			return strings.TrimSpace(lines.Text()[i+1:])
+		}
+	}
+	return ""
+}
+
+// memInfo returns a value of /proc/meminfo in bytes, or 0.
+func memInfo(name string) int64 {
+	kb, _ := strconv.ParseInt(strings.TrimSuffix(field("/proc/meminfo", name), " kB"), 10, 64)
+	return kb << 10
+}
+
+// An EnvironmentError says why a run can't take place on this machine as it is.
+type EnvironmentError struct{ Problems []string }
+
+// Error returns a line for each problem, with what mends it.
+func (e *EnvironmentError) Error() string {
+	return "this machine can't run the scenario as it is:\n  - " + strings.Join(e.Problems, "\n  - ")
+}
+
+// machine is what preflight holds a scenario against.
+type machine struct {
+	openFiles uint64 // hard limit; the processes raise their soft one to it
+	available int64  // memory in bytes, 0 where unknown
+}
+
+func readMachine() machine {
+	m := machine{available: memInfo("MemAvailable")}
+	var r unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &r) == nil {
+		m.openFiles = r.Max
+	}
+	return m
+}
+
+// What a run takes beside its clients, and for each of them: a pair of sockets costs the
+// kernel 8.2 KB when idle and several times that with data under way, comet up to 4 KB,
+// the swarm 256 B.
+const (
+	filesBeside     = 512 // descriptors of a comet that are no clients
+	memoryBeside    = 700 << 20
+	memoryPerClient = 24 << 10
+)
+
+// preflight returns how many comets the scenario gets, or an EnvironmentError.
+func preflight(s *scenario.Scenario, m machine) (comets int, err error) {
+	var problems []string
+	clients := s.Clients.Count
+	comets = s.Cluster.Comets
+	perComet := int(min(m.openFiles, 1<<30)) - filesBeside
+	if comets == 0 && perComet > 0 {
+		comets = (clients + perComet - 1) / perComet
+	}
+	if comets == 0 || (clients+comets-1)/comets > perComet {
+		need := (clients+max(1, comets)-1)/max(1, comets) + filesBeside
+		problems = append(problems, fmt.Sprintf(
+			"a comet needs %d open files for its clients, the hard limit is %d: run `ulimit -Hn %d && ulimit -n %d` as root in this shell, or set cluster.comets: auto in the scenario",
+			need, m.openFiles, need, need))
+	}
+	if need := int64(memoryBeside) + int64(clients)*memoryPerClient; m.available > 0 && m.available < need {
+		problems = append(problems, fmt.Sprintf(
+			"%d clients and their servers need about %d MiB of memory, %d MiB are available: end other programs, or run fewer with -set clients.count=%d",
+			clients, need>>20, m.available>>20, max(1, int(m.available-memoryBeside)/memoryPerClient)))
+	}
+	if _, err := os.Stat("/proc/self/stat"); err != nil {
+		problems = append(problems, "/proc is not mounted: mount -t proc proc /proc")
+	}
+	if len(problems) > 0 {
+		return 0, &EnvironmentError{Problems: problems}
+	}
+	return comets, nil
+}

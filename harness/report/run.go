@@ -1,0 +1,296 @@
+// Package report is the result of a run: one value, written as run.json and as text for a
+// terminal. Everything that either shows is in the value, so a stored run can be shown
+// again.
+package report
+
+import (
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+)
+
+// Schema is the version of run.json. It grows when a field changes its meaning or goes
+// away; new fields leave it as it is.
+const Schema = 1
+
+// A Run is run.json. Times are seconds and sizes bytes unless a name says otherwise.
+// "Measured" is the phase behind the warm-up, and what was pushed in it; where a rate is
+// given over it, the time until its last delivery is part of it.
+type Run struct {
+	Schema   int       `json:"schema"`
+	Scenario Scenario  `json:"scenario"`
+	Started  time.Time `json:"started"` // UTC
+	Ended    time.Time `json:"ended"`
+	Command  []string  `json:"command"` // that made the run
+	Verdict  Verdict   `json:"verdict"`
+
+	Environment Environment `json:"environment"`
+	Clients     Clients     `json:"clients"`
+	Pushes      Pushes      `json:"pushes"`
+	Deliveries  Deliveries  `json:"deliveries"`
+	Latency     Latency     `json:"latency"`
+	Processes   []Process   `json:"processes"`
+	Server      Server      `json:"server"`
+	Comet       Comet       `json:"comet"`
+	Ceiling     *Ceiling    `json:"ceiling,omitempty"` // absent when it was not measured
+	Swarm       Swarm       `json:"swarm"`
+	Timeline    []Second    `json:"timeline"`
+}
+
+// Scenario is what was to be done.
+type Scenario struct {
+	Name        string   `json:"name"`
+	Description string   `json:"description"`
+	File        string   `json:"file"`
+	Text        string   `json:"text"`      // the file, byte for byte
+	Overrides   []string `json:"overrides"` // what -set changed
+}
+
+// The statuses of a verdict.
+const (
+	Good     = "good"      // the ledger balances and every expectation holds
+	Failed   = "failed"    // one does not
+	CutShort = "cut_short" // the run was interrupted: the figures are of the part before
+)
+
+// Verdict is whether the run was good, and if not every reason.
+type Verdict struct {
+	Status  string   `json:"status"`
+	Reasons []string `json:"reasons"`
+}
+
+// Environment is the machine and the binary.
+type Environment struct {
+	CPU            string            `json:"cpu"`
+	Cores          int               `json:"cores"`
+	MemoryBytes    int64             `json:"memory_bytes"`
+	Kernel         string            `json:"kernel"`
+	System         string            `json:"system"`
+	Go             string            `json:"go"`
+	Commit         string            `json:"commit"` // "" where unknown; ends in -dirty for uncommitted changes
+	OpenFilesSoft  uint64            `json:"open_files_soft"`
+	OpenFilesHard  uint64            `json:"open_files_hard"`
+	KernelSettings map[string]string `json:"kernel_settings"` // sysctl name to value
+	Broker         string            `json:"broker"`          // what stood in for Kafka
+	HarnessProcs   int               `json:"harness_gomaxprocs"`
+}
+
+// Clients is who connected, and how fast.
+type Clients struct {
+	Count             int          `json:"count"`
+	TCP               int          `json:"tcp"`
+	WebSocket         int          `json:"websocket"`
+	Rooms             int          `json:"rooms"`
+	Joined            int64        `json:"joined"`
+	Failed            int64        `json:"failed"`
+	ClosedEarly       int64        `json:"closed_early"` // joined, and then lost
+	ConnectSeconds    float64      `json:"connect_seconds"`
+	JoinedPerSecond   float64      `json:"joined_per_second"`
+	WantedPerSecond   float64      `json:"wanted_per_second"`
+	ConnectToJoined   Percentiles  `json:"connect_to_joined"`
+	Failures          []CauseCount `json:"failures"`
+	EarlyCloses       []CauseCount `json:"early_closes"`
+	HeartbeatsSent    int64        `json:"heartbeats_sent"`
+	ControlFramesRead int64        `json:"control_frames_read"`
+}
+
+// A CauseCount is how often something went wrong for one cause, with the first examples.
+type CauseCount struct {
+	Cause    string   `json:"cause"`
+	Count    int64    `json:"count"`
+	Examples []string `json:"examples"`
+}
+
+// Pushes is what the pusher did.
+type Pushes struct {
+	Measured PushCounts  `json:"measured"`
+	WarmUp   PushCounts  `json:"warm_up"`
+	Lines    []PushLine  `json:"lines"`
+	Lag      Percentiles `json:"lag"` // intended time to the beginning of the request
+	Ack      Percentiles `json:"ack"` // beginning of the request to the acknowledgement
+	Errors   []string    `json:"errors"`
+}
+
+// PushCounts is what became of pushes. Each that was sent is in one of the last three.
+type PushCounts struct {
+	Intended     int64 `json:"intended"`
+	Sent         int64 `json:"sent"`
+	Acknowledged int64 `json:"acknowledged"`
+	Failed       int64 `json:"failed"`
+	Unknown      int64 `json:"unknown"` // no answer
+}
+
+// A PushLine is one line of pushes of the scenario, measured.
+type PushLine struct {
+	Name       string     `json:"name"`
+	Kind       string     `json:"kind"`
+	Rate       float64    `json:"rate_per_second"`
+	BodyBytes  int        `json:"body_bytes"`
+	Streams    int        `json:"streams"` // sequential senders over all rooms or groups
+	Pushes     PushCounts `json:"pushes"`
+	Deliveries Counts     `json:"deliveries"`
+}
+
+// Counts are the ledger's figures. Expected is Delivered + Lost.
+type Counts struct {
+	Expected   int64            `json:"expected"`
+	Delivered  int64            `json:"delivered"`
+	Lost       int64            `json:"lost"`
+	Duplicate  int64            `json:"duplicate"`
+	Reordered  int64            `json:"reordered"`
+	Unknown    int64            `json:"unknown"` // receipts of pushes of unknown fate: in no other figure
+	Unexpected map[string]int64 `json:"unexpected"`
+}
+
+// Deliveries is what arrived.
+type Deliveries struct {
+	Measured  Counts  `json:"measured"`
+	WarmUp    Counts  `json:"warm_up"`
+	Seconds   float64 `json:"seconds"` // from the first measured push to the last measured receipt
+	PerSecond float64 `json:"per_second"`
+	Drained   bool    `json:"drained"`       // everything was there before the drain's end
+	DrainTime float64 `json:"drain_seconds"` // from the schedule's end until then
+	Bytes     int64   `json:"bytes"`         // that the swarm read over the whole run
+
+	// Comet's own count of frames over the whole run, to hold against the ledger's.
+	CometFrames  int64 `json:"comet_frames"`
+	LedgerFrames int64 `json:"ledger_frames"`
+}
+
+// Latency is the time from a push's intended time on, of measured pushes.
+type Latency struct {
+	All       Percentiles `json:"all"` // to each client's receipt
+	TCP       Percentiles `json:"tcp"`
+	WebSocket Percentiles `json:"websocket"`
+	First     Percentiles `json:"first_receipt"` // to the first client's, a value a push
+	Last      Percentiles `json:"last_receipt"`  // to the last client's, a value a push
+}
+
+// Percentiles sum a histogram up, in seconds.
+type Percentiles struct {
+	Count int64   `json:"count"`
+	Mean  float64 `json:"mean"`
+	P50   float64 `json:"p50"`
+	P90   float64 `json:"p90"`
+	P99   float64 `json:"p99"`
+	P999  float64 `json:"p999"`
+	Max   float64 `json:"max"`
+}
+
+// PercentilesOf returns the percentiles of a histogram of nanoseconds; nil has none.
+func PercentilesOf(h *hdrhistogram.Histogram) Percentiles {
+	if h == nil || h.TotalCount() == 0 {
+		return Percentiles{}
+	}
+	at := func(q float64) float64 { return time.Duration(h.ValueAtQuantile(q)).Seconds() }
+	return Percentiles{
+		Count: h.TotalCount(), Mean: h.Mean() / 1e9,
+		P50: at(50), P90: at(90), P99: at(99), P999: at(99.9), Max: time.Duration(h.Max()).Seconds(),
+	}
+}
+
+// A Process is what one process used.
+type Process struct {
+	Name         string  `json:"name"`
+	Role         string  `json:"role"`
+	Server       bool    `json:"server"`         // counts for the server's figures: comet, logic, job
+	CPUSeconds   float64 `json:"cpu_seconds"`    // measured
+	UserSeconds  float64 `json:"user_seconds"`   // of it
+	CPUTotal     float64 `json:"cpu_total"`      // since it started
+	CoresUsed    float64 `json:"cores_used"`     // CPUSeconds by the time that they are over
+	RSSBytes     int64   `json:"rss_bytes"`      // at the end
+	RSSPeakBytes int64   `json:"rss_peak_bytes"` // ever
+	PSSBytes     int64   `json:"pss_bytes"`      // at the end
+	GoHeapBytes  int64   `json:"go_heap_bytes"`  // in use at the end
+	Goroutines   int64   `json:"goroutines"`
+	Descriptors  int64   `json:"open_descriptors"`
+}
+
+// Server is what comet, logic and job used together, measured. The broker, the registry
+// and discovery are apart.
+type Server struct {
+	Seconds                  float64 `json:"seconds"` // from the first measured push until everything had arrived
+	CPUSeconds               float64 `json:"cpu_seconds"`
+	DeliveriesPerCPUSecond   float64 `json:"deliveries_per_cpu_second"`
+	CPUSecondsPerMillion     float64 `json:"cpu_seconds_per_million_deliveries"`
+	CometCPUSeconds          float64 `json:"comet_cpu_seconds"`
+	CometDeliveriesPerCPUSec float64 `json:"comet_deliveries_per_cpu_second"`
+	ServicesCPUSeconds       float64 `json:"services_cpu_seconds"`
+	HarnessCPUSeconds        float64 `json:"harness_cpu_seconds"`
+}
+
+// Comet is what all comets did, measured, by their own counters.
+type Comet struct {
+	// Memory per connection: what grew from the idle comet to all clients connected, after
+	// a garbage collection at both ends, by the clients.
+	UserBytesPerConnection float64 `json:"user_bytes_per_connection"` // Go's heap and stacks in use
+	HeapBytesPerConnection float64 `json:"heap_bytes_per_connection"` // of it
+	RSSBytesPerConnection  float64 `json:"rss_bytes_per_connection"`
+
+	Frames         int64            `json:"frames"` // handed to sessions
+	Writes         int64            `json:"writes"` // send calls that wrote
+	WrittenBytes   int64            `json:"written_bytes"`
+	EAGAIN         int64            `json:"eagain"`
+	Skipped        map[string]int64 `json:"skipped"` // frames by reason
+	FramesPerWrite float64          `json:"frames_per_write"`
+	BytesPerWrite  float64          `json:"bytes_per_write"`
+
+	// Sweeping is the time in which writes were made: the sweeps' own times added up over
+	// all shards, by the shards, and at most the time that they are over.
+	SweepingSeconds     float64 `json:"sweeping_seconds"`
+	WritesPerSecond     float64 `json:"writes_per_second"`      // over Server.Seconds
+	WritesPerBusySecond float64 `json:"writes_per_busy_second"` // over SweepingSeconds
+	WritesPerCPUSecond  float64 `json:"writes_per_cpu_second"`
+}
+
+// Ceiling is what a plain loop of send(2) over as many sockets reaches on this machine,
+// measured after the cluster had stopped, with the same swarm reading.
+type Ceiling struct {
+	Clients int `json:"clients"`
+
+	// One frame to each client, alone: from the first send to the last receipt.
+	SweepThreads int     `json:"sweep_threads"`
+	Sweeps       int     `json:"sweeps"`
+	SweepMedian  float64 `json:"sweep_median_seconds"`
+	SweepP99     float64 `json:"sweep_p99_seconds"`
+	SweepMax     float64 `json:"sweep_max_seconds"`
+
+	// Sweeps back to back, with writes as large as comet's were in the mean.
+	Threads           int     `json:"threads"`
+	BytesPerSend      float64 `json:"bytes_per_send"`
+	FramesPerSend     int     `json:"frames_per_send"`
+	SendsPerSecond    float64 `json:"sends_per_second"`
+	SendsPerCPUSecond float64 `json:"sends_per_cpu_second"`
+	Skipped           int64   `json:"skipped"` // sends left out since the socket was full
+
+	// What comet reached of it.
+	WritesFraction    float64 `json:"writes_fraction"`     // Comet.WritesPerBusySecond by SendsPerSecond
+	WritesCPUFraction float64 `json:"writes_cpu_fraction"` // Comet.WritesPerCPUSecond by SendsPerCPUSecond
+	LatencyFactor     float64 `json:"latency_factor"`      // Latency.All.P99 by SweepMedian
+}
+
+// Swarm is how the simulated clients coped: what is saturated measures itself.
+type Swarm struct {
+	Threads  int         `json:"threads"`
+	BusyMost float64     `json:"busy_most"` // the busiest thread's busiest second, as a fraction
+	ReadLag  Percentiles `json:"read_lag"`  // from the kernel's answer to the last read of a round of events
+}
+
+// A Second is the run at one moment, sampled about once a second.
+type Second struct {
+	At         float64            `json:"at"`    // seconds since the run's start
+	Phase      string             `json:"phase"` // connect, warm-up, measure, drain
+	Clients    int64              `json:"clients"`
+	Deliveries int64              `json:"deliveries"` // so far
+	P50        float64            `json:"p50"`        // of the last second
+	P99        float64            `json:"p99"`
+	CPUSeconds map[string]float64 `json:"cpu_seconds"` // by process, since it started
+	RSSBytes   map[string]int64   `json:"rss_bytes"`
+	SwarmBusy  float64            `json:"swarm_busy"`
+}
+
+// Fail adds a reason for which the run is not good.
+func (v *Verdict) Fail(reason string) {
+	v.Status = Failed
+	v.Reasons = append(v.Reasons, reason)
+}

@@ -1,0 +1,211 @@
+package report
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
+
+// A Style is how text is written.
+type Style struct {
+	Colour bool // the verdict in green or red, headings in bold
+}
+
+func (s Style) paint(code, text string) string {
+	if !s.Colour {
+		return text
+	}
+	return "\x1b[" + code + "m" + text + "\x1b[0m"
+}
+
+// Text writes r for a person: the verdict first, then the figures in the order of a
+// message's way.
+func Text(w io.Writer, r *Run, style Style) error {
+	e := &errWriter{w: w}
+	e.verdict(r, style)
+	head := func(name string) { e.printf("\n%s\n", style.paint("1", name)) }
+	head("Clients")
+	e.clients(&r.Clients)
+	head("Pushes")
+	e.pushes(&r.Pushes)
+	head("Deliveries")
+	e.deliveries(r)
+	head("Latency from a push's intended time")
+	e.latency(&r.Latency)
+	head("Processes, measured phase")
+	e.processes(r)
+	head("Comet")
+	e.comet(&r.Comet)
+	head("Ceiling of this machine")
+	e.ceiling(r)
+	e.printf("\n%s, %s, %s, Linux %s, %s%s\n", r.Environment.CPU, plural(r.Environment.Cores, "core"),
+		size(float64(r.Environment.MemoryBytes)), r.Environment.Kernel, r.Environment.Go, commit(r.Environment.Commit))
+	return e.err
+}
+
+func commit(c string) string {
+	if c == "" {
+		return ""
+	}
+	return ", commit " + c[:min(len(c), 12)]
+}
+
+func (e *errWriter) verdict(r *Run, style Style) {
+	word, colour := "GOOD", "1;32"
+	switch r.Verdict.Status {
+	case Failed:
+		word, colour = "FAILED", "1;31"
+	case CutShort:
+		word, colour = "CUT SHORT", "1;33"
+	}
+	what := r.Scenario.Description
+	if len(r.Scenario.Overrides) > 0 {
+		what += " With " + strings.Join(r.Scenario.Overrides, ", ") + "."
+	}
+	e.printf("%s  %s: %s\n", style.paint(colour, word), r.Scenario.Name, what)
+	for _, reason := range r.Verdict.Reasons {
+		e.printf("  - %s\n", reason)
+	}
+	if len(r.Verdict.Reasons) == 0 && r.Verdict.Status == Good {
+		e.printf("  Each of %s deliveries is accounted for: none lost, duplicate or reordered beyond what was expected.\n",
+			count(r.Deliveries.Measured.Expected+r.Deliveries.WarmUp.Expected))
+	}
+}
+
+func (e *errWriter) clients(c *Clients) {
+	e.printf("  %s of %s connected (%s TCP, %s WebSocket, %s) in %s: %s/s, %s/s wanted\n",
+		count(c.Joined), count(c.Count), count(c.TCP), count(c.WebSocket), plural(c.Rooms, "room"),
+		span(c.ConnectSeconds), round(c.JoinedPerSecond), round(c.WantedPerSecond))
+	e.printf("  connect to joined p50 %s, p99 %s, max %s; %s failed, %s closed early\n",
+		span(c.ConnectToJoined.P50), span(c.ConnectToJoined.P99), span(c.ConnectToJoined.Max), count(c.Failed), count(c.ClosedEarly))
+	for _, list := range [][]CauseCount{c.Failures, c.EarlyCloses} {
+		for _, f := range list {
+			e.printf("    %s %s: %s\n", count(f.Count), f.Cause, strings.Join(f.Examples, "; "))
+		}
+	}
+}
+
+func (e *errWriter) pushes(p *Pushes) {
+	var t table
+	t.add("", "rate", "body", "senders", "intended", "sent", "acknowledged", "failed", "no answer")
+	for _, l := range p.Lines {
+		t.add(append([]string{l.Name, digits(l.Rate) + "/s", size(float64(l.BodyBytes)), count(l.Streams)}, pushCells(l.Pushes)...)...)
+	}
+	if len(p.Lines) > 1 {
+		t.add(append([]string{"all", "", "", ""}, pushCells(p.Measured)...)...)
+	}
+	if p.WarmUp.Intended > 0 {
+		t.add(append([]string{"warm-up", "", "", ""}, pushCells(p.WarmUp)...)...)
+	}
+	t.write(e, "  ")
+	e.printf("  sent late by p50 %s, p99 %s, max %s; acknowledged after p50 %s, p99 %s, max %s\n",
+		span(p.Lag.P50), span(p.Lag.P99), span(p.Lag.Max), span(p.Ack.P50), span(p.Ack.P99), span(p.Ack.Max))
+	for _, err := range p.Errors {
+		e.printf("    %s\n", err)
+	}
+}
+
+func pushCells(c PushCounts) []string {
+	return []string{count(c.Intended), count(c.Sent), count(c.Acknowledged), count(c.Failed), count(c.Unknown)}
+}
+
+func (e *errWriter) deliveries(r *Run) {
+	d := &r.Deliveries
+	var t table
+	t.add("", "expected", "delivered", "lost", "duplicate", "reordered", "unexpected")
+	if len(r.Pushes.Lines) > 1 {
+		for _, l := range r.Pushes.Lines {
+			t.add(append([]string{l.Name}, deliveryCells(l.Deliveries)...)...)
+		}
+	}
+	t.add(append([]string{"measured"}, deliveryCells(d.Measured)...)...)
+	if d.WarmUp.Expected > 0 {
+		t.add(append([]string{"warm-up"}, deliveryCells(d.WarmUp)...)...)
+	}
+	t.write(e, "  ")
+	drained := "the last " + span(d.DrainTime) + " after the schedule's end"
+	if !d.Drained {
+		drained = "not all within " + span(d.DrainTime) + " after the schedule's end"
+	}
+	e.printf("  %s/s over %s, %s\n", many(d.PerSecond), span(d.Seconds), drained)
+	if d.CometFrames != d.LedgerFrames {
+		e.printf("  comet counts %s frames, the ledger %s\n", count(d.CometFrames), count(d.LedgerFrames))
+	} else {
+		e.printf("  comet's own counters say the same: %s frames\n", count(d.CometFrames))
+	}
+}
+
+func deliveryCells(c Counts) []string {
+	unexpected := int64(0)
+	for _, n := range c.Unexpected {
+		unexpected += n
+	}
+	return []string{count(c.Expected), count(c.Delivered), count(c.Lost), count(c.Duplicate), count(c.Reordered), count(unexpected)}
+}
+
+func (e *errWriter) latency(l *Latency) {
+	var t table
+	t.add("", "p50", "p90", "p99", "p99.9", "max")
+	for _, row := range []struct {
+		name string
+		p    Percentiles
+	}{
+		{"to receipt", l.All}, {"  TCP", l.TCP}, {"  WebSocket", l.WebSocket},
+		{"to the first receipt", l.First}, {"to the last receipt", l.Last},
+	} {
+		if row.p.Count > 0 {
+			t.add(row.name, span(row.p.P50), span(row.p.P90), span(row.p.P99), span(row.p.P999), span(row.p.Max))
+		}
+	}
+	t.write(e, "  ")
+}
+
+func (e *errWriter) processes(r *Run) {
+	var t table
+	t.add("", "CPU", "cores", "RSS", "peak RSS", "PSS", "Go heap")
+	for _, p := range r.Processes {
+		t.add(p.Name, span(p.CPUSeconds), fmt.Sprintf("%.2f", p.CoresUsed), size(float64(p.RSSBytes)), size(float64(p.RSSPeakBytes)), size(float64(p.PSSBytes)), size(float64(p.GoHeapBytes)))
+	}
+	t.write(e, "  ")
+	s := &r.Server
+	e.printf("  comet, logic and job together: %s deliveries per CPU second, %s CPU s a million\n",
+		many(s.DeliveriesPerCPUSecond), digits(s.CPUSecondsPerMillion))
+	e.printf("  comet alone: %s deliveries per CPU second\n", many(s.CometDeliveriesPerCPUSec))
+	e.printf("  swarm: %s, busiest %s; read lag p99 %s, max %s\n",
+		plural(r.Swarm.Threads, "thread"), percent(r.Swarm.BusyMost), span(r.Swarm.ReadLag.P99), span(r.Swarm.ReadLag.Max))
+}
+
+func (e *errWriter) comet(c *Comet) {
+	e.printf("  memory per connection: %s of Go heap and stacks, %s of RSS\n", size(c.UserBytesPerConnection), size(c.RSSBytesPerConnection))
+	e.printf("  %s writes of %s and %s frames in the mean; %s cut short by a full socket\n",
+		count(c.Writes), size(c.BytesPerWrite), digits(c.FramesPerWrite), count(c.EAGAIN))
+	e.printf("  %s writes/s, %s/s in the %s of sweeping, %s per CPU second\n",
+		many(c.WritesPerSecond), many(c.WritesPerBusySecond), span(c.SweepingSeconds), many(c.WritesPerCPUSecond))
+	var skipped []string
+	for _, reason := range slices.Sorted(maps.Keys(c.Skipped)) {
+		if n := c.Skipped[reason]; n > 0 {
+			skipped = append(skipped, count(n)+" "+reason)
+		}
+	}
+	if len(skipped) > 0 {
+		e.printf("  skipped frames: %s\n", strings.Join(skipped, ", "))
+	}
+}
+
+func (e *errWriter) ceiling(r *Run) {
+	c := r.Ceiling
+	if c == nil {
+		e.printf("  not measured\n")
+		return
+	}
+	e.printf("  one frame to each of %s sockets, first send to last receipt: %s in the median, %s p99\n",
+		count(c.Clients), span(c.SweepMedian), span(c.SweepP99))
+	e.printf("  back to back with %s a write: %s sends/s, %s per CPU second (%s)\n",
+		size(c.BytesPerSend), many(c.SendsPerSecond), many(c.SendsPerCPUSecond), plural(c.Threads, "thread"))
+	e.printf("  comet reaches %s of the sends/s while it sweeps, %s per CPU second\n", percent(c.WritesFraction), percent(c.WritesCPUFraction))
+	e.printf("  p99 to receipt is %s times the ceiling's sweep; 1.5 sweeps and 10 ms are %s\n",
+		digits(c.LatencyFactor), span(1.5*c.SweepMedian+(10*time.Millisecond).Seconds()))
+}

@@ -1,0 +1,292 @@
+package harness
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"time"
+
+	"barrage/harness/cluster"
+	"barrage/harness/ledger"
+	"barrage/harness/pusher"
+	"barrage/harness/report"
+	"barrage/harness/swarm"
+)
+
+// harnessName stands for this process among those under test.
+const harnessName = "harness"
+
+// report makes one value of all that the run found out.
+func (r *run) report() *report.Run {
+	s := r.opt.Scenario
+	out := &report.Run{
+		Schema: report.Schema,
+		Scenario: report.Scenario{
+			Name: s.Name, Description: s.Description, File: s.File, Text: s.Text, Overrides: nonNil(r.opt.Overrides),
+		},
+		Started: r.began.UTC(), Ended: time.Now().UTC(), Command: nonNil(r.opt.Command),
+		Environment: readEnvironment(r.opt.Commit),
+		Clients:     r.clients(),
+		Pushes:      r.pushes(),
+		Deliveries:  r.deliveries(),
+		Latency:     r.latency(),
+		Processes:   r.processes(),
+		Swarm:       r.swarmLoad(),
+		Timeline:    nonNil(r.timeline),
+	}
+	out.Server = r.server(out)
+	out.Comet = r.comet(out)
+	out.Ceiling = r.ceilingFigures(out)
+	out.Verdict = verdict(out, s.Expect)
+	if r.stopErr != nil {
+		out.Verdict.Fail("the cluster did not stop in order: " + r.stopErr.Error())
+	}
+	if r.cut {
+		out.Verdict.Status = report.CutShort
+	}
+	return out
+}
+
+func nonNil[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
+}
+
+func (r *run) clients() report.Clients {
+	c, p := &r.opt.Scenario.Clients, r.received.Progress
+	return report.Clients{
+		Count: c.Count, WebSocket: r.layout.spread.webSocket, TCP: c.Count - r.layout.spread.webSocket, Rooms: c.Rooms.Count,
+		Joined: p.Joined, Failed: p.Failed, ClosedEarly: p.ClosedEarly,
+		ConnectSeconds: r.connectTook.Seconds(), JoinedPerSecond: ratio(float64(p.Joined), r.connectTook.Seconds()),
+		WantedPerSecond: c.ConnectRate, ConnectToJoined: report.PercentilesOf(r.received.ConnectTime),
+		Failures: causes(r.received.Failures), EarlyCloses: causes(r.received.Closes),
+		HeartbeatsSent: r.received.Heartbeats, ControlFramesRead: r.received.Control,
+	}
+}
+
+func causes(list []swarm.CauseCount) []report.CauseCount {
+	out := []report.CauseCount{}
+	for _, c := range list {
+		out = append(out, report.CauseCount{Cause: c.Cause.String(), Count: c.Count, Examples: nonNil(c.Examples)})
+	}
+	return out
+}
+
+func pushCounts(c pusher.Counts) report.PushCounts {
+	return report.PushCounts{Intended: c.Intended, Sent: c.Sent, Acknowledged: c.Acknowledged, Failed: c.Failed, Unknown: c.Unknown}
+}
+
+func counts(c ledger.Counts) report.Counts {
+	out := report.Counts{
+		Expected: c.Expected, Delivered: c.Delivered, Lost: c.Lost, Duplicate: c.Duplicate,
+		Reordered: c.Reordered, Unknown: c.Unknown, Unexpected: map[string]int64{},
+	}
+	for reason, n := range c.Unexpected {
+		if n > 0 {
+			out.Unexpected[ledger.Stray(reason).String()] = n
+		}
+	}
+	return out
+}
+
+func (r *run) pushes() report.Pushes {
+	out := report.Pushes{
+		Measured: pushCounts(r.sent.Total(false)), WarmUp: pushCounts(r.sent.Total(true)),
+		Lag: report.PercentilesOf(r.sent.Lag), Ack: report.PercentilesOf(r.sent.Ack), Errors: nonNil(r.sent.Errors),
+	}
+	for i, p := range r.opt.Scenario.Pushes {
+		var sent pusher.Counts
+		for _, s := range r.sent.Streams {
+			if !s.WarmUp && r.layout.line[s.ID] == i {
+				sent.Add(s.Counts)
+			}
+		}
+		var arrived ledger.Counts
+		for _, s := range r.received.Ledger.Streams {
+			if !s.WarmUp && r.layout.line[s.ID] == i {
+				arrived.Add(s.Counts)
+			}
+		}
+		out.Lines = append(out.Lines, report.PushLine{
+			Name: p.Name, Kind: string(p.Kind), Rate: p.Rate, BodyBytes: p.Size, Streams: p.Streams(),
+			Pushes: pushCounts(sent), Deliveries: counts(arrived),
+		})
+	}
+	return out
+}
+
+// measuredFrom is when the first measured push was due.
+func (r *run) measuredFrom() int64 { return r.start + int64(r.opt.Scenario.Phases.Warmup) }
+
+// lastReceipt is when the last measured push arrived at its last client, or measuredFrom.
+func (r *run) lastReceipt() int64 {
+	last := r.measuredFrom()
+	for _, s := range r.received.Ledger.Streams {
+		if s.WarmUp {
+			continue
+		}
+		for _, p := range r.received.Ledger.Receipts(s.ID) {
+			last = max(last, p.Intended+int64(p.Last))
+		}
+	}
+	return last
+}
+
+func (r *run) deliveries() report.Deliveries {
+	book := r.received.Ledger
+	var warmUp ledger.Counts
+	for _, s := range book.Streams {
+		if s.WarmUp {
+			warmUp.Add(s.Counts)
+		}
+	}
+	measured, total := book.Measured(), book.Total()
+	// What belongs to no stream is measured too, so that nothing is in no figure.
+	for i, n := range book.Strays {
+		measured.Unexpected[i] += n
+	}
+	last := r.lastReceipt()
+	took := time.Duration(last - r.measuredFrom()).Seconds()
+	scheduled := r.measuredFrom() + int64(r.opt.Scenario.Phases.Measure)
+	drain := time.Duration(max(0, last-scheduled)).Seconds()
+	if !r.drained {
+		drain = r.drainTook.Seconds()
+	}
+	return report.Deliveries{
+		Measured: counts(measured), WarmUp: counts(warmUp),
+		Seconds: took, PerSecond: ratio(float64(measured.Delivered), took), Drained: r.drained, DrainTime: drain,
+		Bytes: r.received.Bytes, CometFrames: r.cometFrames,
+		LedgerFrames: total.Delivered + total.Duplicate + total.Unknown + total.Unexpected.Total(),
+	}
+}
+
+func (r *run) latency() report.Latency {
+	book := r.received.Ledger
+	return report.Latency{
+		All: report.PercentilesOf(book.AllLatency()),
+		TCP: report.PercentilesOf(book.Latency[ledger.TCP]), WebSocket: report.PercentilesOf(book.Latency[ledger.WebSocket]),
+		First: report.PercentilesOf(book.FirstReceipt()), Last: report.PercentilesOf(book.LastReceipt()),
+	}
+}
+
+// seconds is the time that the figures of processes and comet are over: from the border
+// behind the warm-up to the one behind the drain.
+func (r *run) seconds() float64 { return time.Duration(r.end.at - r.begin.at).Seconds() }
+
+func (r *run) processes() []report.Process {
+	var out []report.Process
+	for _, p := range r.cluster.Processes() {
+		used, m := r.usage[p.Name], r.final[p.Name]
+		out = append(out, r.process(p.Name, p.Role, r.begin.usage[p.Name], r.end.usage[p.Name], report.Process{
+			Server:   p.Role != cluster.RoleServices,
+			CPUTotal: used.CPU().Seconds(), RSSBytes: used.RSS, RSSPeakBytes: used.Peak, PSSBytes: r.pss[p.Name],
+			GoHeapBytes: int64(m["go_memstats_heap_inuse_bytes"]), Goroutines: int64(m["go_goroutines"]),
+			Descriptors: int64(m["process_open_fds"]),
+		}))
+	}
+	var mem runtime.MemStats
+	runtime.ReadMemStats(&mem)
+	// What can't be read of this process is shown as 0.
+	pss, _ := cluster.ReadPSS(os.Getpid())
+	return append(out, r.process(harnessName, harnessName, r.begin.harness, r.end.harness, report.Process{
+		CPUTotal: r.end.harness.CPU().Seconds(), RSSBytes: r.end.harness.RSS, RSSPeakBytes: r.end.harness.Peak, PSSBytes: pss,
+		GoHeapBytes: int64(mem.HeapInuse), Goroutines: int64(runtime.NumGoroutine()),
+	}))
+}
+
+// process fills in what was used between the borders.
+func (r *run) process(name, role string, from, to cluster.Usage, p report.Process) report.Process {
+	p.Name, p.Role = name, role
+	p.CPUSeconds = (to.CPU() - from.CPU()).Seconds()
+	p.UserSeconds = (to.User - from.User).Seconds()
+	p.CoresUsed = ratio(p.CPUSeconds, r.seconds())
+	return p
+}
+
+func (r *run) server(out *report.Run) report.Server {
+	s := report.Server{Seconds: r.seconds()}
+	for _, p := range out.Processes {
+		switch p.Role {
+		case cluster.RoleComet:
+			s.CometCPUSeconds += p.CPUSeconds
+		case cluster.RoleServices:
+			s.ServicesCPUSeconds += p.CPUSeconds
+		case harnessName:
+			s.HarnessCPUSeconds += p.CPUSeconds
+		}
+		if p.Server {
+			s.CPUSeconds += p.CPUSeconds
+		}
+	}
+	delivered := float64(out.Deliveries.Measured.Delivered)
+	s.DeliveriesPerCPUSecond = ratio(delivered, s.CPUSeconds)
+	s.CPUSecondsPerMillion = ratio(s.CPUSeconds*1e6, delivered)
+	s.CometDeliveriesPerCPUSec = ratio(delivered, s.CometCPUSeconds)
+	return s
+}
+
+func (r *run) comet(out *report.Run) report.Comet {
+	d := r.end.comet.Minus(r.begin.comet)
+	clients := float64(out.Clients.Joined)
+	heap, stacks := r.connected.heap-r.idle.heap, r.connected.stacks-r.idle.stacks
+	c := report.Comet{
+		UserBytesPerConnection: ratio(heap+stacks, clients), HeapBytesPerConnection: ratio(heap, clients),
+		RSSBytesPerConnection: ratio(r.connected.rss-r.idle.rss, clients),
+		Frames:                int64(d.Sum("barrage_comet_frames_sent_total")),
+		Writes:                int64(d.Sum("barrage_comet_writes_total")),
+		WrittenBytes:          int64(d.Sum("barrage_comet_written_bytes_total")),
+		EAGAIN:                int64(d.Sum("barrage_comet_send_eagain_total")),
+		Skipped:               map[string]int64{},
+	}
+	for reason, n := range d.By("barrage_comet_frames_skipped_total") {
+		c.Skipped[reason] = int64(n)
+	}
+	writes := float64(c.Writes)
+	c.FramesPerWrite, c.BytesPerWrite = ratio(float64(c.Frames), writes), ratio(float64(c.WrittenBytes), writes)
+	shards := float64(r.comets * r.shards())
+	c.SweepingSeconds = min(r.seconds(), ratio(d.Sum("barrage_comet_sweep_seconds_sum"), shards))
+	c.WritesPerSecond = ratio(writes, r.seconds())
+	c.WritesPerBusySecond = ratio(writes, c.SweepingSeconds)
+	c.WritesPerCPUSecond = ratio(writes, out.Server.CometCPUSeconds)
+	return c
+}
+
+// shards returns how many shards each comet has: what the scenario says, or one a processor.
+func (r *run) shards() int {
+	for _, s := range r.opt.Scenario.Cluster.Comet {
+		n := 0
+		if _, err := fmt.Sscan(s.Value, &n); s.Key == "room.shards" && err == nil && n > 0 {
+			return n
+		}
+	}
+	return runtime.NumCPU()
+}
+
+func (r *run) ceilingFigures(out *report.Run) *report.Ceiling {
+	if r.ceiling == nil {
+		return nil
+	}
+	s, t := r.ceiling.Sweep, r.ceiling.Throughput
+	c := &report.Ceiling{
+		Clients: r.ceiling.Clients, SweepThreads: s.Threads, Sweeps: s.Sweeps,
+		SweepMedian: s.Median.Seconds(), SweepP99: s.P99.Seconds(), SweepMax: s.Max.Seconds(),
+		Threads: t.Threads, BytesPerSend: t.BytesPerSend, FramesPerSend: t.FramesPerSend, SendsPerSecond: t.SendsPerSecond,
+		SendsPerCPUSecond: ratio(1, t.CPUSecondsPerSend), Skipped: t.Skipped,
+	}
+	c.WritesFraction = ratio(out.Comet.WritesPerBusySecond, c.SendsPerSecond)
+	c.WritesCPUFraction = ratio(out.Comet.WritesPerCPUSecond, c.SendsPerCPUSecond)
+	c.LatencyFactor = ratio(out.Latency.All.P99, c.SweepMedian)
+	return c
+}
+
+func (r *run) swarmLoad() report.Swarm {
+	s := report.Swarm{Threads: len(r.received.Threads), ReadLag: report.PercentilesOf(r.received.ReadLag)}
+	for _, sec := range r.timeline {
+		if sec.Phase == "measure" {
+			s.BusyMost = max(s.BusyMost, sec.SwarmBusy)
+		}
+	}
+	return s
+}

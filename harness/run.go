@@ -1,0 +1,421 @@
+// Package harness is a run: it starts the cluster that a scenario asks for, connects the
+// swarm, lets the pusher go by its schedule, holds what arrived against what was pushed,
+// measures what the kernel would have allowed, and makes one report of it all.
+package harness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"barrage/harness/ceiling"
+	"barrage/harness/cluster"
+	"barrage/harness/ledger"
+	"barrage/harness/pusher"
+	"barrage/harness/report"
+	"barrage/harness/scenario"
+	"barrage/harness/swarm"
+)
+
+// Options say how a scenario is run.
+type Options struct {
+	Scenario  *scenario.Scenario
+	Overrides []string // that the scenario was read with
+	Exe       string   // the binary whose subcommands are the processes under test
+	Results   string   // folder that gets <scenario>/<UTC time>/
+	Commit    string   // of the binary, for the report
+	Command   []string // that the run was asked for with
+	NoCeiling bool     // leave the ceiling out
+	Progress  io.Writer
+	Terminal  bool // Progress is one: redraw a line, instead of writing new ones
+}
+
+// A Result is where a run's report lies.
+type Result struct {
+	Run *report.Run
+	Dir string // with run.json and logs/
+}
+
+// ErrInterrupted says that ctx ended before there was anything to report.
+var ErrInterrupted = errors.New("interrupted")
+
+// Run runs a scenario. The error is an EnvironmentError where this machine can't, a
+// StartError where the processes under test don't come up, a cluster.ExitError where one of them ended by itself later, and ErrInterrupted where ctx
+// ended before the measured phase; a run that took place and went badly is no error, but a
+// verdict. An interrupted run is reported as cut short. Whatever happens, no process is
+// left behind.
+func Run(ctx context.Context, opt Options) (*Result, error) {
+	comets, err := preflight(opt.Scenario, readMachine())
+	if err != nil {
+		return nil, err
+	}
+	l, err := newLayout(opt.Scenario)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := makeResultDir(opt.Results, opt.Scenario.Name, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	r := &run{
+		opt: opt, layout: l, comets: comets, dir: dir, began: time.Now(),
+		progress: newProgress(opt.Progress, opt.Terminal),
+	}
+	defer r.progress.end()
+	if err := r.take(ctx); err != nil {
+		return nil, err
+	}
+	result := r.report()
+	if err := report.WriteJSON(filepath.Join(dir, "run.json"), result); err != nil {
+		return nil, err
+	}
+	return &Result{Run: result, Dir: dir}, nil
+}
+
+// A StartError says that the processes under test did not come up, so that nothing could
+// be measured.
+type StartError struct{ Err error }
+
+// Error says which process did not, and why.
+func (e *StartError) Error() string { return "start the cluster: " + e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *StartError) Unwrap() error { return e.Err }
+
+// makeResultDir makes results/<scenario>/<UTC time>/ with a folder for logs. A second run
+// of the same second gets a name of its own.
+func makeResultDir(results, name string, at time.Time) (string, error) {
+	parent := filepath.Join(results, name)
+	if err := os.MkdirAll(parent, 0o755); err != nil {
+		return "", fmt.Errorf("make a folder for the results: %w", err)
+	}
+	stamp := at.UTC().Format("20060102T150405Z")
+	for i := 1; ; i++ {
+		dir := filepath.Join(parent, stamp)
+		if i > 1 {
+			dir += fmt.Sprintf("-%d", i)
+		}
+		err := os.Mkdir(dir, 0o755)
+		if errors.Is(err, os.ErrExist) {
+			continue
+		}
+		if err == nil {
+			err = os.Mkdir(filepath.Join(dir, "logs"), 0o755)
+		}
+		if err != nil {
+			return "", fmt.Errorf("make a folder for the results: %w", err)
+		}
+		return dir, nil
+	}
+}
+
+// A run is one scenario under way, and what was found out so far.
+type run struct {
+	opt      Options
+	layout   *layout
+	comets   int
+	dir      string
+	began    time.Time
+	progress *progress
+
+	cluster *cluster.Cluster
+	swarm   *swarm.Swarm
+
+	idle, connected cometMemory // before the first client, and with all of them
+	connectTook     time.Duration
+	start           int64 // of the schedule, ledger.Now's clock
+	begin, end      border
+	sent            *pusher.Result
+	drained         bool
+	drainTook       time.Duration // from the schedule's end
+	received        *swarm.Report
+	cometFrames     int64
+	final           map[string]cluster.Metrics // by process, at the end
+	pss             map[string]int64
+	usage           map[string]cluster.Usage
+	ceiling         *ceiling.Result
+	stopErr         error // the cluster's way out
+	cut             bool  // ctx ended on the way
+	timeline        timeline
+}
+
+// A border is where a phase begins or ends: what everything had used by then.
+type border struct {
+	at      int64 // ledger.Now's clock
+	usage   map[string]cluster.Usage
+	harness cluster.Usage
+	comet   cluster.Metrics // over all comets
+}
+
+// take goes through the phases.
+func (r *run) take(ctx context.Context) error {
+	// A process that ends by itself ends the run, with that as the cause.
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+
+	r.progress.phase("start", fmt.Sprintf("services, logic, job and %d comet(s)", r.comets))
+	cl := &r.opt.Scenario.Cluster
+	var err error
+	r.cluster, err = cluster.Start(ctx, cluster.Config{
+		Exe: r.opt.Exe, Logs: filepath.Join(r.dir, "logs"), Comets: r.comets,
+		Comet: flags(cl.Comet), Logic: flags(cl.Logic), Job: flags(cl.Job),
+	}, func(e *cluster.ExitError) { cancel(e) })
+	if err != nil {
+		if ctx.Err() != nil && !errors.As(err, new(*cluster.ExitError)) {
+			return ErrInterrupted
+		}
+		return &StartError{Err: err}
+	}
+	defer r.cluster.Stop()
+
+	if err := r.connect(ctx); err != nil {
+		return interrupted(ctx, err)
+	}
+	defer r.swarm.Close()
+	if err := r.push(ctx); err != nil {
+		return interrupted(ctx, err)
+	}
+	if err := r.settle(ctx); err != nil {
+		return interrupted(ctx, err)
+	}
+	if r.cut || r.opt.NoCeiling {
+		return nil
+	}
+	if err := r.measureCeiling(ctx); err != nil && ctx.Err() == nil {
+		return err
+	}
+	r.cut = ctx.Err() != nil
+	return nil
+}
+
+// interrupted returns err, or what ended ctx: the death of a process, or an interrupt.
+func interrupted(ctx context.Context, err error) error {
+	var exit *cluster.ExitError
+	switch {
+	case ctx.Err() == nil || errors.As(err, &exit):
+		return err
+	case errors.As(context.Cause(ctx), &exit):
+		return exit
+	default:
+		return ErrInterrupted
+	}
+}
+
+// flags writes settings as a role's flags.
+func flags(settings []scenario.Setting) []string {
+	list := make([]string, len(settings))
+	for i, s := range settings {
+		list[i] = "-" + s.Key + "=" + s.Value
+	}
+	return list
+}
+
+// connect makes the swarm and connects it, and finds out what that costs comet.
+func (r *run) connect(ctx context.Context) error {
+	s := r.opt.Scenario
+	var err error
+	if r.idle, err = r.readCometMemory(ctx); err != nil {
+		return err
+	}
+	r.swarm, err = swarm.New(swarm.Config{
+		Targets: swarm.Targets{TCP: r.cluster.TCP, WS: r.cluster.WS}, Streams: r.layout.streams,
+		Clients: s.Clients.Count, Client: r.layout.client,
+		ConnectRate: int(s.Clients.ConnectRate + 0.5), Heartbeat: s.Clients.Heartbeat,
+	})
+	if err != nil {
+		return &EnvironmentError{Problems: []string{err.Error()}}
+	}
+	stop := r.watch("connect")
+	begin := time.Now()
+	err = r.swarm.Connect(ctx)
+	r.connectTook = time.Since(begin)
+	stop()
+	if err != nil {
+		return errors.Join(fmt.Errorf("connect the clients: %w", err), r.swarm.Close())
+	}
+	if r.connected, err = r.readCometMemory(ctx); err != nil {
+		return errors.Join(err, r.swarm.Close())
+	}
+	return nil
+}
+
+// lead is how long before its first push the schedule is set: time for the pusher to
+// connect.
+const lead = 250 * time.Millisecond
+
+// push lets the pusher go by its schedule, warm-up and measured phase in one, and then
+// waits for what is under way. An interrupt on the way leaves the run cut.
+func (r *run) push(ctx context.Context) error {
+	phases := r.opt.Scenario.Phases
+	r.start = ledger.Now() + int64(lead)
+	type outcome struct {
+		result *pusher.Result
+		err    error
+	}
+	done := make(chan outcome, 1)
+	go func() {
+		result, err := pusher.Run(ctx, pusher.Config{
+			Addr: r.cluster.Push, Streams: r.layout.pushes, Started: r.layout.streams.Start,
+		}, r.start)
+		done <- outcome{result, err}
+	}()
+	stop := r.watch("warm-up")
+	sleep(ctx, time.Duration(r.start+int64(phases.Warmup)-ledger.Now()))
+	stop()
+	var err error
+	if r.begin, err = r.readBorder(ctx); err != nil {
+		<-done
+		return err
+	}
+	stop = r.watch("measure")
+	o := <-done
+	stop()
+	if o.err != nil {
+		return o.err
+	}
+	r.sent = o.result
+	scheduled := r.start + int64(phases.Warmup+phases.Measure)
+
+	stop = r.watch("drain")
+	defer stop()
+	if ctx.Err() == nil {
+		limit := max(phases.Drain, time.Duration(scheduled-ledger.Now())+phases.Drain)
+		drain, cancel := context.WithTimeout(ctx, limit)
+		r.drained, err = r.swarm.Drain(drain, r.sent.Plans())
+		cancel()
+		if err != nil && ctx.Err() == nil {
+			return fmt.Errorf("wait for what is under way: %w", err)
+		}
+	}
+	r.drainTook = time.Duration(max(0, ledger.Now()-scheduled))
+	r.cut = ctx.Err() != nil
+	return nil
+}
+
+// sleep waits for d or until ctx ends.
+func sleep(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+// settle reads all figures while the processes still live, and then stops them. A process
+// that died is the run's error; after an interrupt it reads what it can.
+func (r *run) settle(ctx context.Context) error {
+	var exit *cluster.ExitError
+	if errors.As(context.Cause(ctx), &exit) {
+		return exit
+	}
+	// An interrupt must not keep the figures that there are from being read.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	defer cancel()
+	var err error
+	if r.end, err = r.readBorder(ctx); err != nil {
+		return err
+	}
+	if r.received, err = r.swarm.Finish(ctx, r.sent.Plans()); err != nil {
+		return fmt.Errorf("close the ledger: %w", err)
+	}
+	r.cometFrames = int64(r.end.comet.Sum("barrage_comet_frames_sent_total"))
+	r.final, r.pss = map[string]cluster.Metrics{}, map[string]int64{}
+	for _, p := range r.cluster.Processes() {
+		if r.final[p.Name], err = p.Metrics(ctx); err != nil {
+			return err
+		}
+		if r.pss[p.Name], err = cluster.ReadPSS(p.PID()); err != nil {
+			return fmt.Errorf("%s: %w", p.Name, err)
+		}
+	}
+	r.usage = r.cluster.Usage()
+	r.progress.phase("stop", "")
+	closeErr := r.swarm.Close()
+	r.stopErr = r.cluster.Stop()
+	return closeErr
+}
+
+// readBorder reads what everything has used by now.
+func (r *run) readBorder(ctx context.Context) (border, error) {
+	b := border{at: ledger.Now(), usage: r.cluster.Usage()}
+	var err error
+	if b.harness, err = cluster.ReadUsage(os.Getpid()); err != nil {
+		return b, err
+	}
+	b.comet, err = r.cometMetrics(ctx)
+	return b, err
+}
+
+// cometMetrics returns the metrics of all comets, added up.
+func (r *run) cometMetrics(ctx context.Context) (cluster.Metrics, error) {
+	sum := cluster.Metrics{}
+	for _, p := range r.cluster.Role(cluster.RoleComet) {
+		m, err := p.Metrics(ctx)
+		if err != nil {
+			return nil, err
+		}
+		sum.Add(m)
+	}
+	return sum, nil
+}
+
+// cometMemory is what all comets hold, in bytes.
+type cometMemory struct{ heap, stacks, rss float64 }
+
+// readCometMemory has the comets collect their garbage twice, since what a finalizer or a
+// pool still holds goes with the second collection, and reads what they then hold.
+func (r *run) readCometMemory(ctx context.Context) (cometMemory, error) {
+	var m cometMemory
+	for _, p := range r.cluster.Role(cluster.RoleComet) {
+		for range 2 {
+			if err := p.Collect(ctx); err != nil {
+				return m, err
+			}
+		}
+		u, err := cluster.ReadUsage(p.PID())
+		if err != nil {
+			return m, fmt.Errorf("%s: %w", p.Name, err)
+		}
+		m.rss += float64(u.RSS)
+	}
+	sum, err := r.cometMetrics(ctx)
+	if err != nil {
+		return m, err
+	}
+	m.heap, m.stacks = sum["go_memstats_heap_inuse_bytes"], sum["go_memstats_stack_inuse_bytes"]
+	return m, nil
+}
+
+// measureCeiling finds out what the kernel allows, with as many clients as had joined and
+// writes as large as comet's were.
+func (r *run) measureCeiling(ctx context.Context) error {
+	clients := int(r.received.Joined)
+	most := int(min(readMachine().openFiles, 1<<30)) - filesBeside
+	if clients = min(clients, most); clients < 1 {
+		return nil
+	}
+	delta := r.end.comet.Minus(r.begin.comet)
+	body := r.opt.Scenario.Pushes[0].Size
+	write := ratio(delta.Sum("barrage_comet_written_bytes_total"), delta.Sum("barrage_comet_writes_total"))
+	r.progress.phase("ceiling", fmt.Sprintf("plain sends of %.0f B to %d sockets", write, clients))
+	result, err := ceiling.Run(ctx, ceiling.Config{
+		Exe: r.opt.Exe, Clients: clients, WSFraction: r.opt.Scenario.Clients.WebSocket,
+		BodySize: body, WriteSize: int(write + 0.5),
+	})
+	if err != nil {
+		return fmt.Errorf("measure the ceiling: %w", err)
+	}
+	r.ceiling = &result
+	return nil
+}
+
+// ratio returns a/b, and 0 where b is 0.
+func ratio(a, b float64) float64 {
+	if b == 0 {
+		return 0
+	}
+	return a / b
+}
