@@ -44,11 +44,11 @@ type Book struct {
 	strays   Strays          // what can't be put down to a declared stream
 	accepted int64           // first receipts
 
-	latency [Kinds]*hdrhistogram.Histogram
+	latency [Kinds]*fineCounts // nil for a kind without clients
 
-	live      *hdrhistogram.Histogram // since the last Rotate
+	live      *liveCounts // since the last Rotate
 	mu        sync.Mutex
-	published *hdrhistogram.Histogram // between the last two Rotates; mu guards it
+	published *liveCounts // between the last two Rotates; mu guards it
 }
 
 // account is where a client's cells begin, and which they are.
@@ -76,8 +76,8 @@ func NewBook(streams *Streams, clients, cells int) *Book {
 		cells:     make([]uint32, 0, cells),
 		missing:   make(map[uint32]gaps),
 		tallies:   make([]tally, len(streams.list)),
-		live:      NewLiveHistogram(),
-		published: NewLiveHistogram(),
+		live:      new(liveCounts),
+		published: new(liveCounts),
 	}
 	for i, s := range streams.list {
 		b.tallies[i] = tally{first: s.First, warmUp: s.WarmUp, receipts: make([]receipt, s.Pushes)}
@@ -93,7 +93,7 @@ func (b *Book) Add(set *Subscription, kind Kind) int {
 	}
 	b.sets[set.number] = set
 	if b.latency[kind] == nil {
-		b.latency[kind] = NewHistogram()
+		b.latency[kind] = new(fineCounts)
 	}
 	b.clients = append(b.clients, account{set: uint32(set.number)<<1 | uint32(kind), cell: uint32(len(b.cells))})
 	for range set.Len() {
@@ -127,26 +127,27 @@ func (b *Book) Join(client int) {
 func (b *Book) Account(client int, s Stamp, arrival int64) {
 	a := b.clients[client]
 	set := b.sets[a.set>>1]
-	slot := set.slot(s.Stream)
-	if slot < 0 {
+	p := set.place(s.Stream)
+	if p.slot < 0 {
 		b.notSubscribed(s.Stream)
 		return
 	}
-	cell := a.cell + uint32(slot)
-	t := &b.tallies[set.listed[slot]]
+	cell := a.cell + uint32(p.slot)
+	t := &b.tallies[p.listed]
 	if b.cells[cell] == s.Seq {
 		b.cells[cell] = s.Seq + 1
 	} else if !b.outOfStep(cell, t, s.Seq) {
 		return
 	}
 	b.accepted++
-	latency := arrival - s.Intended
+	latency := max(arrival-s.Intended, 0)
 	if i := s.Seq - t.first; uint64(i) < uint64(len(t.receipts)) {
 		t.receipts[i].note(s.Intended, latency)
 	}
 	if !t.warmUp {
-		record(b.latency[a.set&1], latency)
-		record(b.live, latency)
+		latency = min(latency, LatencyHighest)
+		b.latency[a.set&1][fineIndex(latency)]++
+		b.live[liveIndex(latency)]++
 	}
 }
 
@@ -220,12 +221,12 @@ func (b *Book) Rotate() {
 	b.mu.Lock()
 	b.published, b.live = b.live, b.published
 	b.mu.Unlock()
-	b.live.Reset()
+	clear(b.live[:])
 }
 
 // LastSecond adds the latencies between the last two Rotates to h. Any goroutine may call it.
 func (b *Book) LastSecond(h *hdrhistogram.Histogram) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	h.Merge(b.published)
+	b.published.addTo(h)
 }

@@ -150,7 +150,7 @@ func TestSubscriptionsAreInternedAndFindSlots(t *testing.T) {
 		}
 		seen := make(map[int]bool)
 		for id := range 1 << 16 {
-			slot := set.slot(uint16(id))
+			slot := int(set.place(uint16(id)).slot)
 			if (slot >= 0) != in[uint16(id)] {
 				t.Fatalf("%s: slot of stream %d is %d", name, id, slot)
 			}
@@ -231,6 +231,50 @@ func TestLatencyOutOfRangeIsRecordedAtTheEnd(t *testing.T) {
 	}
 	if n := r.Latency[WebSocket].TotalCount(); n != 2 {
 		t.Errorf("%d latencies, want 2", n)
+	}
+}
+
+// The quick counters stand for the library's buckets, value by value.
+func TestFineCountsAreTheHistogramsBuckets(t *testing.T) {
+	direct, counted := NewHistogram(), NewHistogram()
+	var counts fineCounts
+	values := []int64{0, 1, 511, 512, 1000, LatencyHighest - 1, LatencyHighest}
+	for v := int64(1); v < LatencyHighest; v = v*33/32 + 1 {
+		values = append(values, v)
+	}
+	for _, v := range values {
+		record(direct, v)
+		counts[fineIndex(v)]++
+	}
+	counts.addTo(counted)
+	if !direct.Equals(counted) {
+		t.Error("recording through the counters gives another histogram")
+	}
+	if n := len(direct.Export().Counts); n != len(counts) {
+		t.Errorf("%d buckets, the histogram has %d", len(counts), n)
+	}
+}
+
+func TestLastSecondIsWithinFourPercent(t *testing.T) {
+	streams := mustStreams(t, Stream{ID: 1})
+	book := NewBook(streams, 1, 1)
+	c := book.Add(mustSubscribe(t, streams, 1), TCP)
+	book.Join(c)
+	seq := uint32(0)
+	for want := int64(50_000); want < LatencyHighest; want = want * 3 / 2 {
+		book.Account(c, Stamp{Stream: 1, Seq: seq, Intended: 10}, 10+want)
+		seq++
+		book.Rotate()
+		h := NewLiveHistogram()
+		book.LastSecond(h)
+		if got := h.Mean(); h.TotalCount() != 1 || got < 0.96*float64(want) || got > 1.04*float64(want) {
+			t.Errorf("%d values around %.0f, want 1 at %d", h.TotalCount(), got, want)
+		}
+	}
+	book.Rotate()
+	h := NewLiveHistogram()
+	if book.LastSecond(h); h.TotalCount() != 0 {
+		t.Error("a second without receipts has latencies")
 	}
 }
 

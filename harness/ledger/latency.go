@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"math/bits"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
@@ -28,7 +29,70 @@ func NewLiveHistogram() *hdrhistogram.Histogram {
 // record puts ns into h, at the nearest end of the range where it lies outside.
 func record(h *hdrhistogram.Histogram, ns int64) {
 	// RecordValue can only fail on a value out of range.
-	_ = h.RecordValue(min(max(ns, 0), LatencyHighest))
+	_ = h.RecordValue(clampLatency(ns))
+}
+
+func clampLatency(ns int64) int64 { return min(max(ns, 0), LatencyHighest) }
+
+// fineCounts counts latencies in exactly the buckets of NewHistogram, for the path where
+// a nanosecond counts: its index takes a third of the time of the library's.
+type fineCounts [(fineBuckets + 1) << (fineBits - 1)]int64
+
+// The geometry of a HDR histogram from 1 us to 60 s: the unit is the power of 2 below the
+// lowest value, the first bucket has 2^bits of them, and each one after it half as many,
+// twice as wide.
+const (
+	fineUnit    = 9 // 512 ns
+	fineBits    = 11
+	fineBuckets = 17
+)
+
+// index returns the bucket of a latency in [0, LatencyHighest].
+func fineIndex(ns int64) int {
+	u := uint64(ns) >> fineUnit
+	e := bits.Len64(u|(1<<fineBits-1)) - fineBits
+	return e<<(fineBits-1) + int(u>>(e&63))
+}
+
+// addTo adds the counts to h, which must be of the geometry of NewHistogram, or a coarser one.
+func (c *fineCounts) addTo(h *hdrhistogram.Histogram) {
+	for i, n := range c {
+		if n == 0 {
+			continue
+		}
+		e := max(i>>(fineBits-1)-1, 0)
+		v := int64(i-e<<(fineBits-1)) << (e + fineUnit)
+		// The lowest value of a bucket is in the range that the index covers.
+		_ = h.RecordValues(min(v, LatencyHighest), n)
+	}
+}
+
+// liveCounts counts latencies to 3 percent, in a space that stays in the nearest cache.
+type liveCounts [(liveBuckets + 1) << (liveBits - 1)]uint32
+
+const (
+	liveUnit    = 10 // 1024 ns
+	liveBits    = 6
+	liveBuckets = 21
+)
+
+func liveIndex(ns int64) int {
+	u := uint64(ns) >> liveUnit
+	e := bits.Len64(u|(1<<liveBits-1)) - liveBits
+	return e<<(liveBits-1) + int(u>>(e&63))
+}
+
+// addTo adds the counts to h, each at the middle of its bucket.
+func (c *liveCounts) addTo(h *hdrhistogram.Histogram) {
+	for i, n := range c {
+		if n == 0 {
+			continue
+		}
+		e := max(i>>(liveBits-1)-1, 0)
+		width := int64(1) << (e + liveUnit)
+		v := int64(i-e<<(liveBits-1))*width + width/2
+		_ = h.RecordValues(min(v, LatencyHighest), int64(n))
+	}
 }
 
 // A Receipt is when one push arrived.
@@ -47,8 +111,9 @@ type receipt struct {
 	last     uint32 // both in microseconds after intended, which is 71 minutes at most
 }
 
+// note enters a receipt; latency must not be negative.
 func (r *receipt) note(intended, latency int64) {
-	us := uint32(min(uint64(max(latency, 0))/1000, 1<<32-1))
+	us := uint32(min(uint64(latency)/1000, 1<<32-1))
 	if r.intended == 0 {
 		r.intended = intended
 		r.first = us

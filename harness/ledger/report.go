@@ -221,10 +221,10 @@ func (b *Book) Report(plans []Plan) (*Report, error) {
 	for i := range b.tallies {
 		r.receipts[i] = append([]receipt(nil), b.tallies[i].receipts...)
 	}
-	for k, h := range b.latency {
-		if h != nil {
+	for k, counts := range b.latency {
+		if counts != nil {
 			r.Latency[k] = NewHistogram()
-			r.Latency[k].Merge(h)
+			counts.addTo(r.Latency[k])
 		}
 	}
 	return r, nil

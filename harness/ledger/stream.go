@@ -99,33 +99,39 @@ type Subscription struct {
 	ids     []uint16 // sorted; the position of an id is its slot
 	listed  []int32  // by slot: position in streams.list
 
-	// Where the ids lie close together, slots finds one without a search.
-	base  uint16
-	slots []int16 // by id - base: slot, or -1
+	// Where the ids lie close together, places finds one without a search.
+	base   uint16
+	places []place // by id - base
 }
 
-// The table of slots may be this many times longer than the set.
-const slotsSpread = 8
+// A place is where a stream stands in a subscription, and among all streams.
+type place struct {
+	slot   int32 // position in Subscription.ids, or -1
+	listed int32 // position in Streams.list
+}
+
+// The table of places may be this many times longer than the set.
+const placesSpread = 8
 
 func newSubscription(streams *Streams, number int, ids []uint16) *Subscription {
 	s := &Subscription{streams: streams, number: number, ids: ids}
 	for _, id := range ids {
 		s.listed = append(s.listed, streams.index[id])
 	}
-	if len(ids) == 0 || len(ids) > 1<<15 {
+	if len(ids) == 0 {
 		return s
 	}
 	span := int(ids[len(ids)-1]-ids[0]) + 1
-	if span > slotsSpread*len(ids) {
+	if span > placesSpread*len(ids) {
 		return s
 	}
 	s.base = ids[0]
-	s.slots = make([]int16, span)
-	for i := range s.slots {
-		s.slots[i] = -1
+	s.places = make([]place, span)
+	for i := range s.places {
+		s.places[i].slot = -1
 	}
 	for slot, id := range ids {
-		s.slots[id-s.base] = int16(slot)
+		s.places[id-s.base] = place{int32(slot), s.listed[slot]}
 	}
 	return s
 }
@@ -134,20 +140,19 @@ func newSubscription(streams *Streams, number int, ids []uint16) *Subscription {
 // client.
 func (s *Subscription) Len() int { return len(s.ids) }
 
-// slot returns the position of id in the set, or -1.
-func (s *Subscription) slot(id uint16) int {
-	if i := int(id) - int(s.base); uint(i) < uint(len(s.slots)) {
-		return int(s.slots[i])
+// place finds id; its slot is -1 where id is not in the set.
+func (s *Subscription) place(id uint16) place {
+	if i := int(id) - int(s.base); uint(i) < uint(len(s.places)) {
+		return s.places[i]
 	}
 	return s.search(id)
 }
 
-func (s *Subscription) search(id uint16) int {
-	if s.slots != nil {
-		return -1
+func (s *Subscription) search(id uint16) place {
+	if s.places == nil {
+		if slot, ok := slices.BinarySearch(s.ids, id); ok {
+			return place{int32(slot), s.listed[slot]}
+		}
 	}
-	if slot, ok := slices.BinarySearch(s.ids, id); ok {
-		return slot
-	}
-	return -1
+	return place{slot: -1}
 }

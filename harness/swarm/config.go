@@ -60,7 +60,7 @@ type Config struct {
 	// every 8000 clients where the target is there too, and the kernel's choice elsewhere.
 	LocalAddrs []netip.Addr
 
-	ReadBuffer int // bytes, one buffer a thread; default 256 KiB
+	ReadBuffer int // bytes, one buffer a thread; default 128 KiB
 
 	// Raw clients don't log in: a connection counts as joined as soon as it is there, and
 	// WebSocket ones start with frames, without the HTTP upgrade.
@@ -73,7 +73,7 @@ const (
 	defaultConnectPending = 512
 	defaultConnectTimeout = 30 * time.Second
 	defaultHeartbeat      = time.Minute
-	defaultReadBuffer     = 256 << 10
+	defaultReadBuffer     = 128 << 10
 	minReadBuffer         = 4 << 10
 	fdReserve             = 64 // descriptors of a thread that are no clients
 	clientsPerLocalAddr   = 8000

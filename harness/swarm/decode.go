@@ -96,12 +96,16 @@ func (d *decoder) next(in *[]byte) event {
 			}
 			continue
 		}
+		room := d.room()
+		if room < wire.HeaderLen {
+			return d.failed(fmt.Errorf("%w: %d bytes are left", errCutFrame, room))
+		}
 		if len(b) < wire.HeaderLen {
-			return d.starve(wire.HeaderLen)
+			return needMore
 		}
 		size := binary.BigEndian.Uint32(b)
 		d.op = wire.Op(binary.BigEndian.Uint32(b[8:]))
-		switch room := d.room(); {
+		switch {
 		case size < wire.HeaderLen || size > maxFrame:
 			return d.failed(fmt.Errorf("%w: %d", errFrameSize, size))
 		case binary.BigEndian.Uint16(b[4:]) != wire.HeaderLen:
@@ -117,7 +121,7 @@ func (d *decoder) next(in *[]byte) event {
 		}
 		head := min(size, headMax)
 		if uint32(len(b)) < head {
-			return d.starve(head)
+			return needMore
 		}
 		d.stamp, d.stamped = ledger.ParseBody(b[wire.HeaderLen:head])
 		n := min(uint32(len(b)), size)
@@ -149,14 +153,6 @@ func (d *decoder) take(in *[]byte, n uint32) {
 	if d.ws {
 		d.message -= n
 	}
-}
-
-// starve is needMore, unless the batch or message ends before n bytes are there.
-func (d *decoder) starve(n uint32) event {
-	if room := d.room(); room < n {
-		return d.failed(fmt.Errorf("%w: %d bytes are left", errCutFrame, room))
-	}
-	return needMore
 }
 
 func (d *decoder) failed(err error) event {

@@ -1,0 +1,73 @@
+package ledger
+
+import (
+	"encoding/binary"
+	"fmt"
+	"syscall"
+	"testing"
+)
+
+// BenchmarkAccount is the cost of one frame in order, for 10,000 clients that are read in
+// turn, each with so many frames a read. The budget is 30 ns. It includes parsing the
+// stamp and, once a read, the clock. On a machine that has other work, cpu-ns/frame is the
+// figure to look at.
+func BenchmarkAccount(b *testing.B) {
+	for _, perRead := range []int{1, 10, 100} {
+		b.Run(fmt.Sprintf("frames=%d", perRead), func(b *testing.B) {
+			const clients, streamCount, pushes = 10_000, 16, 4096
+			var list []Stream
+			var ids []uint16
+			for i := range streamCount {
+				list = append(list, Stream{ID: uint16(i), Pushes: pushes})
+				ids = append(ids, uint16(i))
+			}
+			streams := mustStreams(b, list...)
+			set := mustSubscribe(b, streams, ids...)
+			book := NewBook(streams, clients, clients*streamCount)
+			for i := range clients {
+				book.Join(book.Add(set, Kind(i%Kinds)))
+			}
+			var next [streamCount]uint32
+			body := AppendBody(nil, Stamp{}, 64)
+			b.ReportAllocs()
+			cpu := cpuNanos(b)
+			b.ResetTimer()
+			for n := 0; n < b.N; {
+				seqs := next
+				for c := range clients {
+					seqs = next
+					at := Now()
+					for k := range perRead {
+						s := k % streamCount
+						// In the stamp's own widths: loading what was stored in smaller parts stalls.
+						binary.BigEndian.PutUint16(body[2:], uint16(s))
+						binary.BigEndian.PutUint32(body[4:], seqs[s])
+						stamp, ok := ParseBody(body)
+						if !ok {
+							b.Fatal("no stamp")
+						}
+						stamp.Intended = at - int64(c)*1000 - int64(k)*50_000
+						book.Account(c, stamp, at)
+						seqs[s]++
+					}
+					n += perRead
+				}
+				next = seqs
+			}
+			b.StopTimer()
+			b.ReportMetric(float64(cpuNanos(b)-cpu)/float64(b.N), "cpu-ns/frame")
+			counts, err := book.Count(nil)
+			if err != nil || counts.Duplicate+counts.Reordered != 0 {
+				b.Fatal(counts, err)
+			}
+		})
+	}
+}
+
+func cpuNanos(b *testing.B) int64 {
+	var r syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
+		b.Fatal(err)
+	}
+	return r.Utime.Nano() + r.Stime.Nano()
+}
