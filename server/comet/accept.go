@@ -25,11 +25,11 @@ type addrKey = netip.Addr
 // poller's goroutine (they never block, and need no goroutine of their own), and log where
 // we do. It must run before netpoll's first use, and sets what is global there.
 var configureNetpoll = sync.OnceValue(func() error {
-	netpoll.LinkBufferCap = 256
+	netpoll.LinkBufferCap = 128
 	return netpoll.Configure(netpoll.Config{
-		BufferSize: 256,
+		BufferSize: 128,
 		Runner: func(ctx context.Context, task func()) {
-			if _, ours := ctx.(*connContext); ours {
+			if _, ours := ctx.(connContext); ours {
 				task()
 				return
 			}
@@ -125,7 +125,7 @@ func (l *listener) Accept() (net.Conn, error) {
 		if why, ok := l.server.limits.enter(addr, time.Now()); !ok {
 			l.server.refused(why, addr)
 			refuse(fd)
-			continue
+			return nil, nil // the poller comes back if there are more
 		}
 		l.server.open.Add(1)
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)

@@ -82,7 +82,7 @@ func (c subCommand) run(sh *shard) {
 	s := c.session
 	// What was broadcast before is for the old set.
 	sh.settle(&sh.everyone, &sh.everyone.members[s.allIndex])
-	sh.setAccepts(s, changeOps(s.ops, c.ops, c.remove, sh.server.cfg.Session.MaxAccepts))
+	sh.setAccepts(s, changeOps(s.accepts.ops, c.ops, c.remove, sh.server.cfg.Session.MaxAccepts))
 	sh.answer(s, c.reply)
 }
 

@@ -314,13 +314,13 @@ func (s *Server) onPrepare(websocket bool) netpoll.OnPrepare {
 		if err := c.AddCloseCallback(func(netpoll.Connection) error { ss.gone(); return nil }); err != nil {
 			s.log.Error("watch a connection's end", "err", err)
 		}
-		return &connContext{Context: context.Background(), session: ss}
+		return connContext{ss}
 	}
 }
 
 // onRequest takes all input of a connection. It runs on the poller's goroutine.
 func onRequest(ctx context.Context, c netpoll.Connection) (err error) {
-	ss := ctx.(*connContext).session
+	ss := ctx.(connContext).session
 	defer func() {
 		if p := recover(); p != nil {
 			ss.server.log.Error("handler panicked", "session", ss.key, "addr", ss.addr, "panic", p, "stack", stack())

@@ -1,15 +1,12 @@
 package comet
 
 import (
-	"context"
 	"errors"
 	"net"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	"barrage/server/wire"
 )
 
 // phase is how far a session's input side has come.
@@ -74,8 +71,7 @@ type session struct {
 
 	// Owned by the shard.
 	accepts    *acceptSet
-	ops        []wire.Op // what the client asked for, in its order
-	room       *room     // nil in no room
+	room       *room // nil in no room
 	roomIndex  int32
 	allIndex   int32
 	wheelSlot  int32
@@ -217,8 +213,17 @@ func (f fdStream) send(b []byte) (int, error) { return sendNonblock(f.fd, b) }
 func (f fdStream) shutdown() { _ = syscall.Shutdown(f.fd, syscall.SHUT_RDWR) }
 
 // connContext carries the session from OnPrepare to OnRequest, and tells the runner that
-// the task never blocks.
-type connContext struct {
-	context.Context
-	session *session
-}
+// the task never blocks. Being one pointer, it takes no memory of its own.
+type connContext struct{ session *session }
+
+// Deadline returns that there is none.
+func (connContext) Deadline() (deadline time.Time, ok bool) { return time.Time{}, false }
+
+// Done returns nil: the context never ends.
+func (connContext) Done() <-chan struct{} { return nil }
+
+// Err returns nil.
+func (connContext) Err() error { return nil }
+
+// Value returns nil.
+func (connContext) Value(any) any { return nil }

@@ -494,11 +494,11 @@ func (sh *shard) exit(s *session) {
 
 // setAccepts gives s the operations that it accepts from broadcasts and pushes to keys.
 func (sh *shard) setAccepts(s *session, ops []wire.Op) {
-	if s.accepts != nil {
-		sh.accepts.release(s.accepts)
-	}
-	s.ops = ops
+	old := s.accepts
 	s.accepts = sh.accepts.intern(ops)
+	if old != nil {
+		sh.accepts.release(old)
+	}
 }
 
 type delayedRoom struct {
