@@ -82,6 +82,9 @@ func consumerSettings(c KafkaConfig) kafka.ConfigMap {
 		// A topic, or a partition, that is made later is found within so much.
 		"topic.metadata.refresh.interval.ms": 10_000,
 		"reconnect.backoff.max.ms":           1_000,
+		// A partition that goes on waits for the fetch under way, and one that was full for its backoff.
+		"fetch.wait.max.ms":      100,
+		"fetch.queue.backoff.ms": 50,
 	}
 	for _, option := range c.Options {
 		if key, value, err := splitOption(option); err == nil { // Validate has refused the others

@@ -1,0 +1,194 @@
+package job
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"strconv"
+	"testing"
+	"time"
+
+	"barrage/server/discovery"
+)
+
+// childEnv makes the test binary a job of its own, so that a test can kill it as a machine
+// would. It holds a childSpec.
+const childEnv = "BARRAGE_JOB_TEST_CHILD"
+
+type childSpec struct {
+	Config Config
+	Comets []discovery.Instance
+}
+
+func TestMain(m *testing.M) {
+	if spec := os.Getenv(childEnv); spec != "" {
+		if err := runChild(spec); err != nil {
+			fmt.Fprintln(os.Stderr, "child:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+func runChild(text string) error {
+	var spec childSpec
+	if err := json.Unmarshal([]byte(text), &spec); err != nil {
+		return err
+	}
+	instances := make(chan []discovery.Instance, 1)
+	instances <- spec.Comets
+	j, err := New(spec.Config, Deps{Log: slog.New(slog.NewTextHandler(os.Stderr, nil)), Instances: instances})
+	if err != nil {
+		return err
+	}
+	if err := j.Listen(); err != nil {
+		return err
+	}
+	return j.Run(context.Background())
+}
+
+// startChild starts a job in a process of its own and returns how to kill it, with no
+// chance to commit or to leave the group.
+func startChild(t *testing.T, cfg Config, comets ...*rpcFake) (kill func()) {
+	t.Helper()
+	spec := childSpec{Config: cfg}
+	for _, c := range comets {
+		spec.Comets = append(spec.Comets, discovery.Instance{Hostname: c.addr, Addrs: []string{"grpc://" + c.addr}})
+	}
+	text, err := json.Marshal(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), childEnv+"="+string(text))
+	cmd.Stderr = &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	killed := false
+	kill = func() {
+		if killed {
+			return
+		}
+		killed = true
+		_ = cmd.Process.Kill() // SIGKILL
+		err := cmd.Wait()
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) || exit.Exited() {
+			t.Errorf("the job ended by itself: %v\n%s", err, log.String())
+		}
+		if t.Failed() {
+			t.Logf("killed job's log:\n%s", log.String())
+		}
+	}
+	t.Cleanup(kill)
+	return kill
+}
+
+// TestJobCrash kills a job while one comet has taken what another is still to get. The next
+// job delivers again: duplicates, but no gap, and nothing before an earlier record.
+func TestJobCrash(t *testing.T) {
+	for _, instanceID := range []string{"", "job-1"} {
+		name := "dynamic member"
+		if instanceID != "" {
+			name = "static member"
+		}
+		t.Run(name, func(t *testing.T) {
+			b := newBroker(t, 4)
+			cfg := kafkaConfig(b)
+			cfg.Kafka.InstanceID = instanceID
+			quick, stuck := newRPCFake(t), newRPCFake(t)
+			kill := startChild(t, cfg, quick, stuck)
+			stop := pushing(b, 4)
+			seen := func(c *rpcFake, least int) {
+				t.Helper()
+				eventually(t, func() error {
+					for room := range 4 {
+						if n := len(c.takenRoom("live://" + strconv.Itoa(room))); n < least {
+							return fmt.Errorf("comet %s has %d of %d in room %d", c.addr, n, least, room)
+						}
+					}
+					return nil
+				})
+			}
+			seen(quick, 100)
+			seen(stuck, 100)
+			eventually(t, func() error { // some of it is committed, so that not all is delivered again
+				if committed(b, 0) == nil {
+					return errors.New("nothing is committed")
+				}
+				return nil
+			})
+			gate := make(chan struct{})
+			stuck.setHook(func(int) error { <-gate; return nil })
+			seen(quick, len(quick.takenRoom("live://0"))+200)
+			kill()
+			// Calls that hang in the comet are cancelled with the connection: nothing of them was taken.
+			behind := len(stuck.takenRoom("live://0"))
+			if ahead := len(quick.takenRoom("live://0")); ahead < behind+150 {
+				t.Fatalf("killed with comets at %d and %d: nothing was between them", ahead, behind)
+			}
+			close(gate)
+			stuck.setHook(nil)
+
+			startJob(t, cfg, quick, stuck)
+			seen(quick, len(quick.takenRoom("live://0"))+100)
+			n := stop()
+			for _, c := range []*rpcFake{quick, stuck} {
+				for room := range 4 {
+					eventually(t, func() error { return got(c, "live://"+strconv.Itoa(room), numbers(0, n)) })
+				}
+			}
+			eventually(t, func() error { return committed(b, int64(4*n)) })
+			if len(quick.takenRoom("live://0")) == n {
+				t.Error("the comet that was ahead saw nothing twice: nothing was delivered again")
+			}
+			if first := quick.takenRoom("live://0"); len(first) > 2*n-50 {
+				t.Errorf("%d records for %d: the commit before the crash was ignored", len(first), n)
+			}
+		})
+	}
+}
+
+// TestRebalanceWithCallsInFlight moves partitions to a second job while a comet hangs: the
+// calls in flight end late, at the old owner, when the new one is already delivering.
+func TestRebalanceWithCallsInFlight(t *testing.T) {
+	b := newBroker(t, 4)
+	cfg := kafkaConfig(b)
+	cfg.Kafka.RevokeWait = 50 * time.Millisecond
+	fast, slow := newRPCFake(t), newRPCFake(t)
+	first := startJob(t, cfg, fast, slow)
+	stop := pushing(b, 4)
+	eventually(t, func() error {
+		if n := len(slow.takenRoom("live://3")); n < 20 {
+			return fmt.Errorf("%d records", n)
+		}
+		return nil
+	})
+	slow.setHook(func(int) error { time.Sleep(200 * time.Millisecond); return nil })
+	startJob(t, cfg, fast, slow)
+	eventually(t, func() error {
+		if n := value(t, first.reg, "barrage_job_partitions_assigned"); n != 2 {
+			return fmt.Errorf("the first job reads %v partitions, want 2", n)
+		}
+		return nil
+	})
+	slow.setHook(nil)
+	n := stop()
+	for _, c := range []*rpcFake{fast, slow} {
+		for room := range 4 {
+			eventually(t, func() error { return got(c, "live://"+strconv.Itoa(room), numbers(0, n)) })
+		}
+	}
+	eventually(t, func() error { return committed(b, int64(4*n)) })
+	if value(t, first.reg, "barrage_job_records_given_back_total", "revoked") == 0 {
+		t.Error("nothing waited when the partitions were revoked: the test shows nothing")
+	}
+}

@@ -1,0 +1,308 @@
+package job
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"barrage/server/wire"
+)
+
+// newRecord makes a record of the given target with body as its frame's.
+func newRecord(p *partition, offset int64, kind kind, name, body string) *record {
+	r := &record{kind: kind, op: 1000, part: p, offset: offset,
+		frame: wire.AppendFrame(nil, wire.Frame{Ver: 1, Op: 1000, Body: []byte(body)})}
+	switch kind {
+	case kindRoom:
+		r.room = name
+	case kindPush:
+		r.keys = strings.Split(name, ",")
+	}
+	r.size = len(r.frame)
+	r.holds.Store(1)
+	return r
+}
+
+// bodies returns the frames' bodies in a batch's body.
+func bodies(t *testing.T, body []byte) []string {
+	t.Helper()
+	var out []string
+	for b := wire.Batch(body); len(b) > 0; {
+		f, err := b.Next()
+		if err != nil {
+			t.Fatalf("batch: %v", err)
+		}
+		out = append(out, string(f.Body))
+	}
+	return out
+}
+
+func openLane(limits LaneConfig) *lane {
+	l := newLane(limits)
+	l.open(context.Background())
+	return l
+}
+
+func TestLaneBatches(t *testing.T) {
+	type add struct {
+		kind       kind
+		name, body string
+		op, speed  int32
+	}
+	tests := []struct {
+		name   string
+		limits LaneConfig
+		add    []add
+		want   []string // "target: bodies" of each batch
+	}{
+		{
+			name: "what waits for a room is one batch, and rooms go by their oldest record",
+			add: []add{{kind: kindRoom, name: "a", body: "1"}, {kind: kindRoom, name: "b", body: "2"},
+				{kind: kindRoom, name: "a", body: "3"}, {kind: kindRoom, name: "c", body: "4"}},
+			want: []string{"a: 1 3", "b: 2", "c: 4"},
+		},
+		{
+			name:   "a busy room takes turns with the others",
+			limits: LaneConfig{BatchFrames: 2},
+			add: []add{{kind: kindRoom, name: "a", body: "1"}, {kind: kindRoom, name: "a", body: "2"}, {kind: kindRoom, name: "a", body: "3"},
+				{kind: kindRoom, name: "a", body: "4"}, {kind: kindRoom, name: "a", body: "5"}, {kind: kindRoom, name: "b", body: "6"}},
+			want: []string{"a: 1 2", "b: 6", "a: 3 4", "a: 5"},
+		},
+		{
+			name:   "bytes are capped, a larger frame travels alone",
+			limits: LaneConfig{BatchBytes: 2 * (wire.HeaderLen + 1)},
+			add: []add{{kind: kindRoom, name: "a", body: "1"}, {kind: kindRoom, name: "a", body: "2"}, {kind: kindRoom, name: "a", body: "3"},
+				{kind: kindRoom, name: "a", body: strings.Repeat("x", 40)}, {kind: kindRoom, name: "a", body: "4"}},
+			want: []string{"a: 1 2", "a: 3", "a: " + strings.Repeat("x", 40), "a: 4"},
+		},
+		{
+			name: "rooms merge whatever the operation is",
+			add:  []add{{kind: kindRoom, name: "a", body: "1"}, {kind: kindRoom, name: "a", body: "2", op: 7}},
+			want: []string{"a: 1 2"},
+		},
+		{
+			name: "pushes merge only with equal keys and operation, and keep their order",
+			add: []add{{kind: kindPush, name: "k", body: "1"}, {kind: kindPush, name: "k", body: "2"}, {kind: kindPush, name: "k,l", body: "3"},
+				{kind: kindPush, name: "k", body: "4"}, {kind: kindPush, name: "k", body: "5", op: 7}},
+			want: []string{"k: 1 2", "k: 3", "k: 4", "k: 5"},
+		},
+		{
+			name: "broadcasts merge only with equal operation and no speed, and keep their order",
+			add: []add{{kind: kindBroadcast, body: "1"}, {kind: kindBroadcast, body: "2"}, {kind: kindBroadcast, body: "3", op: 7},
+				{kind: kindBroadcast, body: "4", speed: 5}, {kind: kindBroadcast, body: "5", speed: 5}, {kind: kindBroadcast, body: "6"}},
+			want: []string{": 1 2", ": 3", ": 4", ": 5", ": 6"},
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			limits := DefaultConfig().Lane
+			if tt.limits.BatchFrames > 0 {
+				limits.BatchFrames = tt.limits.BatchFrames
+			}
+			if tt.limits.BatchBytes > 0 {
+				limits.BatchBytes = tt.limits.BatchBytes
+			}
+			l, p := openLane(limits), newPartition(0, func() {})
+			for i, a := range tt.add {
+				r := newRecord(p, int64(i), a.kind, a.name, a.body)
+				r.op += a.op
+				r.speed = a.speed
+				if !l.add(r, 0) {
+					t.Fatal("an open lane refused a record")
+				}
+			}
+			var got []string
+			var b batch
+			for l.take(&b) {
+				b.encode()
+				got = append(got, b.target.name+": "+strings.Join(bodies(t, b.body), " "))
+				l.finish(&b)
+			}
+			if !slices.Equal(got, tt.want) {
+				t.Errorf("batches %q, want %q", got, tt.want)
+			}
+			if n, bytes := l.load(); n != 0 || bytes != 0 || p.flying.Load() != 0 || len(l.queues) != 0 {
+				t.Errorf("left: %d records, %d bytes, %d in flight, %d queues", n, bytes, p.flying.Load(), len(l.queues))
+			}
+		})
+	}
+}
+
+func TestLaneMergesWhileABatchIsInFlight(t *testing.T) {
+	l, p := openLane(DefaultConfig().Lane), newPartition(0, func() {})
+	var b batch
+	l.add(newRecord(p, 0, kindRoom, "a", "1"), 0)
+	if !l.take(&b) {
+		t.Fatal("no batch")
+	}
+	l.add(newRecord(p, 1, kindRoom, "a", "2"), 0)
+	l.add(newRecord(p, 2, kindRoom, "a", "3"), 0)
+	if p.flying.Load() != 1 {
+		t.Errorf("%d batches in flight, want 1", p.flying.Load())
+	}
+	l.finish(&b)
+	if !l.take(&b) {
+		t.Fatal("no second batch")
+	}
+	b.encode()
+	if got := bodies(t, b.body); !slices.Equal(got, []string{"2", "3"}) {
+		t.Errorf("second batch %q, want what came meanwhile", got)
+	}
+}
+
+func TestFullLaneBlocksItsPartitionsUntilHalfIsGone(t *testing.T) {
+	limits := DefaultConfig().Lane
+	limits.QueueBytes = 10 * (wire.HeaderLen + 1)
+	limits.BatchFrames = 1
+	notified := 0
+	l, p, other := openLane(limits), newPartition(0, func() { notified++ }), newPartition(1, func() {})
+	for i := range 10 {
+		if p.blockers.Load() != 0 {
+			t.Fatalf("blocked after %d of 10 records", i)
+		}
+		l.add(newRecord(p, int64(i), kindRoom, "a", "x"), 0)
+	}
+	l.add(newRecord(p, 10, kindRoom, "a", "x"), 0) // already read when it was blocked
+	if p.blockers.Load() != 1 || other.blockers.Load() != 0 {
+		t.Fatalf("blockers %d and %d, want 1 and 0", p.blockers.Load(), other.blockers.Load())
+	}
+	var b batch
+	for left := 10; left >= 6; left-- {
+		l.take(&b)
+		l.finish(&b)
+		if p.blockers.Load() != 1 || notified != 0 {
+			t.Fatalf("unblocked with %d of 10 records left", left)
+		}
+	}
+	l.take(&b)
+	l.finish(&b)
+	if p.blockers.Load() != 0 || notified != 1 {
+		t.Errorf("with half of the limit left: blockers %d, notified %d; want 0 and 1", p.blockers.Load(), notified)
+	}
+}
+
+func TestClosedLaneTakesNothing(t *testing.T) {
+	l, p := newLane(DefaultConfig().Lane), newPartition(0, func() {})
+	if l.add(newRecord(p, 0, kindRoom, "a", "x"), 0) {
+		t.Error("a lane that was never opened took a record")
+	}
+	life, end := context.WithCancel(context.Background())
+	l.open(life)
+	l.add(newRecord(p, 0, kindRoom, "a", "x"), 0)
+	end()
+	if l.add(newRecord(p, 1, kindRoom, "a", "x"), 0) {
+		t.Error("a lane took a record after its life")
+	}
+	if got := l.clear(); len(got) != 1 {
+		t.Errorf("clear returned %d records, want 1", len(got))
+	}
+}
+
+func TestLaneDiscardsOnePartition(t *testing.T) {
+	l := openLane(DefaultConfig().Lane)
+	p, q := newPartition(0, func() {}), newPartition(1, func() {})
+	for i, room := range []string{"a", "b", "a", "c", "b"} {
+		part := p
+		if room == "b" {
+			part = q
+		}
+		l.add(newRecord(part, int64(i), kindRoom, room, fmt.Sprint(i)), 0)
+	}
+	if got := l.discard(func(r *record) bool { return r.part == p }); len(got) != 3 {
+		t.Errorf("discarded %d records, want 3", len(got))
+	}
+	var b batch
+	l.take(&b)
+	b.encode()
+	if got := bodies(t, b.body); !slices.Equal(got, []string{"1", "4"}) {
+		t.Errorf("left %q, want the other partition's", got)
+	}
+	l.finish(&b)
+	if n, bytes := l.load(); l.take(&b) || n != 0 || bytes != 0 {
+		t.Errorf("%d records, %d bytes left", n, bytes)
+	}
+}
+
+func TestParkedRecordsWaitForTheirQuestion(t *testing.T) {
+	l, p := openLane(DefaultConfig().Lane), newPartition(0, func() {})
+	add := func(offset int64, room string, question uint64) {
+		l.add(newRecord(p, offset, kindRoom, room, fmt.Sprint(offset)), question)
+	}
+	add(0, "a", 5)
+	add(1, "a", 6)
+	add(2, "b", 5)
+	var b batch
+	if l.take(&b) {
+		t.Fatal("a parked record was taken")
+	}
+	if got := l.answer(4, map[string]bool{}); len(got) != 0 {
+		t.Errorf("an answer from before let %d records go", len(got))
+	}
+	if got := l.answer(5, map[string]bool{"b": true}); len(got) != 1 || got[0].offset != 0 {
+		t.Errorf("answer 5 returned %d records, want the one that waited for it", len(got))
+	}
+	l.take(&b)
+	b.encode()
+	if b.target.name != "b" {
+		t.Errorf("took %q, want the room that is held", b.target.name)
+	}
+	l.finish(&b)
+	add(3, "a", 0) // by now the room is held: what was parked goes first
+	l.take(&b)
+	b.encode()
+	if got := bodies(t, b.body); !slices.Equal(got, []string{"1", "3"}) {
+		t.Errorf("took %q, want 1 3", got)
+	}
+	l.finish(&b)
+	add(4, "c", 7)
+	l.answer(7, nil) // the comet does not say
+	if !l.take(&b) || b.target.name != "c" {
+		t.Error("an unknown answer kept a room back")
+	}
+	l.finish(&b)
+	if l.parked != 0 || len(l.queues) != 0 {
+		t.Errorf("%d parked, %d queues left", l.parked, len(l.queues))
+	}
+}
+
+func TestDiscardFromParkedKeepsTheOthersWaiting(t *testing.T) {
+	l, p, q := openLane(DefaultConfig().Lane), newPartition(0, func() {}), newPartition(1, func() {})
+	l.add(newRecord(p, 0, kindRoom, "a", "0"), 1)
+	l.add(newRecord(q, 0, kindRoom, "a", "1"), 2)
+	l.add(newRecord(p, 1, kindRoom, "a", "2"), 3)
+	l.discard(func(r *record) bool { return r.part == p })
+	if got := l.answer(2, map[string]bool{}); len(got) != 0 {
+		t.Errorf("%d records let go by a question that may be too early", len(got))
+	}
+	if got := l.answer(3, map[string]bool{}); len(got) != 1 || got[0].part != q {
+		t.Errorf("%d records let go, want 1", len(got))
+	}
+}
+
+// BenchmarkLane is the hot path for one comet: add, take, encode and finish, with 16
+// records merged into each batch of 64 rooms.
+func BenchmarkLane(b *testing.B) {
+	const merged, rooms = 16, 64
+	l, p := openLane(DefaultConfig().Lane), newPartition(0, func() {})
+	records := make([]*record, merged*rooms)
+	body := strings.Repeat("x", 64)
+	for i := range records {
+		records[i] = newRecord(p, int64(i), kindRoom, fmt.Sprintf("live://%d", i%rooms), body)
+	}
+	var out batch
+	b.ReportAllocs()
+	n := 0
+	for b.Loop() {
+		for _, r := range records {
+			l.add(r, 0)
+		}
+		for l.take(&out) {
+			out.encode()
+			n += len(out.records)
+			l.finish(&out)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(n), "ns/record")
+}
