@@ -3,6 +3,7 @@ package ceiling
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -77,5 +78,25 @@ func TestSenderEndsWithItsInput(t *testing.T) {
 	}
 	if err := serve(strings.NewReader("nonsense"), io.Discard); err == nil {
 		t.Error("nonsense gave no error")
+	}
+}
+
+// BenchmarkRun measures the ceiling itself, for 10,000 clients, half of them WebSocket.
+func BenchmarkRun(b *testing.B) {
+	for _, size := range []int{80, 8000} {
+		b.Run(fmt.Sprintf("write=%d", size), func(b *testing.B) {
+			for range b.N {
+				r, err := Run(context.Background(), Config{Clients: 10_000, WSFraction: 0.5, BodySize: 64, WriteSize: size})
+				if err != nil {
+					b.Fatal(err)
+				}
+				b.ReportMetric(float64(r.Sweep.Median.Microseconds())/1e3, "ms-sweep-p50")
+				b.ReportMetric(float64(r.Sweep.P99.Microseconds())/1e3, "ms-sweep-p99")
+				b.ReportMetric(r.Throughput.SendsPerSecond, "sends/s")
+				b.ReportMetric(r.Throughput.CPUSecondsPerSend*1e6, "cpu-us/send")
+				b.ReportMetric(float64(r.Throughput.Skipped), "skipped")
+				b.Logf("%+v", r)
+			}
+		})
 	}
 }
