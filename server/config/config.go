@@ -12,6 +12,9 @@
 // BARRAGE_TCP_BIND. The tags flag:"name" and env:"NAME" add names of their own. Precedence
 // is flag, environment, file, default. Keys are matched without regard to case, as goim's
 // are. Lists are written with commas in flags and variables, durations as "1s".
+//
+// A name that several leaves share sets all of them. The fields of an embedded struct, or
+// of one tagged toml:",inline", belong to the struct around it.
 package config
 
 import (
@@ -57,11 +60,11 @@ func Load(spec Spec, args []string, environ []string) (warnings []string, err er
 	if err != nil {
 		return nil, err
 	}
-	l := &loader{spec: spec, leaves: leaves, byPath: map[string]*leaf{}, byFlag: map[string]*leaf{}}
+	l := &loader{spec: spec, leaves: leaves, byPath: map[string]*leaf{}, byFlag: map[string][]*leaf{}}
 	for _, lf := range leaves {
 		l.byPath[strings.ToLower(lf.path)] = lf
 		for _, name := range lf.flags() {
-			l.byFlag[name] = lf
+			l.byFlag[name] = append(l.byFlag[name], lf)
 		}
 	}
 	given, file, err := l.parseFlags(args)
@@ -90,8 +93,10 @@ func Load(spec Spec, args []string, environ []string) (warnings []string, err er
 		return l.warnings, err
 	}
 	for _, g := range given {
-		if err := g.leaf.setText(g.text); err != nil {
-			return l.warnings, fmt.Errorf("flag -%s: %w", g.name, err)
+		for _, lf := range l.byFlag[g.name] {
+			if err := lf.setText(g.text); err != nil {
+				return l.warnings, fmt.Errorf("flag -%s: %w", g.name, err)
+			}
 		}
 	}
 	return l.warnings, nil
@@ -101,7 +106,7 @@ type loader struct {
 	spec     Spec
 	leaves   []*leaf
 	byPath   map[string]*leaf // by the path in lower case
-	byFlag   map[string]*leaf
+	byFlag   map[string][]*leaf
 	warnings []string
 }
 
@@ -113,7 +118,6 @@ func (l *loader) warn(format string, args ...any) {
 type flagValue struct {
 	name string
 	text string
-	leaf *leaf
 }
 
 func (l *loader) parseFlags(args []string) (given []flagValue, file string, err error) {
@@ -127,7 +131,10 @@ func (l *loader) parseFlags(args []string) (given []flagValue, file string, err 
 		if name == "h" || name == "help" {
 			return nil, "", ErrHelp
 		}
-		lf := l.byFlag[name]
+		var lf *leaf
+		if leaves := l.byFlag[name]; len(leaves) > 0 {
+			lf = leaves[0] // the others are of its kind
+		}
 		noValue, isGlog := glogFlags[name]
 		if lf == nil && !isGlog && name != fileFlag {
 			return nil, "", fmt.Errorf("unknown flag -%s%s (barrage %s -h lists them)", name, suggest(name, "-", l.flagNames()), l.spec.Role)
@@ -144,7 +151,7 @@ func (l *loader) parseFlags(args []string) (given []flagValue, file string, err 
 		}
 		switch {
 		case lf != nil:
-			given = append(given, flagValue{name, text, lf})
+			given = append(given, flagValue{name, text})
 		case name == fileFlag:
 			file = text
 		default:

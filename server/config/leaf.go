@@ -62,15 +62,13 @@ func collect(dst any) ([]*leaf, error) {
 	if err := walk(v.Elem(), "", &leaves); err != nil {
 		return nil, err
 	}
-	seen := map[string]bool{}
+	paths := map[string]bool{}
 	for _, lf := range leaves {
-		for _, name := range lf.flags() {
-			if lower := strings.ToLower(name); seen[lower] {
-				return nil, fmt.Errorf("config: %T has two settings named %s", dst, name)
-			} else {
-				seen[lower] = true
-			}
+		lower := strings.ToLower(lf.path)
+		if paths[lower] {
+			return nil, fmt.Errorf("config: %T has two settings named %s", dst, lf.path)
 		}
+		paths[lower] = true
 	}
 	return leaves, nil
 }
@@ -78,12 +76,12 @@ func collect(dst any) ([]*leaf, error) {
 func walk(v reflect.Value, path string, leaves *[]*leaf) error {
 	for i := range v.NumField() {
 		field := v.Type().Field(i)
-		tag, _, _ := strings.Cut(field.Tag.Get("toml"), ",")
+		tag, option, _ := strings.Cut(field.Tag.Get("toml"), ",")
 		if tag == "-" || !field.IsExported() && !field.Anonymous {
 			continue
 		}
 		isStruct := field.Type.Kind() == reflect.Struct && !reflect.PointerTo(field.Type).Implements(textType)
-		if isStruct && field.Anonymous && tag == "" {
+		if isStruct && (field.Anonymous && tag == "" || option == "inline") {
 			if err := walk(v.Field(i), path, leaves); err != nil {
 				return err
 			}
