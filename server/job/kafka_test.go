@@ -22,8 +22,9 @@ import (
 	"barrage/server/discovery"
 )
 
-// A broker is librdkafka's mock cluster with the push topic. It keeps at most 5 MiB and
-// 100,000 batches of a partition, and drops older ones without a word: tests stay below.
+// A broker is librdkafka's mock cluster with the push topic. It keeps about 5 MiB of a
+// partition and drops what is older without a word: tests stay below, but for the one that
+// shows what a job says then.
 type broker struct {
 	t        *testing.T
 	cluster  *kafka.MockCluster
