@@ -1,6 +1,7 @@
 package logic
 
 import (
+	"context"
 	"errors"
 	"net"
 	"os"
@@ -46,13 +47,23 @@ func (l *listener) Accept() (net.Conn, error) {
 	return c, nil
 }
 
-// closeIdle closes the connections that wait for a request.
-func (l *listener) closeIdle() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for c := range l.conns {
-		if !c.busy.Load() {
-			c.Conn.Close()
+// closeIdle closes the connections that wait for a request, again and again until ctx ends:
+// some become idle only after hertz has decided to keep them.
+func (l *listener) closeIdle(ctx context.Context) {
+	ticker := time.NewTicker(10 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		l.mu.Lock()
+		for c := range l.conns {
+			if !c.busy.Load() {
+				c.Conn.Close()
+			}
+		}
+		l.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
 		}
 	}
 }
@@ -80,12 +91,21 @@ func (l *listener) forget(c *conn) {
 	}
 }
 
-// A conn counts deadlines that a client missed.
+// A conn knows whether a request is under way, and counts deadlines that a client missed.
 type conn struct {
 	net.Conn
 	listener *listener
 	busy     atomic.Bool // between a request's first byte and its answer
+	answered bool        // and no deadline set since; owned by hertz' goroutine
 	cut      atomic.Bool // a missed deadline was counted
+}
+
+// SetReadDeadline is what hertz calls twice a request, from the second one on: for its first
+// bytes (which may be here already), then for the rest.
+func (c *conn) SetReadDeadline(t time.Time) error {
+	c.busy.Store(!c.answered)
+	c.answered = false
+	return c.Conn.SetReadDeadline(t)
 }
 
 func (c *conn) Read(b []byte) (int, error) {
@@ -104,7 +124,7 @@ func (c *conn) Write(b []byte) (int, error) {
 		return 0, err
 	}
 	n, err := c.Conn.Write(b)
-	c.busy.Store(false)
+	c.answered = true
 	if err != nil {
 		c.missed(err, cutWriting)
 	}

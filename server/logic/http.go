@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net/http"
 	"runtime/debug"
 	"time"
@@ -41,8 +42,10 @@ func newHTTP(a *api, l *listener) *server.Hertz {
 		server.WithReadTimeout(a.cfg.ReadTimeout),
 		server.WithIdleTimeout(a.cfg.IdleTimeout),
 		server.WithMaxHeaderBytes(maxHeader),
-		server.WithMaxRequestBodySize(a.cfg.MaxBody),
-		server.WithStreamBody(true), // so that we answer to a body that is too large, not hertz
+		// We bound bodies, so that one that is too large gets an answer of the API. With a
+		// limit of its own hertz may also take the next request for a part of such a body.
+		server.WithStreamBody(true),
+		server.WithMaxRequestBodySize(math.MaxInt),
 		server.WithDisablePreParseMultipartForm(true),
 		server.WithExitWaitTime(shutdownWait),
 		server.WithDisablePrintRoute(true),

@@ -196,10 +196,13 @@ func (s *Server) stopServing() {
 	stopping.Go(func() {
 		wait, cancel := context.WithTimeout(context.Background(), shutdownWait)
 		defer cancel()
-		s.httpListener.closeIdle()
+		var closing sync.WaitGroup
+		closing.Go(func() { s.httpListener.closeIdle(wait) })
 		if err := s.http.Shutdown(wait); err != nil {
 			s.log.Debug("stop HTTP", "err", err)
 		}
+		cancel()
+		closing.Wait()
 		s.httpListener.Close() // when hertz had not begun yet
 		s.httpListener.closeAll()
 	})

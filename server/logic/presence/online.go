@@ -60,7 +60,7 @@ func (s *Store) Report(ctx context.Context, server string, rooms map[string]int3
 		pipe.HDel(ctx, key, unset...)
 	}
 	pipe.PExpire(ctx, key, s.expire)
-	if err := exec(ctx, pipe); err != nil {
+	if err := run(ctx, pipe); err != nil {
 		return s.failed(opReport, fmt.Errorf("write room counts of comet %q to redis: %w", server, err))
 	}
 	return nil
@@ -78,7 +78,7 @@ func (s *Store) Sum(ctx context.Context, servers []string, now time.Time) (map[s
 	for i, server := range servers {
 		found[i] = pipe.HGetAll(ctx, onlineKey(server))
 	}
-	if err := exec(ctx, pipe); err != nil {
+	if err := run(ctx, pipe); err != nil {
 		return nil, s.failed(opSum, fmt.Errorf("read room counts of %d comets from redis: %w", len(servers), err))
 	}
 	oldest := now.Add(-MaxReportAge).Unix()

@@ -57,7 +57,7 @@ func (s *Store) Add(ctx context.Context, session Session) error {
 		pipe.PExpire(ctx, key, s.expire)
 	}
 	pipe.Set(ctx, sessionKey(session.Key), session.Server, s.expire)
-	if err := exec(ctx, pipe); err != nil {
+	if err := run(ctx, pipe); err != nil {
 		return s.failed(opAdd, fmt.Errorf("add session %q to redis: %w", session.Key, err))
 	}
 	return nil
@@ -71,7 +71,7 @@ func (s *Store) Renew(ctx context.Context, session Session) error {
 		pipe.Eval(ctx, renewMember, []string{memberKey(session.Mid)}, session.Server, expire, session.Key)
 	}
 	pipe.Eval(ctx, renewSession, []string{sessionKey(session.Key)}, session.Server, expire)
-	if err := exec(ctx, pipe); err != nil {
+	if err := run(ctx, pipe); err != nil {
 		return s.failed(opRenew, fmt.Errorf("renew session %q in redis: %w", session.Key, err))
 	}
 	return nil
@@ -85,7 +85,7 @@ func (s *Store) Remove(ctx context.Context, session Session) (had bool, err erro
 		pipe.Eval(ctx, removeMember, []string{memberKey(session.Mid)}, session.Server, session.Key)
 	}
 	removed := pipe.Eval(ctx, removeSession, []string{sessionKey(session.Key)}, session.Server)
-	if err := exec(ctx, pipe); err != nil {
+	if err := run(ctx, pipe); err != nil {
 		return false, s.failed(opRemove, fmt.Errorf("remove session %q from redis: %w", session.Key, err))
 	}
 	n, err := removed.Int64()
@@ -105,7 +105,7 @@ func (s *Store) Servers(ctx context.Context, keys []string) ([]string, error) {
 	for i, key := range keys {
 		found[i] = pipe.Get(ctx, sessionKey(key))
 	}
-	if err := exec(ctx, pipe); err != nil {
+	if err := run(ctx, pipe); err != nil {
 		return nil, s.failed(opServers, fmt.Errorf("look up %d session keys in redis: %w", len(keys), err))
 	}
 	servers := make([]string, len(keys))
@@ -126,7 +126,7 @@ func (s *Store) Sessions(ctx context.Context, mids []int64) ([]Session, error) {
 	for i, mid := range mids {
 		found[i] = pipe.HGetAll(ctx, memberKey(mid))
 	}
-	if err := exec(ctx, pipe); err != nil {
+	if err := run(ctx, pipe); err != nil {
 		return nil, s.failed(opMembers, fmt.Errorf("look up %d members in redis: %w", len(mids), err))
 	}
 	var sessions []Session

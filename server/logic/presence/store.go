@@ -81,11 +81,11 @@ func (s *Store) failed(op operation, err error) error {
 	return err
 }
 
-// exec runs a pipeline and returns the first error that is not a missing key.
-func exec(ctx context.Context, pipe redis.Pipeliner) error {
+// run runs a pipeline and returns the first error that is not a missing key.
+func run(ctx context.Context, pipe redis.Pipeliner) error {
 	commands, err := pipe.Exec(ctx)
-	if err == nil || len(commands) == 0 {
-		return err
+	if !errors.Is(err, redis.Nil) {
+		return err // of the connection (then the commands may have none), or of the first command that failed
 	}
 	for _, command := range commands {
 		if err := command.Err(); err != nil && !errors.Is(err, redis.Nil) {
