@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -191,4 +192,68 @@ func TestRebalanceWithCallsInFlight(t *testing.T) {
 	if value(t, first.reg, "barrage_job_records_given_back_total", "revoked") == 0 {
 		t.Error("nothing waited when the partitions were revoked: the test shows nothing")
 	}
+}
+
+// TestRebalanceWhilePaused moves partitions to a second job and back while a comet hangs
+// and all of them are paused: those that stay remain paused, and those that come back flow.
+func TestRebalanceWhilePaused(t *testing.T) {
+	b := newBroker(t, 4)
+	cfg := kafkaConfig(b)
+	cfg.Lane.QueueBytes = 64 << 10
+	cfg.Kafka.RevokeWait = 50 * time.Millisecond
+	cfg.Drain.Timeout = 50 * time.Millisecond
+	c := newRPCFake(t)
+	gate := make(chan struct{})
+	c.setHook(func(int) error { <-gate; return nil })
+	first := startJob(t, cfg, c)
+	const records = 400
+	filler := " " + strings.Repeat("x", 1024)
+	for i := range records {
+		for p := range int32(4) {
+			b.produce(p, roomMsg("live://"+strconv.Itoa(int(p)), strconv.Itoa(i)+filler))
+		}
+	}
+	b.flush()
+	paused := func(j *running, assigned, paused float64) {
+		t.Helper()
+		eventually(t, func() error {
+			a, p := value(t, j.reg, "barrage_job_partitions_assigned"), value(t, j.reg, "barrage_job_partitions_paused")
+			if a != assigned || p != paused {
+				return fmt.Errorf("%v partitions, %v of them paused; want %v and %v", a, p, assigned, paused)
+			}
+			return nil
+		})
+	}
+	bounded := func(j *running) {
+		t.Helper()
+		if n := value(t, j.reg, "barrage_job_lane_pending_bytes"); n > 4*(64<<10)+8<<10 {
+			t.Errorf("%v bytes wait: a paused partition was read", n)
+		}
+	}
+	paused(first, 4, 4)
+	second := startJob(t, cfg, c)
+	paused(first, 2, 2)
+	paused(second, 2, 2)
+	bounded(first)
+	bounded(second)
+	second.stop()
+	paused(first, 4, 4)
+	bounded(first)
+	close(gate)
+	for p := range 4 {
+		eventually(t, func() error {
+			g := firsts(c.takenRoom("live://" + strconv.Itoa(p)))
+			for i, body := range g {
+				if !strings.HasPrefix(body, strconv.Itoa(i)+" ") {
+					t.Fatalf("partition %d: record %d is %.10q", p, i, body)
+				}
+			}
+			if len(g) != records {
+				return fmt.Errorf("partition %d: %d of %d records", p, len(g), records)
+			}
+			return nil
+		})
+	}
+	paused(first, 4, 0)
+	eventually(t, func() error { return committed(b, 4*records) })
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"testing"
@@ -30,6 +31,7 @@ type fakeComet struct {
 	late     func(int) error // as hooked, after the frames were taken
 	rooms    map[string]bool
 	roomsErr error
+	answer   func()        // called before an answer about rooms is returned, unlocked
 	up       chan struct{} // closed while it can be connected
 }
 
@@ -119,13 +121,16 @@ func (c *fakeComet) Broadcast(ctx context.Context, op, speed int32, body []byte)
 
 func (c *fakeComet) Rooms(context.Context) (map[string]bool, error) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.roomsErr != nil {
-		return nil, c.roomsErr
+	held, err, answer := maps.Clone(c.rooms), c.roomsErr, c.answer
+	c.mu.Unlock()
+	if answer != nil {
+		answer()
 	}
-	held := make(map[string]bool)
-	for room := range c.rooms {
-		held[room] = true
+	if err != nil {
+		return nil, err
+	}
+	if held == nil {
+		held = map[string]bool{}
 	}
 	return held, nil
 }

@@ -328,6 +328,43 @@ func TestUnheldRoomsAreKeptFromACometWithoutLoss(t *testing.T) {
 	})
 }
 
+// TestAnswerFromBeforeAJoinSettlesNothing lets a session join, and a push follow, while an
+// answer that does not know of it is on its way.
+func TestAnswerFromBeforeAJoinSettlesNothing(t *testing.T) {
+	cfg := quick()
+	cfg.Comet.SkipUnheldRooms = true
+	y := newYard(t, cfg)
+	c := newFakeComet()
+	y.comets["a"] = c
+	y.list("a")
+	eventually(t, func() error {
+		if y.fleet.live.Load().links[0].rooms.held.Load() == nil {
+			return errors.New("the comet was not asked")
+		}
+		return nil
+	})
+	onItsWay, goOn := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	c.mu.Lock()
+	c.answer = func() {
+		once.Do(func() {
+			close(onItsWay)
+			<-goOn
+		})
+	}
+	c.mu.Unlock()
+	<-onItsWay
+	c.mu.Lock()
+	c.rooms = map[string]bool{"live://new": true}
+	c.mu.Unlock()
+	y.push(kindRoom, "live://new", "after the join")
+	close(goOn)
+	y.settled()
+	if got := c.takenRoom("live://new"); !slices.Equal(got, []string{"after the join"}) {
+		t.Errorf("got %q", got)
+	}
+}
+
 // TestFleetAgainstModel feeds random records to comets that answer at random times, fail
 // before or after they took a batch, die and come back. A comet that was there all along
 // must see every record of every target in order, duplicates aside; one that came and went
