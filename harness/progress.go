@@ -141,6 +141,10 @@ func (r *run) sample(phase string) {
 		r.progress.tick(phase, fmt.Sprintf("%d of %d clients, %d failed", snap.Joined, snap.Clients, snap.Failed))
 		return
 	}
-	r.progress.tick(phase, fmt.Sprintf("%.0f deliveries/s, p50 %.1f ms, p99 %.1f ms in the last second; comet uses %.2f cores, the swarm %.0f%%",
-		perSecond, s.P50*1e3, s.P99*1e3, comet, s.SwarmBusy*100))
+	latency := ""
+	if s.P99 > 0 { // of measured pushes alone
+		latency = fmt.Sprintf(", p50 %.1f ms, p99 %.1f ms", s.P50*1e3, s.P99*1e3)
+	}
+	r.progress.tick(phase, fmt.Sprintf("%.0f deliveries/s%s; comet %.2f cores, busiest swarm thread %.0f%%",
+		perSecond, latency, comet, s.SwarmBusy*100))
 }

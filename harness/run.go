@@ -124,6 +124,8 @@ type run struct {
 
 	cluster *cluster.Cluster
 	swarm   *swarm.Swarm
+	// swarmClosed keeps a swarm from being closed twice.
+	swarmClosed bool
 
 	idle, connected cometMemory // before the first client, and with all of them
 	connectTook     time.Duration
@@ -175,7 +177,7 @@ func (r *run) take(ctx context.Context) error {
 	if err := r.connect(ctx); err != nil {
 		return interrupted(ctx, err)
 	}
-	defer r.swarm.Close()
+	defer r.closeSwarm()
 	if err := r.push(ctx); err != nil {
 		return interrupted(ctx, err)
 	}
@@ -203,6 +205,15 @@ func interrupted(ctx context.Context, err error) error {
 	default:
 		return ErrInterrupted
 	}
+}
+
+// closeSwarm ends the clients; only the first call does anything.
+func (r *run) closeSwarm() error {
+	if r.swarmClosed {
+		return nil
+	}
+	r.swarmClosed = true
+	return r.swarm.Close()
 }
 
 // flags writes settings as a role's flags.
@@ -235,10 +246,10 @@ func (r *run) connect(ctx context.Context) error {
 	r.connectTook = time.Since(begin)
 	stop()
 	if err != nil {
-		return errors.Join(fmt.Errorf("connect the clients: %w", err), r.swarm.Close())
+		return errors.Join(fmt.Errorf("connect the clients: %w", err), r.closeSwarm())
 	}
 	if r.connected, err = r.readCometMemory(ctx); err != nil {
-		return errors.Join(err, r.swarm.Close())
+		return errors.Join(err, r.closeSwarm())
 	}
 	return nil
 }
@@ -333,7 +344,7 @@ func (r *run) settle(ctx context.Context) error {
 	}
 	r.usage = r.cluster.Usage()
 	r.progress.phase("stop", "")
-	closeErr := r.swarm.Close()
+	closeErr := r.closeSwarm()
 	r.stopErr = r.cluster.Stop()
 	return closeErr
 }

@@ -2,6 +2,8 @@ package harness
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 
 	"barrage/harness/report"
 	"barrage/harness/scenario"
@@ -34,16 +36,21 @@ func verdict(r *report.Run, expect scenario.Expect) report.Verdict {
 			v.Fail(fmt.Sprintf("%s: the ledger does not balance: %d expected, %d delivered, %d lost",
 				part.name, part.counts.Expected, part.counts.Delivered, part.counts.Lost))
 		}
-		for _, x := range []struct {
-			what      string
-			n, accept int64
-		}{{"lost", part.counts.Lost, expect.Lost}, {"duplicate", part.counts.Duplicate, expect.Duplicate}, {"reordered", part.counts.Reordered, expect.Reordered}} {
-			if x.n > x.accept {
-				v.Fail(fmt.Sprintf("%s: %d of %d deliveries %s, %d accepted", part.name, x.n, part.counts.Expected, x.what, x.accept))
-			}
+		for _, reason := range slices.Sorted(maps.Keys(part.counts.Unexpected)) {
+			v.Fail(fmt.Sprintf("%s: %d frames that nothing accounts for (%s)", part.name, part.counts.Unexpected[reason], reason))
 		}
-		for reason, n := range part.counts.Unexpected {
-			v.Fail(fmt.Sprintf("%s: %d frames that nothing accounts for (%s)", part.name, n, reason))
+	}
+	w, m := &d.WarmUp, &d.Measured
+	for _, x := range []struct {
+		what      string
+		n, accept int64
+	}{
+		{"lost", w.Lost + m.Lost, expect.Lost},
+		{"duplicate", w.Duplicate + m.Duplicate, expect.Duplicate},
+		{"reordered", w.Reordered + m.Reordered, expect.Reordered},
+	} {
+		if x.n > x.accept {
+			v.Fail(fmt.Sprintf("%d of %d deliveries %s, at most %d accepted", x.n, w.Expected+m.Expected, x.what, x.accept))
 		}
 	}
 	if d.CometFrames != d.LedgerFrames {

@@ -132,7 +132,9 @@ func (c *Cluster) start(ctx context.Context) error {
 	if err := c.waitReady(ctx, waiting...); err != nil {
 		return err
 	}
-	job, err := c.run(RoleJob, RoleJob, c.flags(c.cfg.Job, "-host=job-1",
+	// The services' broker answers a fetch that finds nothing only when its wait is over,
+	// even if a record comes meanwhile: a long wait would be in every latency.
+	job, err := c.run(RoleJob, RoleJob, c.flags(c.cfg.Job, "-host=job-1", "-kafka.options=fetch.wait.max.ms=2",
 		"-kafka.brokers="+backing.Kafka, "-discovery.nodes="+backing.Discovery)...)
 	if err != nil {
 		return err

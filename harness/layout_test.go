@@ -1,0 +1,161 @@
+package harness
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"barrage/harness/ledger"
+	"barrage/harness/scenario"
+	"barrage/scenarios"
+)
+
+func parse(t *testing.T, text string) *scenario.Scenario {
+	t.Helper()
+	s, err := scenario.Parse("test.yaml", []byte(text), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+const everyKind = `name: every-kind
+clients:
+  count: 24
+  transport: {tcp: 0.25, ws: 0.75}
+  rooms: {count: 3, type: live}
+  members: 12
+  accepts: [1000, 1001]
+pushes:
+  - {kind: room, operation: 2000, rate: 12/s, size: 64B, rooms: [1, 3], senders: 2}
+  - {kind: keys, operation: 1000, rate: 3/s, size: 64B, targets: 2, groups: 3}
+  - {kind: mids, operation: 1001, rate: 1/s, size: 64B, targets: 2, groups: 2}
+  - {kind: all, operation: 1000, rate: 2/s, size: 64B, speed: 7}
+  - {name: refused, kind: all, operation: 1002, rate: 1/s, size: 64B}
+phases: {warmup: 1s, measure: 10s, drain: 1s}
+`
+
+// Who receives what follows from the request alone: the layout must agree with a naive
+// reading of each request against each client.
+func TestLayoutAgreesWithItsRequests(t *testing.T) {
+	l, err := newLayout(parse(t, everyKind))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 24 {
+		c := l.client(i)
+		if want := fmt.Sprintf("live://%d", i%3+1); c.Room != want || c.Mid != int64(i%12+1) || c.Key != fmt.Sprintf("bench-%d", i) {
+			t.Errorf("client %d is %+v", i, c)
+		}
+		for _, p := range l.pushes {
+			kind := l.scenario.Pushes[l.line[p.ID]].Kind
+			want := false
+			switch kind {
+			case scenario.KindRoom:
+				want = strings.Contains(p.Target, fmt.Sprintf("room=%d&", i%3+1))
+			case scenario.KindKeys:
+				want = strings.Contains(p.Target+"&", fmt.Sprintf("keys=bench-%d&", i))
+			case scenario.KindMids:
+				want = strings.Contains(p.Target+"&", fmt.Sprintf("mids=%d&", i%12+1))
+			case scenario.KindAll:
+				want = strings.Contains(p.Target, "operation=1000")
+			}
+			if got := subscribed(t, l, i, p.ID); got != want {
+				t.Errorf("client %d receives %s: %v, want %v", i, p.Target, got, want)
+			}
+		}
+	}
+}
+
+// subscribed asks the ledger whether a push of the stream is owed to client i.
+func subscribed(t *testing.T, l *layout, i int, stream uint16) bool {
+	t.Helper()
+	b := ledger.NewBook(l.streams, 1, 64)
+	c := l.client(i)
+	b.Join(b.Add(c.Subscription, c.Kind))
+	counts, err := b.Count([]ledger.Plan{{Stream: stream, Pushed: 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return counts.Expected == 1
+}
+
+func TestLayoutSchedule(t *testing.T) {
+	s := parse(t, everyKind)
+	l, err := newLayout(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// By line and phase: the pushes' times, merged, must be evenly spaced at the line's rate.
+	for line, p := range s.Pushes {
+		for _, warmUp := range []bool{true, false} {
+			start, length := s.Phases.Warmup, s.Phases.Measure
+			if warmUp {
+				start, length = 0, s.Phases.Warmup
+			}
+			at := map[time.Duration]int{}
+			streams := 0
+			for _, st := range l.pushes {
+				if l.line[st.ID] != line || st.WarmUp != warmUp {
+					continue
+				}
+				streams++
+				for seq := range st.Pushes {
+					at[(st.Start+time.Duration(seq)*st.Period-start).Round(time.Microsecond)]++
+				}
+			}
+			want := int(p.Rate * length.Seconds())
+			if len(at) != want || streams != p.Streams() {
+				t.Errorf("line %d, warm-up %v: %d pushes at %d times from %d streams, want %d", line, warmUp, len(at), len(at), streams, want)
+			}
+			for k := range want {
+				due := time.Duration(float64(k) / p.Rate * 1e9).Round(time.Microsecond)
+				if at[due] != 1 && at[due-time.Microsecond] != 1 && at[due+time.Microsecond] != 1 {
+					t.Errorf("line %d, warm-up %v: no push at %s", line, warmUp, due)
+				}
+			}
+		}
+	}
+}
+
+func TestSpreadIsExactAndMixed(t *testing.T) {
+	for _, c := range []struct {
+		clients int
+		ws      float64
+	}{{1, 0}, {1, 1}, {2, 0.5}, {200, 0.5}, {1000, 0.1}, {10_000, 0.5}, {9973, 0.25}} {
+		s := newSpread(c.clients, c.ws)
+		total := 0
+		for _, rooms := range []int{1, 2, 4, 8} {
+			n := make([]int, rooms)
+			total = 0
+			for i := range c.clients {
+				if s.kind(i) == ledger.WebSocket {
+					total++
+					n[i%rooms]++
+				}
+			}
+			for room, ws := range n {
+				want := float64(c.clients) / float64(rooms) * c.ws
+				if c.clients >= 200 && (float64(ws) < want*0.8-2 || float64(ws) > want*1.2+2) {
+					t.Errorf("%d clients, %g on WebSocket: room %d of %d has %d, about %g wanted", c.clients, c.ws, room, rooms, ws, want)
+				}
+			}
+		}
+		if want := int(float64(c.clients)*c.ws + 0.5); total != want {
+			t.Errorf("%d clients, %g on WebSocket: %d, want %d", c.clients, c.ws, total, want)
+		}
+	}
+}
+
+func TestBuiltInScenariosLayOut(t *testing.T) {
+	for _, name := range []string{"smoke", "room-10k", "room-10k-calm", "room-10k-200", "room-10k-flood"} {
+		s, err := scenario.Find(name, scenarios.Files, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := newLayout(s); err != nil {
+			t.Error(err)
+		}
+	}
+}
