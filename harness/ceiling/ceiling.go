@@ -78,6 +78,7 @@ const (
 
 const (
 	warmUps     = 3
+	fdReserve   = 64 // descriptors of the sending side that are no connections
 	sweepExpiry = 30 * time.Second
 )
 
@@ -87,6 +88,14 @@ func (c Config) fill() (Config, error) {
 	}
 	if c.BodySize < ledger.BodyMin {
 		return c, fmt.Errorf("ceiling: BodySize is %d bytes, must be at least %d", c.BodySize, ledger.BodyMin)
+	}
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return c, fmt.Errorf("ceiling: read the limit of open files: %w", err)
+	}
+	if need := uint64(c.Clients) + fdReserve; need > limit.Max {
+		return c, fmt.Errorf("ceiling: %d connections need %d open files in one process, the hard limit is %d: raise it with ulimit -Hn %d",
+			c.Clients, need, limit.Max, need)
 	}
 	if c.Exe == "" {
 		exe, err := os.Executable()
@@ -208,15 +217,22 @@ func (m *measurement) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	connecting, cancel := context.WithCancel(ctx)
+	defer cancel()
 	accepted := make(chan error, 1)
 	go func() {
 		_, err := m.child.do(ctx, command{Accept: &acceptCommand{TCP: m.cfg.Clients - ws, WS: ws}})
+		if err != nil {
+			cancel()
+		}
 		accepted <- err
 	}()
-	err = m.swarm.Connect(ctx)
+	err = m.swarm.Connect(connecting)
 	if p := m.swarm.Snapshot(); err == nil && p.Failed > 0 {
 		err = fmt.Errorf("ceiling: %d of %d connections failed: %v", p.Failed, p.Clients, p.Failures)
-		m.child.kill()
+	}
+	if err != nil {
+		m.child.kill() // it waits for connections that don't come
 	}
 	if err = errors.Join(err, <-accepted); err != nil {
 		return errors.Join(err, m.swarm.Close())

@@ -57,6 +57,7 @@ func TestRunEndsWithItsContext(t *testing.T) {
 func TestConfigErrorsNameTheField(t *testing.T) {
 	for want, cfg := range map[string]Config{
 		"clients":  {},
+		"ulimit":   {Clients: 1 << 40, BodySize: 64},
 		"fraction": {Clients: 1, WSFraction: 2},
 		"BodySize": {Clients: 1, BodySize: 3},
 		"start":    {Clients: 1, BodySize: 64, Exe: "/does/not/exist"},

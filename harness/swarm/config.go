@@ -55,6 +55,13 @@ type Config struct {
 	ConnectTimeout time.Duration // from connect to the auth reply; default 30 s
 	Heartbeat      time.Duration // period of a client's heartbeats, spread evenly over the clients; default 60 s, negative for none
 
+	// Gather is how long a thread rests after a round that brought few events, so that the
+	// next brings more at once. Where the server is on the same machine it pays for each
+	// wakeup of a thread, at the expense of what is measured: on a 2-core virtual machine a
+	// third of a send. It is part of every latency, at most once. Default 200 us, negative
+	// for none.
+	Gather time.Duration
+
 	// LocalAddrs are the source addresses, used in turn. Past about 12,000 ports of one
 	// source address connecting slows down. The default is one address of 127.0.0.0/8 for
 	// every 8000 clients where the target is there too, and the kernel's choice elsewhere.
@@ -73,6 +80,7 @@ const (
 	defaultConnectPending = 512
 	defaultConnectTimeout = 30 * time.Second
 	defaultHeartbeat      = time.Minute
+	defaultGather         = 200 * time.Microsecond
 	defaultReadBuffer     = 128 << 10
 	minReadBuffer         = 4 << 10
 	fdReserve             = 64 // descriptors of a thread that are no clients
@@ -113,6 +121,7 @@ func (c Config) fill() (Config, error) {
 	c.ConnectPending = max(orDefault(c.ConnectPending, defaultConnectPending), c.Threads)
 	c.ConnectTimeout = orDefault(c.ConnectTimeout, defaultConnectTimeout)
 	c.Heartbeat = orDefault(c.Heartbeat, defaultHeartbeat)
+	c.Gather = orDefault(c.Gather, defaultGather)
 	c.ReadBuffer = orDefault(c.ReadBuffer, defaultReadBuffer)
 	return c, nil
 }

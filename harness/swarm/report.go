@@ -152,7 +152,8 @@ type Report struct {
 	Ledger *ledger.Report
 
 	// ReadLag is, for each round of events, the time from the kernel's answer to the read
-	// of the round's last one, in nanoseconds: what the swarm may have added to a latency.
+	// of the round's last one, in nanoseconds. It and Config.Gather are what the swarm may
+	// have added to a latency.
 	ReadLag *hdrhistogram.Histogram
 
 	// ConnectTime is from connect(2) to joined, in nanoseconds, one value a client.

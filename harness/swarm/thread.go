@@ -114,6 +114,7 @@ type shared struct {
 
 const (
 	maxEvents   = 512
+	fewEvents   = 64 // a round of fewer is followed by a rest of Config.Gather
 	scanPeriod  = int64(100 * time.Millisecond)
 	wakeupEvent = -1 // in place of a client's number
 )
@@ -159,6 +160,13 @@ func (t *thread) loop() error {
 		t.expire(now)
 		t.beatDue(now)
 		t.publish(now)
+		if n > 0 && n < fewEvents && t.cfg.Gather > 0 {
+			rest := unix.NsecToTimespec(int64(t.cfg.Gather))
+			_ = unix.Nanosleep(&rest, nil) // a signal only shortens it
+			woken = ledger.Now()
+			t.waited += woken - now
+			now = woken
+		}
 	}
 	return nil
 }
