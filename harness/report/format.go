@@ -39,6 +39,14 @@ func digits(v float64) string {
 	}
 }
 
+// amount writes whole numbers as such, and others with three significant digits.
+func amount(v float64) string {
+	if v == math.Trunc(v) {
+		return round(v)
+	}
+	return digits(v)
+}
+
 // many writes large rates: 9.87M, 123k.
 func many(v float64) string {
 	switch {
@@ -71,7 +79,7 @@ func span(s float64) string {
 func size(b float64) string {
 	switch a := math.Abs(b); {
 	case a < 1<<10:
-		return digits(b) + " B"
+		return amount(b) + " B"
 	case a < 1<<20:
 		return digits(b/(1<<10)) + " KiB"
 	case a < 1<<30:

@@ -92,7 +92,7 @@ func (e *errWriter) pushes(p *Pushes) {
 	var t table
 	t.add("", "rate", "body", "senders", "intended", "sent", "acknowledged", "failed", "no answer")
 	for _, l := range p.Lines {
-		t.add(append([]string{l.Name, digits(l.Rate) + "/s", size(float64(l.BodyBytes)), count(l.Streams)}, pushCells(l.Pushes)...)...)
+		t.add(append([]string{l.Name, amount(l.Rate) + "/s", size(float64(l.BodyBytes)), count(l.Streams)}, pushCells(l.Pushes)...)...)
 	}
 	if len(p.Lines) > 1 {
 		t.add(append([]string{"all", "", "", ""}, pushCells(p.Measured)...)...)
