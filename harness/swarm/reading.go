@@ -1,0 +1,164 @@
+package swarm
+
+import (
+	"fmt"
+	"math"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"barrage/harness/ledger"
+)
+
+// partial is a joined client in the middle of a frame.
+type partial struct {
+	progress
+	tail [headMax - 1]byte
+	kept uint8 // bytes in tail, or inOverflow
+}
+
+// inOverflow says that the tail is in thread.overflow: only a control frame that was cut
+// can be longer than the head of a frame.
+const inOverflow = math.MaxUint8
+
+// readable reads once and takes in what came. The arrival of all of it is the end of the
+// read.
+func (t *thread) readable(i int) {
+	c := &t.clients[i]
+	kept := t.resume(c)
+	n, errno := read(c.fd, t.buf[kept:])
+	switch {
+	case errno == unix.EAGAIN || errno == unix.EINTR:
+		return // what resume loaded is still stored
+	case errno == unix.ECONNRESET:
+		t.drop(i, ServerReset, errno)
+		return
+	case errno != 0:
+		t.drop(i, ReadFailed, fmt.Errorf("read: %w", errno))
+		return
+	case n == 0:
+		t.drop(i, ServerClosed, errEOF)
+		return
+	}
+	arrival := ledger.Now()
+	t.tally.reads++
+	t.tally.bytes += int64(n)
+	in := t.buf[:kept+n]
+	if c.state == upgrading && !t.upgraded(i, &in) {
+		return
+	}
+	for {
+		switch t.dec.next(&in) {
+		case needMore:
+			t.suspend(c, in)
+			return
+		case gotFrame:
+			t.frame(i, arrival)
+		case gotPing:
+			if !t.send(i, wsPong, t.dec.ctl) {
+				return
+			}
+		case gotPong:
+		case gotClose:
+			t.drop(i, WebSocketClose, closeError(t.dec.ctl))
+			return
+		case gotError:
+			t.drop(i, ProtocolError, t.dec.fail)
+			return
+		}
+	}
+}
+
+// frame takes in the decoder's current frame.
+func (t *thread) frame(i int, arrival int64) {
+	t.tally.frames++
+	if isPush(t.dec.op) {
+		t.tally.pushes++
+		if t.dec.stamped {
+			t.book.Account(i, t.dec.stamp, arrival)
+		} else {
+			t.book.BadBody()
+		}
+		return
+	}
+	t.tally.control++
+	t.reply(i)
+}
+
+// resume loads the decoder with where client c stopped, puts the kept bytes at the start
+// of buf and returns their number.
+func (t *thread) resume(c *client) int {
+	t.dec.ws = c.kind == ledger.WebSocket
+	switch {
+	case c.state != joined:
+		p := &t.pending[c.slot]
+		t.dec.progress = p.progress
+		return copy(t.buf, p.kept)
+	case c.slot < 0:
+		t.dec.progress = progress{}
+		return 0
+	}
+	p := &t.partials[c.slot]
+	t.dec.progress = p.progress
+	if p.kept == inOverflow {
+		return copy(t.buf, t.overflow[c.slot])
+	}
+	return copy(t.buf, p.tail[:p.kept])
+}
+
+// suspend stores the decoder's state and the rest of the input until c is readable again.
+func (t *thread) suspend(c *client, rest []byte) {
+	if c.state != joined {
+		p := &t.pending[c.slot]
+		p.progress = t.dec.progress
+		p.kept = append(p.kept[:0], rest...)
+		return
+	}
+	if d := &t.dec; len(rest) == 0 && d.skip == 0 && d.batch == 0 && d.message == 0 {
+		t.freePartial(c)
+		return
+	}
+	if c.slot < 0 {
+		c.slot = t.takePartial()
+	}
+	p := &t.partials[c.slot]
+	if p.kept == inOverflow {
+		delete(t.overflow, c.slot)
+	}
+	p.progress = t.dec.progress
+	if len(rest) <= len(p.tail) {
+		p.kept = uint8(copy(p.tail[:], rest))
+		return
+	}
+	p.kept = inOverflow
+	t.overflow[c.slot] = append([]byte(nil), rest...)
+}
+
+// freePartial gives back the partial that c has, if any.
+func (t *thread) freePartial(c *client) {
+	if c.slot < 0 {
+		return
+	}
+	if t.partials[c.slot].kept == inOverflow {
+		delete(t.overflow, c.slot)
+		t.partials[c.slot].kept = 0
+	}
+	t.freePartials = append(t.freePartials, c.slot)
+	c.slot = -1
+}
+
+func (t *thread) takePartial() int32 {
+	if n := len(t.freePartials); n > 0 {
+		slot := t.freePartials[n-1]
+		t.freePartials = t.freePartials[:n-1]
+		return slot
+	}
+	t.partials = append(t.partials, partial{})
+	return int32(len(t.partials) - 1)
+}
+
+// read is read(2), like send.
+func read(fd int32, b []byte) (int, unix.Errno) {
+	n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+	return int(n), errno
+}
