@@ -102,7 +102,7 @@ func Start(ctx context.Context, cfg Config, log *slog.Logger) (*Services, error)
 	if err := s.start(ctx, cfg); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
-	log.Warn("the embedded Kafka and Redis are in memory only: what they hold ends with this process")
+	log.Info("the embedded Kafka and Redis are in memory only: what they hold ends with this process")
 	log.Debug("backing services run", "kafka", s.KafkaBrokers(), "redis", s.RedisAddr(), "discovery", s.DiscoveryAddr())
 	return s, nil
 }

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/bilibili/discovery/model"
@@ -82,6 +83,7 @@ type Node struct {
 	peers    []*peer // the other nodes of the zone, and those of other zones
 	start    string  // when, for startHeader
 	listener net.Listener
+	serving  atomic.Bool
 
 	mu           sync.Mutex
 	protectUntil time.Time // mu guards; until then lists are refused
@@ -154,6 +156,7 @@ func (n *Node) Run(ctx context.Context) error {
 		IdleTimeout:       2 * time.Minute,
 		ErrorLog:          slog.NewLogLogger(n.log.Handler(), slog.LevelDebug),
 	}
+	n.serving.Store(true)
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(n.listener) }()
 	keepCtx, stopKeeping := context.WithCancel(ctx)
@@ -170,6 +173,7 @@ func (n *Node) Run(ctx context.Context) error {
 		err = fmt.Errorf("serve httpServer.addr %s: %w", n.cfg.HTTPServer.Addr, err)
 	case <-ctx.Done():
 	}
+	n.serving.Store(false)
 	stopKeeping()
 	<-kept
 	stopPolls()
@@ -181,6 +185,17 @@ func (n *Node) Run(ctx context.Context) error {
 	n.replicate(change{kind: changeCancel, instance: me, at: time.Now().UnixNano()})
 	n.closePeers()
 	return err
+}
+
+// Ready returns nil when the node gives lists, else why it doesn't yet.
+func (n *Node) Ready() error {
+	switch {
+	case !n.serving.Load():
+		return errors.New("not serving yet")
+	case n.protected():
+		return errors.New("protected: waiting for all to register again")
+	}
+	return nil
 }
 
 // protected is whether lists are refused now.

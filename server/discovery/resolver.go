@@ -49,15 +49,17 @@ func (r *grpcResolver) Close() {
 func (r *grpcResolver) run(ctx context.Context, lists <-chan []Instance) {
 	defer close(r.done)
 	config := r.cc.ParseServiceConfig(roundRobin)
+	had := false
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case list := <-lists:
 			endpoints := r.endpoints(list)
-			if len(endpoints) == 0 {
-				r.client.log.Warn("discovery lists no instance", "app", r.appID)
+			if had && len(endpoints) == 0 {
+				r.client.log.Warn("discovery lists no instance any more", "app", r.appID)
 			}
+			had = len(endpoints) > 0
 			// An error asks for another try; the next list is one.
 			_ = r.cc.UpdateState(resolver.State{Endpoints: endpoints, ServiceConfig: config})
 		}

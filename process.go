@@ -1,0 +1,170 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"barrage/server/admin"
+	"barrage/server/config"
+)
+
+// settings are what a process is configured with: its role's configuration at the top
+// level, and what all roles have.
+type settings[C any] struct {
+	Role  C         `toml:",inline"`
+	Log   logConfig `toml:"log"`
+	Debug bool      `toml:"debug" flag:"debug" env:"DEBUG" doc:"log level debug, whatever log.level says"`
+}
+
+type logConfig struct {
+	Level  slog.Level `toml:"level" doc:"least level that is logged: debug, info, warn or error"`
+	Format string     `toml:"format" doc:"text or json"`
+}
+
+// newSettings has the defaults. What up has to say it says itself: its log is for trouble.
+func newSettings[C any](name string, role C) settings[C] {
+	s := settings[C]{Role: role, Log: logConfig{Level: slog.LevelInfo, Format: "text"}}
+	if name == "up" {
+		s.Log.Level = slog.LevelWarn
+	}
+	return s
+}
+
+// A process is what every command that serves has.
+type process struct {
+	name   string
+	log    *slog.Logger
+	level  *slog.LevelVar
+	stdout io.Writer
+	stderr io.Writer
+}
+
+// usageError is an error of the flags, the configuration or the environment.
+type usageError struct{ err error }
+
+func (e usageError) Error() string { return e.err.Error() }
+func (e usageError) Unwrap() error { return e.err }
+
+// serve is a command that serves: it loads defaults' settings, calls body with what came
+// out of it, until a signal comes, and turns body's error into an exit status.
+func serve[C any](ctx context.Context, name string, defaults C, ignored, args []string, stdout, stderr io.Writer,
+	body func(context.Context, *process, C) error) int {
+	loaded := newSettings(name, defaults)
+	spec := config.Spec{Role: name, Dst: &loaded, Ignored: ignored}
+	warnings, err := config.Load(spec, args, os.Environ())
+	if errors.Is(err, config.ErrHelp) {
+		if err := config.Usage(stdout, spec); err != nil {
+			fmt.Fprintf(stderr, "barrage %s: %v\n", name, err)
+			return exitFailed
+		}
+		return exitGood
+	}
+	p := &process{name: name, level: new(slog.LevelVar), stdout: stdout, stderr: stderr}
+	if err == nil {
+		err = p.openLog(loaded.Log, loaded.Debug)
+	}
+	if err != nil {
+		return p.exit(usageError{err})
+	}
+	for _, w := range warnings {
+		p.log.Warn(w)
+	}
+	// The first signal ends everything in order; the next one kills.
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop)
+	return p.exit(body(ctx, p, loaded.Role))
+}
+
+func (p *process) openLog(cfg logConfig, debug bool) error {
+	p.level.Set(cfg.Level)
+	if debug {
+		p.level.Set(slog.LevelDebug)
+	}
+	options := &slog.HandlerOptions{Level: p.level}
+	switch cfg.Format {
+	case "text":
+		p.log = slog.New(slog.NewTextHandler(p.stderr, options))
+	case "json":
+		p.log = slog.New(slog.NewJSONHandler(p.stderr, options))
+	default:
+		return fmt.Errorf("log.format is %q: text or json is needed", cfg.Format)
+	}
+	slog.SetDefault(p.log)
+	return nil
+}
+
+// exit says what went wrong, if something did, and returns the exit status.
+func (p *process) exit(err error) int {
+	var usage usageError
+	switch {
+	case err == nil:
+		return exitGood
+	case errors.Is(err, syscall.EADDRINUSE):
+		fmt.Fprintf(p.stderr, "barrage %s: %v: end what listens there, or set another address\n", p.name, err)
+		return exitUsage
+	case errors.As(err, &usage):
+		fmt.Fprintf(p.stderr, "barrage %s: %v\n", p.name, err)
+		return exitUsage
+	default:
+		fmt.Fprintf(p.stderr, "barrage %s: %v\n", p.name, err)
+		return exitFailed
+	}
+}
+
+// admin makes the admin page of a role in this process.
+func (p *process) admin(cfg admin.Config, role string) *admin.Server {
+	return admin.New(cfg, role, p.level, p.log.With("role", role))
+}
+
+// A part is something that runs in the process until it is stopped.
+type part struct {
+	name string
+	run  func(context.Context) error
+}
+
+// runParts runs all parts until ctx ends or one ends by itself, and then stops them in their
+// order, each when the one before has ended. It returns the errors of all.
+func runParts(ctx context.Context, parts ...part) error {
+	type running struct {
+		cancel context.CancelFunc
+		ended  chan error
+	}
+	first := make(chan struct{}, len(parts))
+	all := make([]running, len(parts))
+	for i, p := range parts {
+		// Its own stop, not ctx: the order is kept when ctx ends.
+		partCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+		defer cancel()
+		all[i] = running{cancel, make(chan error, 1)}
+		go func() {
+			err := p.run(partCtx)
+			if partCtx.Err() == nil {
+				if err == nil {
+					err = errors.New("ended by itself")
+				}
+				err = fmt.Errorf("%s: %w", p.name, err)
+			} else if err != nil {
+				err = fmt.Errorf("stop %s: %w", p.name, err)
+			}
+			all[i].ended <- err
+			first <- struct{}{}
+		}()
+	}
+	select {
+	case <-ctx.Done():
+	case <-first:
+	}
+	var errs []error
+	for i := range all {
+		all[i].cancel()
+		errs = append(errs, <-all[i].ended)
+	}
+	return errors.Join(errs...)
+}

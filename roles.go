@@ -1,0 +1,269 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/connectivity"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
+
+	"barrage/server/admin"
+	logicpb "barrage/server/api/logic"
+	"barrage/server/comet"
+	"barrage/server/discovery"
+	"barrage/server/job"
+	"barrage/server/logic"
+)
+
+// maxMessage is the largest gRPC message, in bytes, as goim has it.
+const maxMessage = 16 << 20
+
+// A server is a role that is wired but not running yet.
+type server interface {
+	Listen() error
+	Run(context.Context) error
+	Ready() error
+}
+
+// A role is a server with its admin page.
+type role struct {
+	name   string
+	server server
+	admin  *admin.Server
+	// assist, if not nil, begins what the server needs of others, until ctx ends: not
+	// before the ports are bound, so that a command that can't run says only why.
+	assist func(ctx context.Context)
+}
+
+// newRole adds the admin page's readiness to a server.
+func newRole(name string, s server, page *admin.Server) *role {
+	page.AddCheck(name, s.Ready)
+	return &role{name: name, server: s, admin: page}
+}
+
+// listen binds the role's ports.
+func (r *role) listen() error { return errors.Join(r.admin.Listen(), r.server.Listen()) }
+
+// part is what runs of the role: its server, and what it needs to the last.
+func (r *role) part() part {
+	return part{r.name, func(ctx context.Context) error {
+		if r.assist != nil {
+			assistCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
+			defer stop()
+			r.assist(assistCtx)
+		}
+		return r.server.Run(ctx)
+	}}
+}
+
+func (r *role) adminPart() part { return part{r.name + " admin page", r.admin.Run} }
+
+// run serves one role alone until ctx ends.
+func (r *role) run(ctx context.Context, p *process) error {
+	if err := r.listen(); err != nil {
+		return usageError{err}
+	}
+	p.log.Info(r.name+" serves", "admin", addrOf(r.admin))
+	defer p.log.Info(r.name + " has ended")
+	return runParts(ctx, r.part(), r.adminPart())
+}
+
+// addrOf is the address of an admin page, "off" without one.
+func addrOf(s *admin.Server) string {
+	if s.Addr() == nil {
+		return "off"
+	}
+	return s.Addr().String()
+}
+
+func runComet(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	return serve(ctx, "comet", comet.DefaultConfig(), comet.IgnoredKeys(), args, stdout, stderr,
+		func(ctx context.Context, p *process, cfg comet.Config) error {
+			r, err := newComet(p, cfg)
+			if err != nil {
+				return usageError{err}
+			}
+			return r.run(ctx, p)
+		})
+}
+
+func newComet(p *process, cfg comet.Config) (*role, error) {
+	log := p.log.With("role", "comet")
+	page := p.admin(cfg.Admin, "comet")
+	client := discovery.NewClient(cfg.Discovery, cfg.Env, log)
+	conn, err := dialLogic(client, cfg.RPCClient.Dial)
+	if err != nil {
+		return nil, err
+	}
+	server, err := comet.New(cfg, comet.Deps{
+		Logic:   logicpb.NewLogicClient(conn),
+		Log:     log,
+		Metrics: page.Registry(),
+		Register: func(ctx context.Context, in discovery.Instance) (comet.Registration, error) {
+			return orNil[comet.Registration](client.Register(ctx, in))
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	r := newRole("comet", server, page)
+	r.assist = func(ctx context.Context) {
+		conn.Connect()
+		context.AfterFunc(ctx, func() { conn.Close() })
+	}
+	page.AddCheck("logic", func() error {
+		if state := conn.GetState(); state != connectivity.Ready {
+			conn.Connect()
+			return fmt.Errorf("no connection to logic yet (%s)", state)
+		}
+		return nil
+	})
+	return r, nil
+}
+
+// dialLogic makes a connection to all logic processes that discovery lists, now and later;
+// it begins with Connect.
+func dialLogic(client *discovery.Client, timeout time.Duration) (*grpc.ClientConn, error) {
+	retry := backoff.DefaultConfig
+	retry.MaxDelay = time.Second
+	conn, err := grpc.NewClient(client.Resolver().Scheme()+":///"+discovery.AppLogic,
+		grpc.WithResolvers(client.Resolver()),
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: retry, MinConnectTimeout: timeout}),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: time.Minute, Timeout: 10 * time.Second}),
+		grpc.WithIdleTimeout(0),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("connect to logic: %w", err)
+	}
+	return conn, nil
+}
+
+// watchComets follows discovery's list of comets once start has been called.
+func watchComets(client *discovery.Client) (lists <-chan []discovery.Instance, start func(context.Context)) {
+	relayed := make(chan []discovery.Instance)
+	return relayed, func(ctx context.Context) {
+		newest := client.Watch(ctx, discovery.AppComet)
+		go func() {
+			for {
+				select {
+				case list := <-newest:
+					select {
+					case relayed <- list:
+					case <-ctx.Done():
+						return
+					}
+				case <-ctx.Done():
+					return
+				}
+			}
+		}()
+	}
+}
+
+func runLogic(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	return serve(ctx, "logic", logic.DefaultConfig(), logic.IgnoredKeys(), args, stdout, stderr,
+		func(ctx context.Context, p *process, cfg logic.Config) error {
+			r, err := newLogic(p, cfg)
+			if err != nil {
+				return usageError{err}
+			}
+			return r.run(ctx, p)
+		})
+}
+
+func newLogic(p *process, cfg logic.Config) (*role, error) {
+	log := p.log.With("role", "logic")
+	page := p.admin(cfg.Admin, "logic")
+	client := discovery.NewClient(cfg.Discovery, cfg.Env, log)
+	comets, watch := watchComets(client)
+	server, err := logic.New(cfg, logic.Deps{
+		Log:       log,
+		Metrics:   page.Registry(),
+		Instances: comets,
+		Register: func(ctx context.Context, in discovery.Instance) (io.Closer, error) {
+			return orNil[io.Closer](client.Register(ctx, in))
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	r := newRole("logic", server, page)
+	r.assist = watch
+	return r, nil
+}
+
+func runJob(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	return serve(ctx, "job", job.DefaultConfig(), job.IgnoredKeys(), args, stdout, stderr,
+		func(ctx context.Context, p *process, cfg job.Config) error {
+			r, err := newJob(p, cfg)
+			if err != nil {
+				return usageError{err}
+			}
+			return r.run(ctx, p)
+		})
+}
+
+func newJob(p *process, cfg job.Config) (*role, error) {
+	log := p.log.With("role", "job")
+	page := p.admin(cfg.Admin, "job")
+	client := discovery.NewClient(cfg.Discovery, cfg.Env, log)
+	comets, watch := watchComets(client)
+	server, err := job.New(cfg, job.Deps{
+		Log:       log,
+		Metrics:   page.Registry(),
+		Instances: comets,
+	})
+	if err != nil {
+		return nil, err
+	}
+	r := newRole("job", server, page)
+	r.assist = watch
+	return r, nil
+}
+
+// orNil passes on what a constructor returned, as an interface that is nil with an error.
+func orNil[I any, T any](value T, err error) (I, error) {
+	var none I
+	if err != nil {
+		return none, err
+	}
+	return any(value).(I), nil
+}
+
+// nodeConfig is a discovery node with its admin page.
+type nodeConfig struct {
+	Node  discovery.NodeConfig `toml:",inline"`
+	Admin admin.Config         `toml:"admin"`
+}
+
+func runDiscovery(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	defaults := nodeConfig{Node: discovery.DefaultNodeConfig(), Admin: admin.DefaultConfig("discovery")}
+	return serve(ctx, "discovery", defaults, discovery.IgnoredNodeKeys(), args, stdout, stderr,
+		func(ctx context.Context, p *process, cfg nodeConfig) error {
+			node, err := discovery.NewNode(cfg.Node, p.log.With("role", "discovery"))
+			if err != nil {
+				return usageError{err}
+			}
+			return newRole("discovery", node, p.admin(cfg.Admin, "discovery")).run(ctx, p)
+		})
+}
+
+// handleJSON adds a page that is a JSON text.
+func handleJSON(page *admin.Server, pattern string, text []byte, log *slog.Logger) {
+	page.Handle(pattern, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		if _, err := w.Write(append(text, '\n')); err != nil {
+			log.Debug("write an admin page", "page", pattern, "err", err)
+		}
+	}))
+}
