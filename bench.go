@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"syscall"
@@ -101,7 +100,7 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	defer stop()
 	context.AfterFunc(ctx, stop)
 	result, err := harness.Run(ctx, harness.Options{
-		Scenario: s, Overrides: overrides, Exe: exe, Results: *results, Commit: benchCommit(),
+		Scenario: s, Overrides: overrides, Exe: exe, Results: *results, Commit: buildCommit(),
 		Command: slices.Concat([]string{"barrage", "bench"}, args), NoCeiling: !*withCeiling,
 		Progress: stderr, Terminal: isTerminal(stderr),
 	})
@@ -167,27 +166,6 @@ func listScenarios(stdout, stderr io.Writer) int {
 		fmt.Fprintf(stdout, "%-16s %s\n", name, s.Description)
 	}
 	return benchGood
-}
-
-// benchCommit returns the commit that the binary was built from, or "".
-func benchCommit() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return ""
-	}
-	revision, dirty := "", ""
-	for _, s := range info.Settings {
-		switch {
-		case s.Key == "vcs.revision":
-			revision = s.Value
-		case s.Key == "vcs.modified" && s.Value == "true":
-			dirty = "-dirty"
-		}
-	}
-	if revision == "" {
-		return ""
-	}
-	return revision + dirty
 }
 
 // isTerminal says whether w is a terminal.
