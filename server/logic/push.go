@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -28,11 +29,14 @@ type locator interface {
 type pusher struct {
 	sender  sender
 	locator locator
+	lookup  time.Duration // that the locator may take
 }
 
 // pushKeys sends body to sessions, and returns how many of them are on some comet.
 func (p *pusher) pushKeys(ctx context.Context, operation int32, keys []string, body []byte) (online int, err error) {
-	servers, err := p.locator.Servers(ctx, keys)
+	lookup, cancel := context.WithTimeout(ctx, p.lookup)
+	defer cancel()
+	servers, err := p.locator.Servers(lookup, keys)
 	if err != nil {
 		return 0, err
 	}
@@ -48,7 +52,9 @@ func (p *pusher) pushKeys(ctx context.Context, operation int32, keys []string, b
 
 // pushMids sends body to all sessions of members, and returns how many sessions those have.
 func (p *pusher) pushMids(ctx context.Context, operation int32, mids []int64, body []byte) (online int, err error) {
-	sessions, err := p.locator.Sessions(ctx, mids)
+	lookup, cancel := context.WithTimeout(ctx, p.lookup)
+	defer cancel()
+	sessions, err := p.locator.Sessions(lookup, mids)
 	if err != nil {
 		return 0, err
 	}

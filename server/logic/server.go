@@ -91,7 +91,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	s.online = newOnline(s.store, &s.cfg, s.log, s.metrics)
 	s.api = &api{
 		cfg:     &s.cfg.HTTPServer,
-		pusher:  &pusher{sender: s.producer, locator: s.store},
+		pusher:  &pusher{sender: s.producer, locator: s.store, lookup: cfg.RPCServer.Timeout},
 		online:  s.online,
 		log:     s.log,
 		metrics: s.metrics,

@@ -215,7 +215,8 @@ func freeAddr(t testing.TB) string {
 	return l.Addr().String()
 }
 
-// What a push costs in logic, from the socket to the acknowledgement and back.
+// What a push costs, from the socket to the acknowledgement and back: alone, where it is
+// mostly kafka.linger, and with many others that share its batch.
 func BenchmarkPushRoom(b *testing.B) {
 	c := startCluster(b, nil)
 	c.ready(b)
@@ -223,15 +224,24 @@ func BenchmarkPushRoom(b *testing.B) {
 	target := "http://" + c.server.HTTPAddr().String() + roomPath
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1024}}
 	defer client.CloseIdleConnections()
-	b.SetParallelism(64)
-	b.ReportAllocs()
-	b.RunParallel(func(pb *testing.PB) {
-		for pb.Next() {
-			resp, err := client.Post(target, "", strings.NewReader(body))
-			if got, err := readAnswer(resp, err); err != nil || got != success {
-				b.Errorf("%s, %v", got, err)
-				return
-			}
+	push := func(b *testing.B) {
+		resp, err := client.Post(target, "", strings.NewReader(body))
+		if got, err := readAnswer(resp, err); err != nil || got != success {
+			b.Errorf("%s, %v", got, err)
 		}
+	}
+	b.Run("alone", func(b *testing.B) {
+		for b.Loop() {
+			push(b)
+		}
+	})
+	b.Run("together", func(b *testing.B) {
+		b.SetParallelism(64)
+		b.ReportAllocs()
+		b.RunParallel(func(pb *testing.PB) {
+			for pb.Next() {
+				push(b)
+			}
+		})
 	})
 }
