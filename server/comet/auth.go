@@ -27,7 +27,9 @@ func (s *Server) nextReport(now time.Time) int64 {
 // session in or closes it.
 func (s *Server) connect(c *session, ver int16, seq int32, cookie string, token []byte) {
 	s.workers.run(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), s.cfg.RPCClient.Timeout)
+		// In a storm of connects logic may take its time; what bounds a session's wait
+		// is its own deadline, after which it is closed anyway.
+		ctx, cancel := context.WithTimeout(context.Background(), max(s.cfg.RPCClient.Timeout, s.cfg.Protocol.HandshakeTimeout))
 		defer cancel()
 		r, err := s.logic.Connect(ctx, &logic.ConnectReq{Server: s.name, Cookie: cookie, Token: token})
 		if err != nil {

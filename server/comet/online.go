@@ -12,6 +12,10 @@ import (
 	"google.golang.org/grpc/encoding/gzip"
 )
 
+// gzipRooms is the number of rooms above which a report is compressed. A compressor holds
+// over a megabyte, more than a small comet's sessions do.
+const gzipRooms = 1024
+
 // reportOnline tells logic how many are in each room here, once a period, and takes back
 // how many there are on all comets.
 func (s *Server) reportOnline(ctx context.Context) {
@@ -23,9 +27,13 @@ func (s *Server) reportOnline(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
+		counts := s.rooms.counts()
+		var options []grpc.CallOption
+		if len(counts) > gzipRooms {
+			options = append(options, grpc.UseCompressor(gzip.Name))
+		}
 		call, cancel := context.WithTimeout(ctx, max(s.cfg.RPCClient.Timeout, time.Second))
-		r, err := s.logic.RenewOnline(call, &logic.OnlineReq{Server: s.name, RoomCount: s.rooms.counts()},
-			grpc.UseCompressor(gzip.Name))
+		r, err := s.logic.RenewOnline(call, &logic.OnlineReq{Server: s.name, RoomCount: counts}, options...)
 		cancel()
 		if err != nil {
 			s.metrics.rpcErrors["RenewOnline"].Inc()

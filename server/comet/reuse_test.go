@@ -38,12 +38,26 @@ func TestNoByteReachesAnotherSession(t *testing.T) {
 				rng := rand.New(rand.NewPCG(uint64(slot), 7))
 				for generation := int64(0); ctx.Err() == nil; generation++ {
 					key, room := fmt.Sprintf("k%d.%d", slot, generation), fmt.Sprintf("live://%d.%d", slot, generation)
-					cl := c.login(t, websocket, fmt.Sprintf(`{"key":%q,"room_id":%q,"accepts":[%d]}`, key, room, 1000+slot))
+					cl, err := c.tryDial(t, websocket)
+					if err != nil {
+						if ctx.Err() == nil {
+							t.Errorf("%s: %v", key, err)
+						}
+						return
+					}
+					cl.send(wire.Frame{Ver: 1, Op: wire.OpAuth, Body: fmt.Appendf(nil, `{"key":%q,"room_id":%q,"accepts":[%d]}`, key, room, 1000+slot)})
+					if f, err := cl.tryRead(); err != nil || f.Op != wire.OpAuthReply {
+						if ctx.Err() == nil {
+							t.Errorf("%s: auth reply is %+v, %v", key, f, err)
+						}
+						cl.conn.Close()
+						return
+					}
 					keys[slot].Store(generation)
 					for range rng.IntN(40) {
 						f, err := cl.tryRead()
 						if err != nil {
-							if !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, net.ErrClosed) {
+							if ctx.Err() == nil && !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, net.ErrClosed) {
 								t.Errorf("%s: stream broke: %v", key, err)
 							}
 							break

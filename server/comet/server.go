@@ -33,7 +33,7 @@ import (
 )
 
 // maxWorkers bounds the calls to logic that run at a time.
-const maxWorkers = 512
+const maxWorkers = 128
 
 // reservedDescriptors are kept for what is not a client: listeners, RPCs, files.
 const reservedDescriptors = 200

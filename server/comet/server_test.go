@@ -111,31 +111,42 @@ type client struct {
 
 func (c *testComet) dial(t testing.TB, websocket bool) *client {
 	t.Helper()
+	cl, err := c.tryDial(t, websocket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cl.conn.Close() })
+	return cl
+}
+
+// tryDial connects, over WebSocket with its handshake.
+func (c *testComet) tryDial(t testing.TB, websocket bool) (*client, error) {
 	addr := c.tcp
 	if websocket {
 		addr = c.ws
 	}
 	conn, err := net.DialTimeout("tcp", addr, wait)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	t.Cleanup(func() { conn.Close() })
 	conn.SetDeadline(time.Now().Add(wait))
 	cl := &client{t: t, conn: conn, r: bufio.NewReader(conn), websocket: websocket}
-	if websocket {
-		fmt.Fprintf(conn, "GET /sub?x=1 HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
-			"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nCookie: a=b\r\n\r\n")
-		line, err := cl.r.ReadString('\n')
-		if err != nil || !strings.HasPrefix(line, "HTTP/1.1 101") {
-			t.Fatalf("upgrade: %q, %v", line, err)
+	if !websocket {
+		return cl, nil
+	}
+	fmt.Fprintf(conn, "GET /sub?x=1 HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nCookie: a=b\r\n\r\n")
+	for line, first := "", true; line != "\r\n"; first = false {
+		line, err = cl.r.ReadString('\n')
+		if err == nil && first && !strings.HasPrefix(line, "HTTP/1.1 101") {
+			err = fmt.Errorf("upgrade is answered %q", line)
 		}
-		for line != "\r\n" {
-			if line, err = cl.r.ReadString('\n'); err != nil {
-				t.Fatal(err)
-			}
+		if err != nil {
+			conn.Close()
+			return nil, err
 		}
 	}
-	return cl
+	return cl, nil
 }
 
 // login dials and authenticates.
