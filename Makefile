@@ -1,4 +1,53 @@
+# Everything here needs go and gcc, and nothing else: make preflight says what is missing.
+
+GO       ?= go
+SCENARIO ?= room-10k
+FUZZTIME ?= 20s
+
+VERSION  := $(shell git describe --tags --always 2>/dev/null || echo dev)
+COMMIT   := $(shell git rev-parse --short=12 HEAD 2>/dev/null)$(shell git diff --quiet HEAD 2>/dev/null || echo -dirty)
+LDFLAGS  := -X main.version=$(VERSION) -X main.commit=$(COMMIT)
+
+.DEFAULT_GOAL := build
+.PHONY: help build test bench up lint proto fuzz clean preflight preflight-bench
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 20
+
+build: preflight ## bin/barrage
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/barrage .
+
+test: preflight ## all tests, with the race detector
+	$(GO) test -race -timeout 20m ./...
+
+bench: preflight-bench build ## run scenarios/$(SCENARIO).yaml and print its result
+	bin/barrage bench $(SCENARIO)
+
+up: build ## everything in one process, for a first look
+	bin/barrage up
+
+lint: ## gofmt, go vet and staticcheck
+	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then \
+	  echo "not formatted (gofmt -w mends it):"; echo "$$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+fuzz: preflight ## every fuzz target for $(FUZZTIME)
+	@grep -rHoE --include='*_test.go' '^func Fuzz\w+' . | sed -E 's|/[^/]+:func | |' | while read -r package target; do \
+	  echo "$$package $$target"; \
+	  $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$package" || exit 1; done
+
 proto: ## regenerate server/api with the generators pinned in go.mod
-	protoc -I server/api --plugin=protoc-gen-go=$$(go tool -n protoc-gen-go) --plugin=protoc-gen-go-grpc=$$(go tool -n protoc-gen-go-grpc) \
+	@command -v protoc >/dev/null || { echo "protoc is missing: sudo apt-get install -y protobuf-compiler"; exit 1; }
+	protoc -I server/api --plugin=protoc-gen-go=$$($(GO) tool -n protoc-gen-go) --plugin=protoc-gen-go-grpc=$$($(GO) tool -n protoc-gen-go-grpc) \
 	  --go_out=. --go_opt=module=barrage --go-grpc_out=. --go-grpc_opt=module=barrage \
 	  protocol/protocol.proto comet/comet.proto logic/logic.proto
+
+clean: ## what the other targets made, but for results/
+	rm -rf bin
+
+preflight:
+	@GO='$(GO)' .ci/preflight 2048
+
+preflight-bench:
+	@GO='$(GO)' .ci/preflight 12000
