@@ -59,7 +59,8 @@ func (p *progress) write(name, what string) {
 		fmt.Fprintln(p.w, line)
 		return
 	}
-	fmt.Fprintf(p.w, "\r\x1b[K%s", line)
+	// Without the terminal's line wrap, or a long line could not be redrawn.
+	fmt.Fprintf(p.w, "\r\x1b[K\x1b[?7l%s\x1b[?7h", line)
 	p.open = true
 }
 

@@ -239,9 +239,13 @@ func (r *run) comet(out *report.Run) report.Comet {
 		WrittenBytes:          int64(d.Sum("barrage_comet_written_bytes_total")),
 		EAGAIN:                int64(d.Sum("barrage_comet_send_eagain_total")),
 		Skipped:               map[string]int64{},
+		Closed:                map[string]int64{},
 	}
 	for reason, n := range d.By("barrage_comet_frames_skipped_total") {
 		c.Skipped[reason] = int64(n)
+	}
+	for reason, n := range r.end.comet.By("barrage_comet_closed_total") {
+		c.Closed[reason] = int64(n)
 	}
 	writes := float64(c.Writes)
 	c.FramesPerWrite, c.BytesPerWrite = ratio(float64(c.Frames), writes), ratio(float64(c.WrittenBytes), writes)

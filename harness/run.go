@@ -235,7 +235,7 @@ func (r *run) connect(ctx context.Context) error {
 	r.swarm, err = swarm.New(swarm.Config{
 		Targets: swarm.Targets{TCP: r.cluster.TCP, WS: r.cluster.WS}, Streams: r.layout.streams,
 		Clients: s.Clients.Count, Client: r.layout.client,
-		ConnectRate: int(s.Clients.ConnectRate + 0.5), Heartbeat: s.Clients.Heartbeat,
+		ConnectRate: int(s.Clients.ConnectRate + 0.5), ConnectPending: connectPending, Heartbeat: s.Clients.Heartbeat,
 	})
 	if err != nil {
 		return &EnvironmentError{Problems: []string{err.Error()}}
@@ -253,6 +253,10 @@ func (r *run) connect(ctx context.Context) error {
 	}
 	return nil
 }
+
+// connectPending is how many logins are under way at most. It is enough to keep logic busy;
+// more would only wait there, until comet gives up asking for them.
+const connectPending = 128
 
 // lead is how long before its first push the schedule is set: time for the pusher to
 // connect.

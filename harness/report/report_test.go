@@ -87,7 +87,7 @@ func example() *Run {
 		},
 		Comet: Comet{
 			UserBytesPerConnection: 3500, HeapBytesPerConnection: 3490, RSSBytesPerConnection: 5400,
-			Frames: 2_000_000, Writes: 1_950_000, WrittenBytes: 170_000_000, EAGAIN: 3, Skipped: map[string]int64{"log_overrun": 0, "backed_up": 0},
+			Frames: 2_000_000, Writes: 1_950_000, WrittenBytes: 170_000_000, EAGAIN: 3, Skipped: map[string]int64{"log_overrun": 0, "backed_up": 0}, Closed: map[string]int64{"peer": 0},
 			FramesPerWrite: 1.0256, BytesPerWrite: 87.2, SweepingSeconds: 10.4, WritesPerSecond: 96_774, WritesPerBusySecond: 187_500, WritesPerCPUSecond: 123_417,
 		},
 		Ceiling: &Ceiling{
@@ -119,6 +119,7 @@ func badExample() *Run {
 	r.Pushes.Lines = append(r.Pushes.Lines, PushLine{Name: "everyone", Kind: "all", Rate: 0.5, BodyBytes: 2048, Streams: 1, Pushes: r.Pushes.Measured, Deliveries: bad})
 	r.Deliveries.Measured, r.Deliveries.Drained, r.Deliveries.DrainTime, r.Deliveries.CometFrames = bad, false, 10, 2_300_001
 	r.Comet.Skipped["log_overrun"] = 5
+	r.Comet.Closed = map[string]int64{"auth_failed": 10, "slow": 2, "peer": 0}
 	r.Latency.WebSocket = Percentiles{}
 	r.Ceiling, r.Environment.Commit = nil, ""
 	return r

@@ -232,6 +232,7 @@ type Comet struct {
 	WrittenBytes   int64            `json:"written_bytes"`
 	EAGAIN         int64            `json:"eagain"`
 	Skipped        map[string]int64 `json:"skipped"` // frames by reason
+	Closed         map[string]int64 `json:"closed"`  // connections over the whole run by reason, before the clients leave
 	FramesPerWrite float64          `json:"frames_per_write"`
 	BytesPerWrite  float64          `json:"bytes_per_write"`
 

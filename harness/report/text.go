@@ -184,14 +184,20 @@ func (e *errWriter) comet(c *Comet) {
 		count(c.Writes), size(c.BytesPerWrite), digits(c.FramesPerWrite), count(c.EAGAIN))
 	e.printf("  %s writes/s, %s/s in the %s of sweeping, %s per CPU second\n",
 		many(c.WritesPerSecond), many(c.WritesPerBusySecond), span(c.SweepingSeconds), many(c.WritesPerCPUSecond))
-	var skipped []string
-	for _, reason := range slices.Sorted(maps.Keys(c.Skipped)) {
-		if n := c.Skipped[reason]; n > 0 {
-			skipped = append(skipped, count(n)+" "+reason)
+	e.reasons("skipped frames", c.Skipped)
+	e.reasons("closed connections", c.Closed)
+}
+
+// reasons writes the reasons that occurred, if any did.
+func (e *errWriter) reasons(what string, by map[string]int64) {
+	var list []string
+	for _, reason := range slices.Sorted(maps.Keys(by)) {
+		if n := by[reason]; n > 0 {
+			list = append(list, count(n)+" "+reason)
 		}
 	}
-	if len(skipped) > 0 {
-		e.printf("  skipped frames: %s\n", strings.Join(skipped, ", "))
+	if len(list) > 0 {
+		e.printf("  %s: %s\n", what, strings.Join(list, ", "))
 	}
 }
 
