@@ -180,6 +180,9 @@ func (r *run) lane(ctx context.Context, streams []*StreamResult) {
 			return
 		case <-timer.C:
 		}
+		if ctx.Err() != nil { // both had come
+			return
+		}
 		if ledger.Now()-due > int64(r.cfg.Overrun) {
 			next[s] = stream.Pushes // a plan has no holes, so the stream ends here
 			continue
