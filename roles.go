@@ -84,8 +84,13 @@ func addrOf(s *admin.Server) string {
 	return s.Addr().String()
 }
 
+// goimKeys are keys that goim's example files have, and goim itself doesn't read.
+func goimKeys(ofRole []string) []string {
+	return append(ofRole, "perf", "onlineTick", "timer", "protoSection", "env.env", "env.ipAddrs")
+}
+
 func runComet(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	return serve(ctx, "comet", comet.DefaultConfig(), comet.IgnoredKeys(), args, stdout, stderr,
+	return serve(ctx, "comet", comet.DefaultConfig(), goimKeys(comet.IgnoredKeys()), args, stdout, stderr,
 		func(ctx context.Context, p *process, cfg comet.Config) error {
 			r, err := newComet(p, cfg)
 			if err != nil {
@@ -171,7 +176,7 @@ func watchComets(client *discovery.Client) (lists <-chan []discovery.Instance, s
 }
 
 func runLogic(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	return serve(ctx, "logic", logic.DefaultConfig(), logic.IgnoredKeys(), args, stdout, stderr,
+	return serve(ctx, "logic", logic.DefaultConfig(), goimKeys(logic.IgnoredKeys()), args, stdout, stderr,
 		func(ctx context.Context, p *process, cfg logic.Config) error {
 			r, err := newLogic(p, cfg)
 			if err != nil {
@@ -203,7 +208,7 @@ func newLogic(p *process, cfg logic.Config) (*role, error) {
 }
 
 func runJob(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	return serve(ctx, "job", job.DefaultConfig(), job.IgnoredKeys(), args, stdout, stderr,
+	return serve(ctx, "job", job.DefaultConfig(), goimKeys(job.IgnoredKeys()), args, stdout, stderr,
 		func(ctx context.Context, p *process, cfg job.Config) error {
 			r, err := newJob(p, cfg)
 			if err != nil {
