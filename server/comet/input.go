@@ -134,9 +134,8 @@ func (s *session) upgrade(b []byte) (n int, err error) {
 		return 0, &closing{reason: reasonBadUpgrade, last: response, cause: err}
 	}
 	s.write(response)
-	s.in.cookie = cookie
 	s.in.phase = phaseAuth
-	s.in.ws = &wsDecoder{limit: s.server.ws.limit, text: s.server.ws.text}
+	s.in.ws = &wsDecoder{limit: s.server.ws.limit, text: s.server.ws.text, cookie: cookie}
 	return n, nil
 }
 
@@ -219,8 +218,11 @@ func (s *session) handleFirst(f wire.Frame) error {
 		return nil
 	}
 	s.in.phase = phaseConnect
-	s.server.connect(s, f.Ver, f.Seq, s.in.cookie, slices.Clone(f.Body))
-	s.in.cookie = ""
+	cookie := ""
+	if d := s.in.ws; d != nil {
+		cookie, d.cookie = d.cookie, ""
+	}
+	s.server.connect(s, f.Ver, f.Seq, cookie, slices.Clone(f.Body))
 	return nil
 }
 

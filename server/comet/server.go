@@ -197,8 +197,8 @@ func (s *Server) Ready() error {
 	return nil
 }
 
-// Run serves until ctx ends and then drains: it leaves discovery, accepts no more
-// connections and pushes, and closes the sessions over the drain window.
+// Run serves until ctx ends and then drains: it is offline in discovery, accepts no more
+// connections, and closes the sessions, which get pushes to the last, over the drain window.
 func (s *Server) Run(ctx context.Context) error {
 	var shards, pollers, others sync.WaitGroup
 	for _, sh := range s.shards {
@@ -226,7 +226,8 @@ func (s *Server) Run(ctx context.Context) error {
 	others.Go(func() { s.handshakes.watch(life, s.cfg.Protocol.HandshakeTimeout) })
 	others.Go(func() { s.reportOnline(life) })
 	others.Go(func() { s.watchMemory(life) })
-	others.Go(func() { s.stayRegistered(life) })
+	drained := make(chan struct{})
+	others.Go(func() { s.stayRegistered(life, drained) })
 	s.serving.Store(true)
 	s.log.Info("comet serves", "tcp", s.TCPAddrs(), "websocket", s.WebSocketAddrs(), "rpc", s.RPCAddr().String(),
 		"shards", len(s.shards), "connections", s.limits.cfg.Connections)
@@ -239,6 +240,7 @@ func (s *Server) Run(ctx context.Context) error {
 	s.serving.Store(false)
 	stop()
 	s.drain()
+	close(drained)
 	stopRPC(s.rpc, s.cfg.Drain.Window+time.Second)
 	others.Wait()
 	pollers.Wait()
@@ -351,13 +353,14 @@ func (s *Server) refused(why refusal, addr netip.Addr) {
 	}
 }
 
-// stayRegistered enters the comet into discovery and renews what it says of its load.
-func (s *Server) stayRegistered(ctx context.Context) {
+// stayRegistered enters the comet into discovery and renews what it says of its load. When
+// ctx ends it is offline there, for logic to send no new clients, and leaves once drained:
+// until then job must know it, as its sessions live on.
+func (s *Server) stayRegistered(ctx context.Context, drained <-chan struct{}) {
 	if s.register == nil {
 		return
 	}
-	in := s.instance()
-	reg, err := s.register(ctx, in)
+	reg, err := s.register(ctx, s.instance(false))
 	if err != nil {
 		if ctx.Err() == nil {
 			s.log.Error("register in discovery", "err", err)
@@ -375,9 +378,13 @@ func (s *Server) stayRegistered(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
+			if err := reg.Update(s.instance(true).Metadata); err != nil {
+				s.log.Warn("go offline in discovery", "err", err)
+			}
+			<-drained
 			return
 		case <-tick.C:
-			if err := reg.Update(s.instance().Metadata); err != nil {
+			if err := reg.Update(s.instance(false).Metadata); err != nil {
 				s.log.Warn("renew the metadata in discovery", "err", err)
 			}
 		}
@@ -385,7 +392,7 @@ func (s *Server) stayRegistered(ctx context.Context) {
 }
 
 // instance is what discovery says of this comet, as goim's does.
-func (s *Server) instance() discovery.Instance {
+func (s *Server) instance(draining bool) discovery.Instance {
 	env := s.cfg.Env
 	connections, addresses := s.limits.counts()
 	return discovery.Instance{
@@ -397,7 +404,7 @@ func (s *Server) instance() discovery.Instance {
 		Addrs:    []string{"grpc://" + discovery.AdvertiseAddr(s.rpcLn.Addr())},
 		Metadata: map[string]string{
 			"weight":     strconv.FormatInt(env.Weight, 10),
-			"offline":    strconv.FormatBool(env.Offline),
+			"offline":    strconv.FormatBool(env.Offline || draining),
 			"addrs":      strings.Join(env.Addrs, ","),
 			"conn_count": strconv.Itoa(connections),
 			"ip_count":   strconv.Itoa(addresses),

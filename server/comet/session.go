@@ -3,6 +3,7 @@ package comet
 import (
 	"errors"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -43,7 +44,6 @@ type session struct {
 		skipped  uint8 // frames before auth
 		partial  []byte
 		ws       *wsDecoder // once upgraded
-		cookie   string
 		receiver *receiver
 		reportAt int64 // unix seconds at which logic hears of the session again
 	}
@@ -61,12 +61,10 @@ type session struct {
 	mu  sync.Mutex
 	out struct { // mu guards
 		stream  stream
-		closed  bool   // the descriptor is gone, or soon will be
-		joined  bool   // a join was posted, so a leave must follow
-		blocked bool   // the peer's window is full; the shard retries
-		reason  reason // why we closed it, closedByPeer otherwise
-		rest    []byte // unwritten tail of the last send, aliases immutable bytes
-		queue   []byte // whole messages that come behind rest
+		backlog *backlog // non-nil while the peer's window is full; the shard retries
+		closed  bool     // the descriptor is gone, or soon will be
+		joined  bool     // a join was posted, so a leave must follow
+		reason  reason   // why we closed it, reasonPeer otherwise
 	}
 
 	// Owned by the shard.
@@ -78,6 +76,15 @@ type session struct {
 	wheelIndex int32
 	lagging    bool // in the shard's list of laggards
 }
+
+// A backlog is what a session still has to send when its peer's window is full. Frames of
+// its rooms come behind it.
+type backlog struct {
+	rest  []byte // unwritten tail of the last send, aliases immutable bytes
+	queue []byte // whole messages that come behind rest
+}
+
+func (b *backlog) size() int { return len(b.rest) + len(b.queue) }
 
 // errBackedUp says that a session's queue is full.
 var errBackedUp = errors.New("pending bytes over the session's limit")
@@ -103,11 +110,11 @@ func (s *session) writeLocked(b []byte) (lag bool, err error) {
 	if o.closed {
 		return false, net.ErrClosed
 	}
-	if o.blocked {
-		if len(o.rest)+len(o.queue)+len(b) > s.server.cfg.Session.MaxPending {
+	if l := o.backlog; l != nil {
+		if l.size()+len(b) > s.server.cfg.Session.MaxPending {
 			return false, errBackedUp
 		}
-		o.queue = append(o.queue, b...)
+		l.queue = append(l.queue, b...)
 		return false, nil
 	}
 	n, err := o.stream.send(b)
@@ -119,16 +126,17 @@ func (s *session) writeLocked(b []byte) (lag bool, err error) {
 	if n == len(b) {
 		return false, nil
 	}
-	o.queue = append(o.queue, b[n:]...)
-	o.blocked = true
+	o.backlog = &backlog{queue: slices.Clone(b[n:])}
 	return true, nil
 }
 
-// flushLocked writes rest and queue. It reports whether the session is blocked no more.
-// mu must be held.
+// flushLocked writes the backlog. It reports whether none is left. mu must be held.
 func (s *session) flushLocked() bool {
 	o := &s.out
-	for _, pending := range []*[]byte{&o.rest, &o.queue} {
+	if o.backlog == nil {
+		return true
+	}
+	for _, pending := range []*[]byte{&o.backlog.rest, &o.backlog.queue} {
 		if len(*pending) == 0 {
 			continue
 		}
@@ -144,7 +152,7 @@ func (s *session) flushLocked() bool {
 		}
 		*pending = nil
 	}
-	o.blocked = false
+	o.backlog = nil
 	return true
 }
 
@@ -183,7 +191,7 @@ func (s *session) failLocked(r reason) {
 	}
 	s.out.closed = true
 	s.out.reason = r
-	s.out.rest, s.out.queue = nil, nil
+	s.out.backlog = nil
 	s.out.stream.shutdown()
 }
 
@@ -193,7 +201,7 @@ func (s *session) gone() {
 	s.mu.Lock()
 	s.out.closed = true
 	s.out.stream = nil
-	s.out.rest, s.out.queue = nil, nil
+	s.out.backlog = nil
 	joined, r := s.out.joined, s.out.reason
 	s.mu.Unlock()
 	if joined {

@@ -4,6 +4,7 @@ import (
 	"container/heap"
 	"log/slog"
 	"runtime"
+	"slices"
 	"time"
 
 	"barrage/server/wire"
@@ -229,7 +230,7 @@ func (sh *shard) visit(r *room, m *member) bool {
 	s := m.session
 	s.mu.Lock()
 	ok := sh.deliver(r, m)
-	lag := s.out.blocked && !s.out.closed
+	lag := s.out.backlog != nil && !s.out.closed
 	s.mu.Unlock()
 	if lag {
 		sh.addLaggard(s)
@@ -244,7 +245,7 @@ func (sh *shard) deliver(r *room, m *member) bool {
 	if o.closed {
 		return true
 	}
-	if o.blocked {
+	if o.backlog != nil {
 		return false
 	}
 	l := &r.log
@@ -265,17 +266,17 @@ func (sh *shard) deliver(r *room, m *member) bool {
 			}
 			if n < len(c.data) {
 				sh.tally.eagain++
-				o.blocked = true
+				o.backlog = &backlog{}
 				if n == 0 {
 					// Nothing of the chunk went out: the offset alone remembers it.
 					return false
 				}
-				o.rest = keepRest(c.data, n)
+				o.backlog.rest = keepRest(c.data, n)
 			}
 			sh.tally.frames += c.frames
 		}
 		m.offset = c.next
-		if o.blocked {
+		if o.backlog != nil {
 			return m.offset == l.head
 		}
 	}
@@ -315,7 +316,7 @@ func (sh *shard) settle(r *room, m *member) {
 func keepRest(data []byte, n int) []byte {
 	rest := data[n:]
 	if len(rest) < len(data)/2 {
-		return append([]byte(nil), rest...)
+		return slices.Clone(rest)
 	}
 	return rest
 }
@@ -437,18 +438,18 @@ func (sh *shard) catchUp(s *session) bool {
 	if s.out.closed || !s.out.joined {
 		return true
 	}
-	before := len(s.out.rest) + len(s.out.queue)
 	if !s.flushLocked() {
-		if len(s.out.rest) > 0 && cap(s.out.rest) > 2*len(s.out.rest) && len(s.out.rest) < before {
-			s.out.rest = append([]byte(nil), s.out.rest...)
+		// What goes out in small pieces must not keep a whole chunk alive.
+		if l := s.out.backlog; l != nil && cap(l.rest) > 2*len(l.rest) {
+			l.rest = slices.Clone(l.rest)
 		}
 		return s.out.closed
 	}
 	done := sh.deliver(&sh.everyone, &sh.everyone.members[s.allIndex])
-	if s.room != nil && done && !s.out.blocked {
+	if s.room != nil && done && s.out.backlog == nil {
 		done = sh.deliver(s.room, &s.room.members[s.roomIndex])
 	}
-	if !done || s.out.blocked {
+	if !done || s.out.backlog != nil {
 		return s.out.closed
 	}
 	// The rooms may be able to let go of what they kept for this session.

@@ -107,8 +107,9 @@ type wsEvent struct {
 // is in pieces. A payload that is still incoming is checked at once, so that a bad one is
 // refused before its end.
 type wsDecoder struct {
-	limit int  // of a message, in bytes
-	text  bool // whether text messages are taken
+	limit  int    // of a message, in bytes
+	text   bool   // whether text messages are taken
+	cookie string // of the upgrade request, until auth
 
 	head    [ws.MaxHeaderSize]byte // header bytes seen so far
 	headLen int

@@ -116,7 +116,8 @@ func (c *Client) call(ctx context.Context, method, path string, params url.Value
 	node := c.cfg.Nodes[n%uint64(len(c.cfg.Nodes))]
 	err := c.callNode(ctx, node, method, path, params, data)
 	var ce codeError
-	if err != nil && !errors.As(err, &ce) && ctx.Err() == nil {
+	// A node that is given up for time is left too: it may hang for ever.
+	if err != nil && !errors.As(err, &ce) && !errors.Is(ctx.Err(), context.Canceled) {
 		c.node.CompareAndSwap(n, n+1)
 	}
 	return err
