@@ -26,10 +26,15 @@ func (s *Server) nextReport(now time.Time) int64 {
 // connect asks logic about the token, off the poller's goroutine, and then lets the
 // session in or closes it.
 func (s *Server) connect(c *session, ver int16, seq int32, cookie string, token []byte) {
+	// In a storm of connects logic may take its time; what bounds a session's wait is its own
+	// deadline, after which it is closed anyway.
+	deadline := time.Now().Add(max(s.cfg.RPCClient.Timeout, s.cfg.Protocol.HandshakeTimeout))
 	s.workers.run(func() {
-		// In a storm of connects logic may take its time; what bounds a session's wait
-		// is its own deadline, after which it is closed anyway.
-		ctx, cancel := context.WithTimeout(context.Background(), max(s.cfg.RPCClient.Timeout, s.cfg.Protocol.HandshakeTimeout))
+		defer c.closeOnPanic()
+		if c.closed() {
+			return // while it waited for a worker
+		}
+		ctx, cancel := context.WithDeadline(context.Background(), deadline)
 		defer cancel()
 		r, err := s.logic.Connect(ctx, &logic.ConnectReq{Server: s.name, Cookie: cookie, Token: token})
 		if err != nil {
@@ -68,7 +73,7 @@ func (s *Server) admit(c *session, auth wire.Frame, r *logic.ConnectReply) {
 	c.mu.Lock()
 	if c.out.closed {
 		c.mu.Unlock()
-		s.disconnect(c)
+		c.shard.mailbox.put(withdrawCommand{c})
 		return
 	}
 	if r.RoomID != "" {

@@ -37,6 +37,7 @@ func (c leaveCommand) run(sh *shard) {
 	if moved := sh.everyone.remove(s.allIndex); moved != nil {
 		moved.allIndex = s.allIndex
 	}
+	sh.release(&sh.everyone)
 	sh.accepts.release(s.accepts)
 	sh.wheel.remove(s)
 	if sh.keys[s.key] == s {
@@ -44,6 +45,16 @@ func (c leaveCommand) run(sh *shard) {
 		// new one's.
 		delete(sh.keys, s.key)
 		sh.server.disconnect(s)
+	}
+}
+
+// withdrawCommand takes back the registration of a session that ended before it could join,
+// unless another session has the key.
+type withdrawCommand struct{ session *session }
+
+func (c withdrawCommand) run(sh *shard) {
+	if _, ok := sh.keys[c.session.key]; !ok {
+		sh.server.disconnect(c.session)
 	}
 }
 
@@ -62,8 +73,10 @@ type changeRoomCommand struct {
 
 func (c changeRoomCommand) run(sh *shard) {
 	s := c.session
+	s.commands.Add(-1)
 	if r := s.room; r != nil {
 		sh.settle(r, &r.members[s.roomIndex])
+		sh.handWaiting(r, s)
 	}
 	sh.exit(s)
 	sh.enter(s, c.ref)
@@ -80,6 +93,7 @@ type subCommand struct {
 
 func (c subCommand) run(sh *shard) {
 	s := c.session
+	s.commands.Add(-1)
 	// What was broadcast before is for the old set.
 	sh.settle(&sh.everyone, &sh.everyone.members[s.allIndex])
 	sh.setAccepts(s, changeOps(s.accepts.ops, c.ops, c.remove, sh.server.cfg.Session.MaxAccepts))

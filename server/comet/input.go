@@ -194,9 +194,9 @@ func (s *session) handle(f wire.Frame) error {
 	case wire.OpHeartbeat:
 		s.beat(f)
 	case wire.OpChangeRoom:
-		s.changeRoom(f)
+		return s.changeRoom(f)
 	case wire.OpSub, wire.OpUnsub:
-		s.shard.mailbox.put(subCommand{
+		return s.post(subCommand{
 			session: s,
 			ops:     parseOps(string(f.Body)),
 			remove:  f.Op == wire.OpUnsub,
@@ -244,7 +244,7 @@ func (s *session) beat(f wire.Frame) {
 }
 
 // changeRoom counts the session in its new room at once, and has the shard move it.
-func (s *session) changeRoom(f wire.Frame) {
+func (s *session) changeRoom(f wire.Frame) error {
 	var ref *roomRef
 	if len(f.Body) > 0 {
 		ref = s.server.rooms.enter(string(f.Body))
@@ -252,7 +252,7 @@ func (s *session) changeRoom(f wire.Frame) {
 	if old := s.online.Swap(ref); old != nil {
 		s.server.rooms.leave(old)
 	}
-	s.shard.mailbox.put(changeRoomCommand{session: s, ref: ref, reply: s.reply(f, wire.OpChangeRoomReply, f.Body)})
+	return s.post(changeRoomCommand{session: s, ref: ref, reply: s.reply(f, wire.OpChangeRoomReply, f.Body)})
 }
 
 // reply returns a frame that answers f, encoded for the session's transport.

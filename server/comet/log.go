@@ -1,6 +1,7 @@
 package comet
 
 import (
+	"slices"
 	"sort"
 
 	"barrage/server/wire"
@@ -18,12 +19,13 @@ const (
 // difference of two offsets is a number of frames. It is owned by the shard.
 type frameLog struct {
 	segments []*segment
-	tail     uint64 // first frame still held
-	head     uint64 // one past the last frame
-	size     int    // bytes held
-	limit    int    // bytes kept for members that lag
-	appended uint64 // bytes ever appended
-	tagged   bool   // frames carry an operation to filter by
+	tail     uint64  // first frame still held
+	head     uint64  // one past the last frame
+	size     int     // bytes held
+	limit    int     // bytes kept for members that lag
+	appended uint64  // bytes ever appended
+	tagged   bool    // frames carry an operation to filter by
+	ghosts   []ghost // of a tagged log: the operations of segments that were evicted
 
 	chunks map[chunkKey]chunk // of the running sweep
 	last   [2]struct {        // the latest for TCP and for WebSocket
@@ -40,6 +42,15 @@ type segment struct {
 	ends  []uint32  // end of each frame in buf
 	ops   []wire.Op // operation of each frame, in tagged logs
 }
+
+// A ghost remembers what an evicted segment held, for the count of what a session missed.
+type ghost struct {
+	first uint64
+	ops   []wire.Op
+}
+
+// maxGhosts bounds the evicted segments that a tagged log remembers.
+const maxGhosts = 256
 
 func (s *segment) end() uint64 { return s.first + uint64(len(s.ends)) }
 
@@ -116,9 +127,39 @@ func (l *frameLog) writable(n int) *segment {
 func (l *frameLog) evict(low uint64) uint64 {
 	was := l.tail
 	for len(l.segments) > 1 && l.size > l.limit && l.segments[0].end() <= low {
+		if l.tagged {
+			l.ghosts = append(l.ghosts, ghost{l.segments[0].first, l.segments[0].ops})
+			if len(l.ghosts) > maxGhosts {
+				l.ghosts = slices.Clone(l.ghosts[maxGhosts/2:])
+			}
+		}
 		l.dropFirst()
 	}
 	return l.tail - was
+}
+
+// lost returns how many frames between offset and the tail set accepts. Of a tagged log that
+// was overrun by more than it remembers, all of the oldest are counted.
+func (l *frameLog) lost(offset uint64, set *acceptSet) uint64 {
+	if !l.tagged {
+		return l.tail - offset
+	}
+	n := uint64(0)
+	if len(l.ghosts) == 0 {
+		return l.tail - offset
+	}
+	if first := l.ghosts[0].first; offset < first {
+		n += first - offset
+		offset = first
+	}
+	for _, g := range l.ghosts {
+		for i, op := range g.ops {
+			if g.first+uint64(i) >= offset && set.has(op) {
+				n++
+			}
+		}
+	}
+	return n
 }
 
 // trim drops all segments whose frames lie before low: nobody needs them.
@@ -129,6 +170,7 @@ func (l *frameLog) trim(low uint64) {
 	if len(l.segments) == 0 {
 		l.segments = nil
 	}
+	l.ghosts = nil
 }
 
 func (l *frameLog) dropFirst() {

@@ -42,33 +42,29 @@ func (s *session) receive(f wire.Frame) error {
 		return &closing{reason: reasonInputOverflow, cause: errReceiving}
 	}
 	if first {
-		s.server.workers.run(func() { s.server.drainReceiver(s, r) })
+		s.server.workers.run(func() { s.server.receiveNext(s.mid, r) })
 	}
 	s.write(s.reply(f, f.Op, nil))
 	return nil
 }
 
-// drainReceiver calls logic for each frame of the queue. The frame in work stays its
-// first, so that only one worker is at it.
-func (s *Server) drainReceiver(c *session, r *receiver) {
-	for {
-		r.mu.Lock()
-		p := r.queue[0]
-		r.mu.Unlock()
-		s.callNow("Receive", func(ctx context.Context) error {
-			_, err := s.logic.Receive(ctx, &logic.ReceiveReq{Mid: c.mid, Proto: p})
-			return err
-		})
-		r.mu.Lock()
-		r.queue = r.queue[1:]
-		r.bytes -= wire.HeaderLen + len(p.Body)
-		empty := len(r.queue) == 0
-		if empty {
-			r.queue = nil
-		}
-		r.mu.Unlock()
-		if empty {
-			return
-		}
+// receiveNext calls logic for the first frame of the queue, which stays there meanwhile, so
+// that only one worker is at it. The next frame gets in line behind other sessions' calls.
+func (s *Server) receiveNext(mid int64, r *receiver) {
+	r.mu.Lock()
+	p := r.queue[0]
+	r.mu.Unlock()
+	s.callNow("Receive", func(ctx context.Context) error {
+		_, err := s.logic.Receive(ctx, &logic.ReceiveReq{Mid: mid, Proto: p})
+		return err
+	})
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.queue = r.queue[1:]
+	r.bytes -= wire.HeaderLen + len(p.Body)
+	if len(r.queue) == 0 {
+		r.queue = nil
+		return
 	}
+	s.workers.run(func() { s.receiveNext(mid, r) })
 }

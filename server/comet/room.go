@@ -140,11 +140,18 @@ type room struct {
 // unswept is the number of bytes that members who keep up have yet to get.
 func (r *room) unswept() int { return int(r.log.appended - r.lowBytes) }
 
-// takes reports whether n more bytes can be appended without taking the log away from
-// members that keep up: when not, the push waits, and with it job and Kafka.
-func (r *room) takes(n int) bool {
+// takes reports whether p can be appended without taking the log away from members that
+// keep up: when not, the push waits, and with it job and Kafka. A push with a speed also
+// waits for the sweep that runs, which it would slow down.
+func (r *room) takes(p *pushCommand) bool {
+	if len(r.members) == 0 {
+		return true
+	}
+	if p.speed > 0 && r.pace == 0 && r.needsSweep() && r.low < r.log.head {
+		return false
+	}
 	u := r.unswept()
-	return len(r.members) == 0 || u == 0 || u+n <= r.log.limit/2
+	return u == 0 || u+len(p.batch) <= r.log.limit/2
 }
 
 // needsSweep reports whether somebody may lack frames.

@@ -251,7 +251,9 @@ func (s *Server) Run(ctx context.Context) error {
 		sh.mailbox.put(stopCommand{})
 	}
 	shards.Wait()
-	s.workers.wait()
+	if n := s.workers.stop(s.cfg.RPCClient.Timeout + 2*time.Second); n > 0 {
+		s.log.Warn("logic was not told of every end in time", "calls", n)
+	}
 	return err
 }
 
@@ -323,12 +325,7 @@ func (s *Server) onPrepare(websocket bool) netpoll.OnPrepare {
 // onRequest takes all input of a connection. It runs on the poller's goroutine.
 func onRequest(ctx context.Context, c netpoll.Connection) (err error) {
 	ss := ctx.(connContext).session
-	defer func() {
-		if p := recover(); p != nil {
-			ss.server.log.Error("handler panicked", "session", ss.key, "addr", ss.addr, "panic", p, "stack", stack())
-			ss.close(reasonPanic)
-		}
-	}()
+	defer ss.closeOnPanic()
 	r := c.Reader()
 	n := r.Len()
 	b, err := r.Next(n)
@@ -338,6 +335,15 @@ func onRequest(ctx context.Context, c netpoll.Connection) (err error) {
 	}
 	ss.feed(b)
 	return r.Release()
+}
+
+// closeOnPanic is deferred where a session's input is handled: a bug there ends the session,
+// not the process.
+func (s *session) closeOnPanic() {
+	if p := recover(); p != nil {
+		s.server.log.Error("handler panicked", "addr", s.addr, "panic", p, "stack", stack())
+		s.close(reasonPanic)
+	}
 }
 
 func stack() string {

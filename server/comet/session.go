@@ -3,7 +3,6 @@ package comet
 import (
 	"errors"
 	"net"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -55,6 +54,7 @@ type session struct {
 	heartbeat time.Duration
 	shard     *shard
 
+	commands atomic.Int32            // posted to the shard and not run yet
 	deadline atomic.Int64            // unix seconds at which the session is overdue
 	online   atomic.Pointer[roomRef] // the room whose count a heartbeat returns
 
@@ -86,11 +86,26 @@ type backlog struct {
 
 func (b *backlog) size() int { return len(b.rest) + len(b.queue) }
 
+// maxCommands bounds a session's commands that its shard has not run.
+const maxCommands = 64
+
+// post gives a command of the session to its shard. It is an error to send them faster than
+// the shard runs them.
+func (s *session) post(c command) error {
+	if s.commands.Add(1) > maxCommands {
+		return &closing{reason: reasonInputOverflow, cause: errCommands}
+	}
+	s.shard.mailbox.put(c)
+	return nil
+}
+
+var errCommands = errors.New("changes of room and subscription come faster than they are made")
+
 // errBackedUp says that a session's queue is full.
 var errBackedUp = errors.New("pending bytes over the session's limit")
 
-// write sends the whole reply b, or queues what the peer doesn't take now; b may alias
-// memory that the caller uses again. A session whose queue is full is closed.
+// write sends the whole reply b, or queues what the peer doesn't take now. A session whose
+// queue is full is closed.
 func (s *session) write(b []byte) {
 	s.mu.Lock()
 	lag, err := s.writeLocked(b)
@@ -103,8 +118,9 @@ func (s *session) write(b []byte) {
 	}
 }
 
-// writeLocked is write for callers that hold mu. lag says that the session has just become
-// blocked and must be given to its shard.
+// writeLocked sends b or queues what the peer doesn't take now, which aliases b: its bytes
+// must not change. It returns errBackedUp when the session has no space for it. lag says that
+// the session has just become blocked and must be given to its shard. mu must be held.
 func (s *session) writeLocked(b []byte) (lag bool, err error) {
 	o := &s.out
 	if o.closed {
@@ -123,10 +139,13 @@ func (s *session) writeLocked(b []byte) (lag bool, err error) {
 		return false, err
 	}
 	s.server.metrics.wrote(n)
-	if n == len(b) {
+	switch {
+	case n == len(b):
 		return false, nil
+	case n == 0 && len(b) > s.server.cfg.Session.MaxPending:
+		return false, errBackedUp
 	}
-	o.backlog = &backlog{queue: slices.Clone(b[n:])}
+	o.backlog = &backlog{rest: keepRest(b, n)}
 	return true, nil
 }
 
@@ -176,6 +195,13 @@ func (s *session) shardLocked() *shard {
 	return nil
 }
 
+// closed reports whether the session has ended.
+func (s *session) closed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.out.closed
+}
+
 // close ends the session for the reason. What was handed to the kernel still goes out; the
 // poller then closes the descriptor and calls gone.
 func (s *session) close(r reason) {
@@ -198,6 +224,13 @@ func (s *session) failLocked(r reason) {
 // gone is called once, by the owner of the connection and before its descriptor is
 // closed. From its return on nothing is written, so no byte reaches a reused descriptor.
 func (s *session) gone() {
+	// Whoever handles input now, on a worker after auth, comes to its end first, so that
+	// no command of the session is behind its leave.
+	s.inMu.Lock()
+	s.in.phase = phaseClosed
+	s.in.partial, s.in.ws, s.in.receiver = nil, nil, nil
+	s.inMu.Unlock()
+
 	s.mu.Lock()
 	s.out.closed = true
 	s.out.stream = nil

@@ -30,7 +30,8 @@ type shard struct {
 	metrics *cometMetrics
 	log     *slog.Logger
 	mailbox *mailbox
-	spare   []command // the mailbox's other queue
+	queue   []command // taken from the mailbox
+	done    int       // of queue
 	stopped bool
 	now     func() time.Time
 
@@ -99,28 +100,36 @@ func (sh *shard) loop() {
 }
 
 // turn runs what is in the mailbox, what is due, and one slice of the room whose turn it
-// is. It reports whether there was a room to sweep.
+// is. It reports whether there may be more to do at once.
 func (sh *shard) turn(now time.Time) bool {
-	sh.commands()
+	more := sh.commands()
 	sh.tick(now)
 	r := sh.nextRoom(now)
 	if r == nil {
-		return false
+		return more
 	}
 	sh.sweepSlice(r, now)
 	return true
 }
 
-// commands runs what is in the mailbox.
-func (sh *shard) commands() {
-	queue := sh.mailbox.take(sh.spare)
-	for i, c := range queue {
+// maxTurn bounds the commands of one turn, so that a storm of them doesn't hold up sweeps.
+const maxTurn = 1024
+
+// commands runs what is in the mailbox, and reports whether there is more.
+func (sh *shard) commands() (more bool) {
+	if sh.done == len(sh.queue) {
+		if cap(sh.queue) > 1<<14 {
+			sh.queue = nil // it grew in a storm
+		}
+		sh.queue, sh.done = sh.mailbox.take(sh.queue), 0
+	}
+	for range min(maxTurn, len(sh.queue)-sh.done) {
+		c := sh.queue[sh.done]
+		sh.queue[sh.done] = nil
+		sh.done++
 		c.run(sh)
-		queue[i] = nil
 	}
-	if sh.spare = queue; cap(queue) > 1<<14 {
-		sh.spare = nil // it grew in a storm
-	}
+	return sh.done < len(sh.queue)
 }
 
 // tick does what time asks for: overdue heartbeats, laggards, rooms whose least interval
@@ -311,6 +320,30 @@ func (sh *shard) settle(r *room, m *member) {
 	}
 }
 
+// handWaiting gives a session that leaves the room the pushes that wait for space in its
+// log: they came before it left.
+func (sh *shard) handWaiting(r *room, s *session) {
+	defer sh.report()
+	for _, p := range r.waiting {
+		b := []byte(p.batch)
+		if s.websocket {
+			b = append(wire.AppendWSBatchHeader(nil, len(b)), b...)
+		}
+		s.mu.Lock()
+		lag, err := s.writeLocked(b)
+		s.mu.Unlock()
+		if lag {
+			sh.addLaggard(s)
+		}
+		switch err {
+		case nil:
+			sh.tally.frames += p.n
+		case errBackedUp:
+			sh.metrics.skipped[skipBackedUp].Add(float64(p.n))
+		}
+	}
+}
+
 // keepRest returns what is left of data behind n. A small rest is copied, so that it does
 // not keep the whole chunk alive.
 func keepRest(data []byte, n int) []byte {
@@ -324,10 +357,13 @@ func keepRest(data []byte, n int) []byte {
 // overrun deals with a member that fell off the log's tail. It reports whether the member
 // goes on from there; with the policy close it doesn't. The session's mu must be held.
 func (sh *shard) overrun(r *room, m *member) bool {
-	lost := r.log.tail - m.offset
+	lost := r.log.lost(m.offset, m.session.accepts)
+	m.offset = r.log.tail
+	if lost == 0 {
+		return true
+	}
 	r.skipped += lost
 	sh.metrics.skipped[skipLogOverrun].Add(float64(lost))
-	m.offset = r.log.tail
 	if sh.close {
 		m.session.failLocked(reasonSlow)
 		return false
@@ -353,7 +389,7 @@ func (sh *shard) report() {
 
 // admit appends the pushes that waited for space in the room's log.
 func (sh *shard) admit(r *room) {
-	for len(r.waiting) > 0 && r.takes(len(r.waiting[0].batch)) {
+	for len(r.waiting) > 0 && r.takes(r.waiting[0]) {
 		p := r.waiting[0]
 		r.waiting[0] = nil
 		r.waiting = r.waiting[1:]
@@ -366,7 +402,7 @@ func (sh *shard) admit(r *room) {
 
 // push appends to the room's log, or has the push wait for space behind those that do.
 func (sh *shard) push(r *room, p *pushCommand) {
-	if len(r.waiting) > 0 || !r.takes(len(p.batch)) {
+	if len(r.waiting) > 0 || !r.takes(p) {
 		r.waiting = append(r.waiting, p)
 	} else {
 		sh.appendPush(r, p)
@@ -452,12 +488,19 @@ func (sh *shard) catchUp(s *session) bool {
 	if !done || s.out.backlog != nil {
 		return s.out.closed
 	}
-	// The rooms may be able to let go of what they kept for this session.
-	sh.schedule(&sh.everyone)
+	sh.release(&sh.everyone)
 	if s.room != nil {
-		sh.schedule(s.room)
+		sh.release(s.room)
 	}
 	return true
+}
+
+// release has a room swept that may be able to let go of what it kept for a session that
+// lagged. Where nothing is kept there is nothing to do.
+func (sh *shard) release(r *room) {
+	if r.log.size > 0 && len(r.members) > 0 {
+		sh.schedule(r)
+	}
 }
 
 // enter makes s a member of ref's room, which exists while it has members.
@@ -484,6 +527,7 @@ func (sh *shard) exit(s *session) {
 		moved.roomIndex = s.roomIndex
 	}
 	s.room = nil
+	sh.release(r)
 	if len(r.members) == 0 {
 		for _, p := range r.waiting {
 			p.finish(sh)

@@ -494,7 +494,7 @@ func TestRoomsTakeTurns(t *testing.T) {
 	}
 	one, oneOut := newFakeSession(sh.server, "one", false)
 	sh.mailbox.put(joinCommand{session: one, ref: small})
-	sh.turn(*now)
+	settle(sh, now)
 	sh.putPush(pushCommand{kind: pushRoom, ref: large, batch: pushFrame(1000, "x")})
 	sh.turn(*now)
 	sh.putPush(pushCommand{kind: pushRoom, ref: small, batch: pushFrame(1000, "x")})

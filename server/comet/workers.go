@@ -1,6 +1,9 @@
 package comet
 
-import "sync"
+import (
+	"sync"
+	"time"
+)
 
 // workers runs tasks that wait for logic (connect, disconnect, heartbeat, receive) off
 // the poller's goroutine: at most limit at a time, the rest queued in order. With nothing
@@ -11,14 +14,10 @@ type workers struct {
 	mu      sync.Mutex
 	queue   []func()
 	running int
-	idle    sync.Cond // signalled when running reaches 0
+	idle    chan struct{} // closed when running reaches 0; nil until stop
 }
 
-func newWorkers(limit int) *workers {
-	w := &workers{limit: limit}
-	w.idle.L = &w.mu
-	return w
-}
+func newWorkers(limit int) *workers { return &workers{limit: limit} }
 
 // run starts or queues task. It never blocks.
 func (w *workers) run(task func()) {
@@ -32,13 +31,27 @@ func (w *workers) run(task func()) {
 	go w.work(task)
 }
 
-// wait returns when all tasks are done.
-func (w *workers) wait() {
+// stop returns when all tasks are done, or after wait: then it gives up those that have not
+// begun, and returns how many are not done. No task may be given behind it.
+func (w *workers) stop(wait time.Duration) (undone int) {
+	w.mu.Lock()
+	if w.running == 0 {
+		w.mu.Unlock()
+		return 0
+	}
+	idle := make(chan struct{})
+	w.idle = idle
+	w.mu.Unlock()
+	select {
+	case <-idle:
+		return 0
+	case <-time.After(wait):
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for w.running > 0 {
-		w.idle.Wait()
-	}
+	undone = w.running + len(w.queue)
+	w.queue = nil
+	return undone
 }
 
 func (w *workers) work(task func()) {
@@ -53,8 +66,9 @@ func (w *workers) next() func() {
 	defer w.mu.Unlock()
 	if len(w.queue) == 0 {
 		w.queue = nil
-		if w.running--; w.running == 0 {
-			w.idle.Broadcast()
+		if w.running--; w.running == 0 && w.idle != nil {
+			close(w.idle)
+			w.idle = nil
 		}
 		return nil
 	}
