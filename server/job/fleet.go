@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"barrage/server/discovery"
 )
@@ -38,14 +40,17 @@ type fleet struct {
 
 // A roster is the comets that get records at one time.
 type roster struct {
-	links  []*link
-	byHost map[string]*link
+	links   []*link
+	byHost  map[string]*link
+	dead    int // comets that were given up: what they miss is counted
+	leaving int // comets that left discovery, whose clients may not have yet
 }
 
 // A member is a link and where it stands. fleet.mu guards it.
 type member struct {
-	link  *link
-	state state
+	link   *link
+	state  state
+	futile int // lives in a row that ended without one call that succeeded
 }
 
 type state uint8
@@ -199,26 +204,37 @@ func (f *fleet) bury(m *member) {
 }
 
 // giveUp ends the life of a comet that nothing is heard of, and waits for it to come back.
-func (f *fleet) giveUp(k *link) {
+func (f *fleet) giveUp(k *link, life context.Context) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	m := f.links[k.host]
-	if m == nil || m.link != k || m.state != live {
+	if m == nil || m.link != k || m.state != live || life.Err() != nil {
 		return
 	}
 	m.state = dead
+	if m.futile++; k.took.Load() {
+		m.futile = 0
+	}
 	f.publish()
 	n := k.finish(errDead)
 	f.metrics.deaths.Inc()
 	f.log.Warn("comet does not answer: given up until it connects again", "comet", k.host, "after", f.cfg.Comet.DeadAfter, "dropped", n)
-	f.work.Go(func() { f.revive(m) })
+	// The first time it may have been restarted, and is wanted as soon as it answers.
+	pause := min(time.Duration(max(0, m.futile-1))*f.cfg.Comet.DeadAfter, maxRevivePause)
+	f.work.Go(func() { f.revive(m, pause) })
 }
 
-// revive waits until a dead comet connects, and begins a new life.
-func (f *fleet) revive(m *member) {
+// maxRevivePause bounds the time that a comet is left alone which answers but takes nothing.
+const maxRevivePause = 2 * time.Minute
+
+// revive waits for the pause, and then until a dead comet answers, and begins a new life. A
+// connection alone is no sign: that of a comet that hangs may stand.
+func (f *fleet) revive(m *member, pause time.Duration) {
 	k := m.link
-	for k.comet().Connected(k.ctx) != nil {
-		// The connection was replaced, or a try of its own failed.
+	if !sleep(k.ctx, pause) {
+		return
+	}
+	for !f.answers(k) {
 		if !sleep(k.ctx, f.cfg.Comet.BackoffMax) {
 			return
 		}
@@ -234,13 +250,30 @@ func (f *fleet) revive(m *member) {
 	f.log.Info("comet is back", "comet", k.host)
 }
 
+// answers waits for a connection to the comet, and asks it something.
+func (f *fleet) answers(k *link) bool {
+	client := k.comet()
+	if client.Connected(k.ctx) != nil {
+		return false // it was replaced, or a try of its own failed
+	}
+	ctx, cancel := context.WithTimeout(k.ctx, f.cfg.Comet.RPCTimeout)
+	defer cancel()
+	_, err := client.Rooms(ctx)
+	return err == nil || status.Code(err) == codes.Unimplemented
+}
+
 // publish makes the live links the roster. mu must be held.
 func (f *fleet) publish() {
 	r := &roster{byHost: make(map[string]*link)}
 	for host, m := range f.links {
-		if m.state == live {
+		switch m.state {
+		case live:
 			r.links = append(r.links, m.link)
 			r.byHost[host] = m.link
+		case dead:
+			r.dead++
+		case leaving:
+			r.leaving++
 		}
 	}
 	slices.SortFunc(r.links, func(a, b *link) int { return strings.Compare(a.host, b.host) })
@@ -255,6 +288,10 @@ func (f *fleet) hand(r *record) bool {
 	to := f.live.Load()
 	if len(to.links) == 0 {
 		return false
+	}
+	if r.kind != kindPush && to.dead+to.leaving > 0 {
+		f.metrics.drop(dropCometDead, to.dead)
+		f.metrics.drop(dropCometGone, to.leaving)
 	}
 	switch r.kind {
 	case kindRoom:

@@ -121,6 +121,9 @@ func TestDeadCometIsGivenUpAndComesBack(t *testing.T) {
 	}
 	y.push(kindRoom, "live://1", "only a")
 	y.settled()
+	if n := value(t, y.reg, "barrage_job_records_dropped_total", "comet_dead"); n != 51 {
+		t.Errorf("%v records count as dropped, want also the one that the dead comet missed", n)
+	}
 	y.comets["b"].revive()
 	eventually(t, func() error {
 		if y.fleet.live.Load().byHost["b"] == nil {
@@ -136,6 +139,46 @@ func TestDeadCometIsGivenUpAndComesBack(t *testing.T) {
 	if got := y.comets["a"].takenRoom("live://1"); len(got) != 12 {
 		t.Errorf("a got %q, want all 12", got)
 	}
+}
+
+// A connection that stands is no sign that a comet which hangs is back: an answer is.
+func TestHangingCometIsNotTakenForBack(t *testing.T) {
+	cfg := quick()
+	cfg.Comet.DeadAfter = 50 * time.Millisecond
+	cfg.Comet.BackoffMax = time.Millisecond
+	y := newYard(t, cfg)
+	y.list("a", "b")
+	b := y.comets["b"]
+	hangs := status.Error(codes.DeadlineExceeded, "hangs")
+	asked := make(chan struct{}, 1000)
+	b.mu.Lock()
+	b.hooked = func(int) error { return hangs }
+	b.roomsErr = hangs
+	b.answer = func() {
+		select {
+		case asked <- struct{}{}:
+		default:
+		}
+	}
+	b.mu.Unlock()
+	y.push(kindRoom, "live://1", "x")
+	y.settled()
+	for range 10 {
+		<-asked
+	}
+	if y.fleet.live.Load().byHost["b"] != nil {
+		t.Error("the comet is live though it answers nothing")
+	}
+	b.setHook(nil)
+	b.mu.Lock()
+	b.roomsErr = nil
+	b.mu.Unlock()
+	eventually(t, func() error {
+		if y.fleet.live.Load().byHost["b"] == nil {
+			return errors.New("b is not back")
+		}
+		return nil
+	})
 }
 
 func TestLeavingCometGetsWhatWaits(t *testing.T) {

@@ -21,7 +21,7 @@ type link struct {
 	cfg     Config
 	log     *slog.Logger
 	metrics *metrics
-	died    func(*link) // tells the fleet that nothing but failures came back for comet.deadAfter
+	died    func(*link, context.Context) // tells the fleet that in this life nothing but failures came back for comet.deadAfter
 
 	lanes     []*lane // for rooms and keys, by hash
 	broadcast *lane   // for broadcasts: one order, and paced ones don't hold up rooms
@@ -33,6 +33,7 @@ type link struct {
 
 	failing atomic.Int64  // Unix nanoseconds of the first failure since a success, 0 for none
 	leaving atomic.Bool   // left discovery: what waits is tried once more
+	took    atomic.Bool   // a call succeeded in the current life
 	refused limitedLogger // one line a second at most
 
 	mu     sync.Mutex
@@ -70,6 +71,7 @@ func (k *link) all() []*lane { return append(k.lanes[:len(k.lanes):len(k.lanes)]
 // begin starts a life.
 func (k *link) begin() {
 	k.failing.Store(0)
+	k.took.Store(false)
 	life, end := context.WithCancelCause(k.ctx)
 	k.mu.Lock()
 	k.end = end
@@ -191,6 +193,7 @@ func (k *link) deliver(b *batch) bool {
 		err := k.call(b)
 		k.metrics.rpcSeconds.Observe(time.Since(start).Seconds())
 		if err == nil {
+			k.took.Store(true)
 			k.answered()
 			k.metrics.batches[b.target.kind].Inc()
 			k.metrics.batchFrames.Observe(float64(len(b.records)))
@@ -218,7 +221,7 @@ func (k *link) deliver(b *batch) bool {
 				k.drop(b, dropCometGone, err)
 				return true
 			}
-			k.failure(err)
+			k.failure(b.life, start, err)
 		}
 		if b.revoked() {
 			k.failing.Store(0) // nothing is being tried any more, so nothing fails
@@ -277,16 +280,14 @@ func (k *link) answered() {
 	}
 }
 
-// failure notes that a call failed, and gives the comet up when nothing else has happened
-// for comet.deadAfter.
-func (k *link) failure(err error) {
-	now := time.Now()
-	if k.failing.CompareAndSwap(0, now.UnixNano()) {
+// failure notes that a call of the life that began at start failed, and gives the comet up
+// when nothing else has happened for comet.deadAfter. A call that hung has failed all along.
+func (k *link) failure(life context.Context, start time.Time, err error) {
+	if k.failing.CompareAndSwap(0, start.UnixNano()) {
 		k.log.Warn("comet does not answer, trying again", "err", err)
-		return
 	}
-	if since := k.failing.Load(); since != 0 && now.Sub(time.Unix(0, since)) >= k.cfg.Comet.DeadAfter {
-		k.died(k)
+	if since := k.failing.Load(); since != 0 && time.Since(time.Unix(0, since)) >= k.cfg.Comet.DeadAfter {
+		k.died(k, life)
 	}
 }
 
