@@ -144,7 +144,7 @@ func TestDeadCometIsGivenUpAndComesBack(t *testing.T) {
 // A connection that stands is no sign that a comet which hangs is back: an answer is.
 func TestHangingCometIsNotTakenForBack(t *testing.T) {
 	cfg := quick()
-	cfg.Comet.DeadAfter = 50 * time.Millisecond
+	cfg.Comet.DeadAfter = 100 * time.Millisecond
 	cfg.Comet.BackoffMax = time.Millisecond
 	y := newYard(t, cfg)
 	y.list("a", "b")
