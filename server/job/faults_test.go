@@ -174,6 +174,44 @@ func TestWindowPausesAPartition(t *testing.T) {
 	}
 }
 
+// TestNoCometDropsWhenSaidSo is goim's way: without a comet records are dropped, but not
+// before discovery has said that there is none.
+func TestNoCometDropsWhenSaidSo(t *testing.T) {
+	b := newBroker(t, 1)
+	cfg := kafkaConfig(b)
+	cfg.Comet.WaitForFirst = false
+	for i := range 50 {
+		b.produce(0, roomMsg("live://0", strconv.Itoa(i)))
+	}
+	b.flush()
+	j := startJob(t, cfg)
+	eventually(t, func() error {
+		if value(t, j.reg, "barrage_job_partitions_paused") != 1 {
+			return errors.New("not paused before the first list")
+		}
+		return nil
+	})
+	if n := value(t, j.reg, "barrage_job_records_dropped_total"); n != 0 {
+		t.Errorf("%v records dropped before the first list of comets", n)
+	}
+	j.list()
+	eventually(t, func() error { return committed(b, 50) })
+	if n := value(t, j.reg, "barrage_job_records_dropped_total", "no_comet"); n != 50 {
+		t.Errorf("%v records dropped without a comet, want 50", n)
+	}
+	c := newRPCFake(t)
+	j.list(c)
+	eventually(t, func() error {
+		if j.fleet.live.Load().byHost[c.addr] == nil {
+			return errors.New("the comet is not live")
+		}
+		return nil
+	})
+	b.produce(0, roomMsg("live://0", "50"))
+	b.flush()
+	eventually(t, func() error { return got(c, "live://0", numbers(50, 51)) })
+}
+
 func TestListenNamesABadOption(t *testing.T) {
 	cfg := DefaultConfig()
 	cfg.Kafka.Options = []string{"no.such.setting=1"}

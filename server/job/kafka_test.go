@@ -227,10 +227,18 @@ func numbers(from, to int) []string {
 	return out
 }
 
-// got says what is missing until the room on c has seen want, duplicates aside.
+// got says what is missing until the room on c has seen want, duplicates aside. A record
+// before an earlier one ends the test at once: it can't be mended by waiting.
 func got(c *rpcFake, room string, want []string) error {
-	if g := firsts(c.takenRoom(room)); !slices.Equal(g, want) {
-		return fmt.Errorf("comet %s, room %s: %d of %d records, or not in order", c.addr, room, len(g), len(want))
+	all := c.takenRoom(room)
+	g := firsts(all)
+	for i := range g {
+		if i >= len(want) || g[i] != want[i] {
+			c.t.Fatalf("comet %s, room %s: record %d is %.20q, want %.20q (%d of %d are there)", c.addr, room, i, g[i], want[min(i, len(want)-1)], len(g), len(want))
+		}
+	}
+	if len(g) < len(want) {
+		return fmt.Errorf("comet %s, room %s: %d of %d records, in order, and %d again", c.addr, room, len(g), len(want), len(all)-len(g))
 	}
 	return nil
 }
@@ -338,9 +346,13 @@ func pushing(b *broker, rooms int) (stop func() int) {
 			}
 		}
 	})
-	return func() int {
+	stopOnce := sync.OnceFunc(func() {
 		close(end)
 		wg.Wait()
+	})
+	b.t.Cleanup(stopOnce) // before the producer is closed
+	return func() int {
+		stopOnce()
 		b.flush()
 		return n
 	}

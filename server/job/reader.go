@@ -39,7 +39,7 @@ type reader struct {
 	down    atomic.Bool // no broker is reached
 
 	parts   map[int32]*partition
-	held    fifo[*record] // read when there was no comet; their partitions are paused
+	held    fifo[*record] // read when there was no comet, one or a few of each partition
 	scratch logic.PushMsg
 	stored  time.Time // when offsets were stored last
 	lagged  time.Time // when lag was looked at last
@@ -219,6 +219,10 @@ func (r *reader) read(m *kafka.Message) {
 			"partition", p.id, "offset", offset, "expected", p.next)
 	}
 	p.next = offset + 1
+	if p.paused { // the consumer has gone on by itself: pause it again
+		p.paused = false
+		r.notify()
+	}
 
 	rec, err := decode(m.Value, &r.scratch)
 	if err != nil {
@@ -233,23 +237,29 @@ func (r *reader) read(m *kafka.Message) {
 	rec.offset = offset
 	r.metrics.records[rec.kind].Inc()
 	underway := p.add(rec)
-	if !r.fleet.hand(rec) {
-		r.nobody(rec)
+	// Never past one that is kept: their order is the partition's.
+	if r.held.len() > 0 || !r.offer(rec) {
+		r.held.push(rec)
+		r.notify()
 	}
 	if underway >= r.cfg.Kafka.Window || p.blockers.Load() > 0 {
 		r.notify()
 	}
 }
 
-// nobody keeps or drops a record that came while no comet is live.
-func (r *reader) nobody(rec *record) {
-	if r.cfg.Comet.WaitForFirst {
-		r.held.push(rec)
-		r.notify()
-		return
+// offer hands rec to the comets and reports whether it is settled: if not, it has to wait
+// for a comet.
+func (r *reader) offer(rec *record) bool {
+	switch {
+	case rec.part.revoked.Load() || r.fleet.hand(rec):
+		return true
+	case r.cfg.Comet.WaitForFirst || r.fleet.ready() != nil:
+		return false
+	default:
+		r.metrics.drop(dropNoComet, 1)
+		release(rec)
+		return true
 	}
-	r.metrics.drop(dropNoComet, 1)
-	release(rec)
 }
 
 // balance pauses and resumes partitions as the lanes and the fleet allow, and returns how
@@ -258,17 +268,17 @@ func (r *reader) balance() time.Duration {
 	open := r.fleet.ready() == nil
 	for open && r.held.len() > 0 {
 		// Before anything new is read from their partitions.
-		rec := r.held.front()
-		if !rec.part.revoked.Load() && !r.fleet.hand(rec) {
-			open = false
-			break
+		if open = r.offer(r.held.front()); open {
+			r.held.pop()
 		}
-		r.held.pop()
 	}
 	var pause, resume []*partition
 	paused := 0
 	for _, p := range r.parts {
 		want := !open || p.blockers.Load() > 0 || r.overfull(p)
+		if p.next < 0 {
+			want = false // not started, see assigned
+		}
 		switch {
 		case want && !p.paused:
 			pause = append(pause, p)
@@ -306,7 +316,6 @@ func (r *reader) setPaused(parts []*partition, paused bool) {
 	call, what := r.consumer.Resume, "resume"
 	if paused {
 		call, what = r.consumer.Pause, "pause"
-		r.metrics.pauses.Add(float64(len(parts)))
 	}
 	if err := call(r.topicPartitions(parts)); err != nil {
 		r.complain(fmt.Errorf("%s partitions: %w", what, err))
@@ -314,6 +323,9 @@ func (r *reader) setPaused(parts []*partition, paused bool) {
 		return
 	}
 	for _, p := range parts {
+		if paused && !p.paused {
+			r.metrics.pauses.Inc()
+		}
 		p.paused = paused
 	}
 }

@@ -42,23 +42,23 @@ func (r *reader) rebalance(c *kafka.Consumer, event kafka.Event) error {
 	return err
 }
 
-// assigned begins to read partitions.
+// assigned begins to read partitions. New ones are not paused here even if nobody can take
+// their records: librdkafka may lose a start that meets a pause, and the partition would
+// stand still for ever (librdkafka issues 2190 and 5591). Their first record is kept, and
+// pauses them.
 func (r *reader) assigned(list []kafka.TopicPartition) {
 	for _, tp := range list {
 		r.parts[tp.Partition] = newPartition(tp.Partition, r.notify)
 	}
-	// A rebalance may leave the consumer with another idea of what is paused than ours: say
-	// it anew for every partition, before the next poll can return one of their records.
-	var paused, running []*partition
+	// Those that stayed are paused anew: a rebalance may have left the consumer with another
+	// idea of what is paused than ours.
+	var paused []*partition
 	for _, p := range r.parts {
-		if p.paused || r.fleet.ready() != nil || r.held.len() > 0 {
+		if p.paused {
 			paused = append(paused, p)
-		} else {
-			running = append(running, p)
 		}
 	}
 	r.setPaused(paused, true)
-	r.setPaused(running, false)
 	r.notify()
 	r.joined.Store(true)
 	r.log.Info("partitions assigned", "partitions", ids(list), "now", len(r.parts))
@@ -93,6 +93,14 @@ func (r *reader) revoked(list []kafka.TopicPartition, lost bool) {
 	if !lost {
 		r.store()
 	}
+	// The consumer remembers a pause until the partition comes back: end it while it is ours.
+	var paused []*partition
+	for _, p := range parts {
+		if p.paused {
+			paused = append(paused, p)
+		}
+	}
+	r.setPaused(paused, false)
 	for _, p := range parts {
 		delete(r.parts, p.id)
 		r.metrics.lag.DeleteLabelValues(partitionLabel(p.id))
