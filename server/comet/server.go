@@ -305,6 +305,7 @@ func (s *Server) shardOf(key string) *shard {
 // onPrepare gives an accepted connection its session, before netpoll polls it.
 func (s *Server) onPrepare(websocket bool) netpoll.OnPrepare {
 	return func(c netpoll.Connection) context.Context {
+		shareBarrier(c)
 		client, _ := c.RemoteAddr().(remoteAddr)
 		ss := &session{server: s, addr: addrKey(client), websocket: websocket}
 		ss.out.stream = fdStream{c.(netpoll.Conn).Fd()}
