@@ -181,6 +181,44 @@ func TestHangingCometIsNotTakenForBack(t *testing.T) {
 	})
 }
 
+// One call that times out does not make a comet dead whose other lanes go on.
+func TestCometWithOneHangingLaneIsNotGivenUp(t *testing.T) {
+	cfg := quick()
+	cfg.Comet.DeadAfter = 100 * time.Millisecond
+	y := newYard(t, cfg)
+	y.list("a")
+	a := y.comets["a"]
+	hanging := make(chan struct{})
+	timedOut := make(chan struct{})
+	a.setHook(func(n int) error {
+		if n > 1 {
+			return nil
+		}
+		close(hanging)
+		<-timedOut
+		return status.Error(codes.DeadlineExceeded, "hung for longer than comet.deadAfter")
+	})
+	y.push(kindBroadcast, "", "hangs") // in a lane of its own
+	<-hanging
+	for start, i := time.Now(), 0; time.Since(start) < 2*cfg.Comet.DeadAfter; i++ {
+		y.push(kindRoom, "live://1", strconv.Itoa(i))
+		eventually(t, func() error {
+			if n := len(a.takenRoom("live://1")); n != i+1 {
+				return fmt.Errorf("%d of %d", n, i+1)
+			}
+			return nil
+		})
+	}
+	close(timedOut)
+	y.settled()
+	if n := value(t, y.reg, "barrage_job_comets_given_up_total"); n != 0 {
+		t.Error("a comet that answers was given up")
+	}
+	if got := a.taken(target{kind: kindBroadcast}); !slices.Equal(got, []string{"hangs"}) {
+		t.Errorf("the call that timed out was not repeated: %q", got)
+	}
+}
+
 func TestLeavingCometGetsWhatWaits(t *testing.T) {
 	y := newYard(t, quick())
 	y.list("a", "b")

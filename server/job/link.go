@@ -31,7 +31,8 @@ type link struct {
 	cancel context.CancelFunc
 	work   sync.WaitGroup
 
-	failing atomic.Int64  // Unix nanoseconds of the first failure since a success, 0 for none
+	failing atomic.Int64  // Unix nanoseconds since when nothing but failures is known, 0 when nothing fails
+	heard   atomic.Int64  // Unix nanoseconds of the comet's last answer
 	leaving atomic.Bool   // left discovery: what waits is tried once more
 	took    atomic.Bool   // a call succeeded in the current life
 	refused limitedLogger // one line a second at most
@@ -272,6 +273,7 @@ func (k *link) drop(b *batch, reason dropReason, err error) {
 
 // answered notes that the comet is there.
 func (k *link) answered() {
+	k.heard.Store(time.Now().UnixNano())
 	if k.failing.Load() == 0 {
 		return
 	}
@@ -281,9 +283,10 @@ func (k *link) answered() {
 }
 
 // failure notes that a call of the life that began at start failed, and gives the comet up
-// when nothing else has happened for comet.deadAfter. A call that hung has failed all along.
+// when nothing else has happened for comet.deadAfter. A call that hung has failed all along,
+// but not for longer than other lanes have had no answer.
 func (k *link) failure(life context.Context, start time.Time, err error) {
-	if k.failing.CompareAndSwap(0, start.UnixNano()) {
+	if k.failing.CompareAndSwap(0, max(start.UnixNano(), k.heard.Load())) {
 		k.log.Warn("comet does not answer, trying again", "err", err)
 	}
 	if since := k.failing.Load(); since != 0 && time.Since(time.Unix(0, since)) >= k.cfg.Comet.DeadAfter {
