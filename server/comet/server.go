@@ -30,6 +30,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
 )
 
 // maxWorkers bounds the calls to logic that run at a time.
@@ -117,7 +118,8 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	}
 	s.rpc = grpc.NewServer(
 		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
-		grpc.WriteBufferSize(0), grpc.ReadBufferSize(64<<10))
+		// Job asks whether the connection lives while a push waits.
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}))
 	cometpb.RegisterCometServer(s.rpc, &rpcService{server: s})
 	return s, nil
 }
