@@ -218,7 +218,7 @@ func (p *Producer) setState(err error) {
 	switch {
 	case before != nil && err == nil:
 		p.log.Info("kafka is reachable", "topic", p.cfg.Topic, "brokers", p.cfg.Brokers)
-	case before == nil && err != nil:
+	case before == nil && err != nil && !errors.Is(err, ErrClosed):
 		p.log.Warn("kafka is out of reach, pushes fail until it is back", "topic", p.cfg.Topic, "err", err)
 	}
 }
