@@ -19,14 +19,12 @@ import (
 
 	"barrage/server/admin"
 	logicpb "barrage/server/api/logic"
+	"barrage/server/api/protocol"
 	"barrage/server/comet"
 	"barrage/server/discovery"
 	"barrage/server/job"
 	"barrage/server/logic"
 )
-
-// maxMessage is the largest gRPC message, in bytes, as goim has it.
-const maxMessage = 16 << 20
 
 // A server is a role that is wired but not running yet.
 type server interface {
@@ -149,7 +147,7 @@ func dialLogic(client *discovery.Client, timeout time.Duration) (*grpc.ClientCon
 	conn, err := grpc.NewClient(client.Resolver().Scheme()+":///"+discovery.AppLogic,
 		grpc.WithResolvers(client.Resolver()),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage), grpc.MaxCallSendMsgSize(maxMessage)),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(protocol.MaxMessage), grpc.MaxCallSendMsgSize(protocol.MaxMessage)),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: retry, MinConnectTimeout: timeout}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: time.Minute, Timeout: 10 * time.Second}),
 		grpc.WithIdleTimeout(0),

@@ -100,14 +100,11 @@ func (s *Server) admit(c *session, auth wire.Frame, r *logic.ConnectReply) {
 }
 
 // forget takes a session whose connection is gone out of all that is not its shard's.
-func (s *Server) forget(c *session, r reason) {
+func (s *Server) forget(c *session, r reason, joined bool) {
 	s.metrics.closed[r].Inc()
 	s.metrics.connections.Dec()
 	s.limits.leave(c.addr)
 	s.open.Add(-1)
-	c.mu.Lock()
-	joined := c.out.joined
-	c.mu.Unlock()
 	if joined {
 		s.sessions.Add(-1)
 		s.metrics.session(c, -1)

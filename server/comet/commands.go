@@ -194,36 +194,37 @@ func (sh *shard) pushKey(key string, c *pushCommand) {
 	if s.websocket {
 		b = c.ws
 	}
+	sh.hand(s, b, c.n, sh.close)
+}
+
+// write sends b to a session of this shard, as writeLocked does. A session without space for
+// it is closed if closeFull says so.
+func (sh *shard) write(s *session, b []byte, closeFull bool) error {
 	s.mu.Lock()
 	lag, err := s.writeLocked(b)
-	if err == errBackedUp && sh.close {
+	if err == errBackedUp && closeFull {
 		s.failLocked(reasonBackedUp)
 	}
 	s.mu.Unlock()
 	if lag {
 		sh.addLaggard(s)
 	}
-	switch err {
+	return err
+}
+
+// hand writes b, which carries n pushed frames, and counts them as sent or as skipped.
+func (sh *shard) hand(s *session, b []byte, n int, closeFull bool) {
+	switch sh.write(s, b, closeFull) {
 	case nil:
-		sh.tally.frames += c.n
+		sh.tally.frames += n
 	case errBackedUp:
-		sh.metrics.skipped[skipBackedUp].Add(float64(c.n))
+		sh.metrics.skipped[skipBackedUp].Add(float64(n))
 	}
 }
 
 // answer sends a reply to a session of this shard. A session whose queue is full doesn't
 // read its replies either and is closed.
-func (sh *shard) answer(s *session, reply []byte) {
-	s.mu.Lock()
-	lag, err := s.writeLocked(reply)
-	if err == errBackedUp {
-		s.failLocked(reasonBackedUp)
-	}
-	s.mu.Unlock()
-	if lag {
-		sh.addLaggard(s)
-	}
-}
+func (sh *shard) answer(s *session, reply []byte) { _ = sh.write(s, reply, true) }
 
 // stopCommand ends the shard's loop.
 type stopCommand struct{}

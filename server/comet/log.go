@@ -78,25 +78,22 @@ type chunkKey struct {
 }
 
 // append adds the frames of batch, which must be whole (wire.Batch.Count), with the
-// operation op for tagged logs, and returns how many they are.
-func (l *frameLog) append(op wire.Op, batch wire.Batch) int {
-	n := 0
+// operation op for tagged logs.
+func (l *frameLog) append(op wire.Op, batch wire.Batch) {
 	for len(batch) > 0 {
-		f, err := batch.Next()
-		if err != nil {
-			return n // Count was called at the door.
+		from := batch
+		if _, err := batch.Next(); err != nil {
+			break // Count was called at the door.
 		}
-		l.appendFrame(op, f)
-		n++
+		l.appendFrame(op, from[:len(from)-len(batch)])
 	}
 	l.forget()
-	return n
 }
 
-func (l *frameLog) appendFrame(op wire.Op, f wire.Frame) {
-	size := f.Size()
+func (l *frameLog) appendFrame(op wire.Op, frame []byte) {
+	size := len(frame)
 	s := l.writable(size)
-	s.buf = wire.AppendFrame(s.buf, f)
+	s.buf = append(s.buf, frame...)
 	s.ends = append(s.ends, uint32(len(s.buf)))
 	if l.tagged {
 		s.ops = append(s.ops, op)
@@ -123,9 +120,8 @@ func (l *frameLog) writable(n int) *segment {
 }
 
 // evict drops the oldest segments while more than the limit is held, but none with a
-// frame at or behind low. It returns the frames dropped.
-func (l *frameLog) evict(low uint64) uint64 {
-	was := l.tail
+// frame at or behind low.
+func (l *frameLog) evict(low uint64) {
 	for len(l.segments) > 1 && l.size > l.limit && l.segments[0].end() <= low {
 		if l.tagged {
 			l.ghosts = append(l.ghosts, ghost{l.segments[0].first, l.segments[0].ops})
@@ -135,7 +131,6 @@ func (l *frameLog) evict(low uint64) uint64 {
 		}
 		l.dropFirst()
 	}
-	return l.tail - was
 }
 
 // lost returns how many frames between offset and the tail set accepts. Of a tagged log that

@@ -64,7 +64,6 @@ var skipNames = [numSkips]string{"log_overrun", "backed_up"}
 
 // cometMetrics are a comet's counters. The hot ones are added once a slice, not once a write.
 type cometMetrics struct {
-	sessions     *prometheus.GaugeVec
 	sessionsTCP  prometheus.Gauge
 	sessionsWS   prometheus.Gauge
 	connections  prometheus.Gauge
@@ -102,10 +101,10 @@ func newMetrics(r prometheus.Registerer) *cometMetrics {
 		r.MustRegister(g)
 		return g
 	}
-	m.sessions = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+	sessions := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "barrage_comet_sessions", Help: "Authenticated sessions."}, []string{"transport"})
-	r.MustRegister(m.sessions)
-	m.sessionsTCP, m.sessionsWS = m.sessions.WithLabelValues("tcp"), m.sessions.WithLabelValues("ws")
+	r.MustRegister(sessions)
+	m.sessionsTCP, m.sessionsWS = sessions.WithLabelValues("tcp"), sessions.WithLabelValues("ws")
 	m.connections = gauge("connections", "Open connections, authenticated or not.")
 	m.laggards = gauge("laggards", "Sessions whose socket buffer is full.")
 	m.accepted = counter("accepted_total", "Connections accepted.")

@@ -147,7 +147,7 @@ func (r *room) takes(p *pushCommand) bool {
 	if len(r.members) == 0 {
 		return true
 	}
-	if p.speed > 0 && r.pace == 0 && r.needsSweep() && r.low < r.log.head {
+	if p.speed > 0 && r.pace == 0 && r.low < r.log.head {
 		return false
 	}
 	u := r.unswept()

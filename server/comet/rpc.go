@@ -12,9 +12,6 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// maxMessage is the largest gRPC message in bytes, as goim's.
-const maxMessage = 16 << 20
-
 // rpcService is the gRPC service goim.comet.Comet. A push is answered when its frames are in
 // the logs of all shards; while they have no space, it waits.
 type rpcService struct {

@@ -24,6 +24,7 @@ import (
 
 	cometpb "barrage/server/api/comet"
 	"barrage/server/api/logic"
+	"barrage/server/api/protocol"
 	"barrage/server/discovery"
 
 	"github.com/cloudwego/netpoll"
@@ -117,7 +118,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		s.shards = append(s.shards, newShard(s))
 	}
 	s.rpc = grpc.NewServer(
-		grpc.MaxRecvMsgSize(maxMessage), grpc.MaxSendMsgSize(maxMessage),
+		grpc.MaxRecvMsgSize(protocol.MaxMessage), grpc.MaxSendMsgSize(protocol.MaxMessage),
 		// Job asks whether the connection lives while a push waits.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}))
 	cometpb.RegisterCometServer(s.rpc, &rpcService{server: s})

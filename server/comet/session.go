@@ -179,20 +179,13 @@ func (s *session) flushLocked() bool {
 // auth reply has no shard yet and is closed.
 func (s *session) lag() {
 	s.mu.Lock()
-	shard := s.shardLocked()
+	joined := s.out.joined
 	s.mu.Unlock()
-	if shard == nil {
+	if !joined {
 		s.close(reasonWriteError)
 		return
 	}
-	shard.mailbox.put(lagCommand{s})
-}
-
-func (s *session) shardLocked() *shard {
-	if s.out.joined {
-		return s.shard
-	}
-	return nil
+	s.shard.mailbox.put(lagCommand{s})
 }
 
 // closed reports whether the session has ended.
@@ -240,7 +233,7 @@ func (s *session) gone() {
 	if joined {
 		s.shard.mailbox.put(leaveCommand{s})
 	}
-	s.server.forget(s, r)
+	s.server.forget(s, r, joined)
 }
 
 // fdStream sends on the descriptor of a netpoll connection, without blocking and without

@@ -329,18 +329,7 @@ func (sh *shard) handWaiting(r *room, s *session) {
 		if s.websocket {
 			b = append(wire.AppendWSBatchHeader(nil, len(b)), b...)
 		}
-		s.mu.Lock()
-		lag, err := s.writeLocked(b)
-		s.mu.Unlock()
-		if lag {
-			sh.addLaggard(s)
-		}
-		switch err {
-		case nil:
-			sh.tally.frames += p.n
-		case errBackedUp:
-			sh.metrics.skipped[skipBackedUp].Add(float64(p.n))
-		}
+		sh.hand(s, b, p.n, false)
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 
 	"barrage/server/api/comet"
 	"barrage/server/api/logic"
+	"barrage/server/api/protocol"
 	"barrage/server/discovery"
 )
 
@@ -117,7 +118,7 @@ func (f *rpcFake) start() {
 		f.t.Fatal(err)
 	}
 	f.addr = listener.Addr().String()
-	f.server = grpc.NewServer(grpc.MaxRecvMsgSize(maxMessage))
+	f.server = grpc.NewServer(grpc.MaxRecvMsgSize(protocol.MaxMessage))
 	comet.RegisterCometServer(f.server, f)
 	server := f.server
 	go func() { _ = server.Serve(listener) }() // ends with Stop

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"barrage/server/api/logic"
+	"barrage/server/api/protocol"
 	"barrage/server/wire"
 )
 
@@ -27,7 +28,7 @@ func (k kind) String() string { return kindNames[k] }
 
 // maxFrame is the largest frame, encoded, that is passed on: a call to a comet may have
 // 16 MiB, and some of that is for the envelope, the room or the keys.
-const maxFrame = maxMessage - 1<<20
+const maxFrame = protocol.MaxMessage - 1<<20
 
 // A record is one push on its way from Kafka to the comets. All lanes share it: it is not
 // changed between the reader that makes it and the last lane that took it.

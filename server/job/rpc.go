@@ -32,9 +32,6 @@ type Comet interface {
 	Close() error
 }
 
-// maxMessage is the largest gRPC message between job and comet, in bytes.
-const maxMessage = 16 << 20
-
 // errClosed is the end of a comet's connection from our side.
 var errClosed = errors.New("connection is closed")
 
@@ -50,8 +47,8 @@ func dial(addr string) (Comet, error) {
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithNoProxy(),
 		grpc.WithDefaultCallOptions(
-			grpc.MaxCallSendMsgSize(maxMessage),
-			grpc.MaxCallRecvMsgSize(maxMessage),
+			grpc.MaxCallSendMsgSize(protocol.MaxMessage),
+			grpc.MaxCallRecvMsgSize(protocol.MaxMessage),
 			grpc.WaitForReady(false),
 		),
 		grpc.WithConnectParams(grpc.ConnectParams{

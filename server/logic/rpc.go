@@ -20,9 +20,6 @@ import (
 	"barrage/server/logic/presence"
 )
 
-// maxRPC is the size of the largest gRPC message, either way.
-const maxRPC = 16 << 20
-
 // A registry remembers sessions and room counts.
 type registry interface {
 	Add(ctx context.Context, session presence.Session) error
@@ -131,8 +128,8 @@ func unavailable(ctx context.Context, err error) error {
 // newGRPC returns a gRPC server for svc.
 func newGRPC(cfg *RPCServerConfig, svc *service, m *metrics, log *slog.Logger) *grpc.Server {
 	server := grpc.NewServer(
-		grpc.MaxRecvMsgSize(maxRPC),
-		grpc.MaxSendMsgSize(maxRPC),
+		grpc.MaxRecvMsgSize(protocol.MaxMessage),
+		grpc.MaxSendMsgSize(protocol.MaxMessage),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
 			MaxConnectionIdle:     cfg.IdleTimeout,
 			MaxConnectionAge:      cfg.MaxLifeTime,
