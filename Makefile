@@ -41,7 +41,7 @@ proto: ## regenerate server/api with the generators pinned in go.mod
 	@command -v protoc >/dev/null || { echo "protoc is missing: sudo apt-get install -y protobuf-compiler"; exit 1; }
 	protoc -I server/api --plugin=protoc-gen-go=$$($(GO) tool -n protoc-gen-go) --plugin=protoc-gen-go-grpc=$$($(GO) tool -n protoc-gen-go-grpc) \
 	  --go_out=. --go_opt=module=barrage --go-grpc_out=. --go-grpc_opt=module=barrage \
-	  protocol/protocol.proto comet/comet.proto logic/logic.proto
+	  protocol/protocol.proto comet/comet.proto logic/logic.proto sessions/sessions.proto
 
 clean: ## what the other targets made, but for results/
 	rm -rf bin

@@ -168,10 +168,13 @@ func (x *PushMsg) GetMsg() []byte {
 }
 
 type ConnectReq struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Server        string                 `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`
-	Cookie        string                 `protobuf:"bytes,2,opt,name=cookie,proto3" json:"cookie,omitempty"`
-	Token         []byte                 `protobuf:"bytes,3,opt,name=token,proto3" json:"token,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Server string                 `protobuf:"bytes,1,opt,name=server,proto3" json:"server,omitempty"`
+	Cookie string                 `protobuf:"bytes,2,opt,name=cookie,proto3" json:"cookie,omitempty"`
+	Token  []byte                 `protobuf:"bytes,3,opt,name=token,proto3" json:"token,omitempty"`
+	// session tells the sessions of one key apart. goim's comets don't set it, and its logic
+	// doesn't read it; the same holds for every field from 101 on.
+	Session       string `protobuf:"bytes,101,opt,name=session,proto3" json:"session,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -227,6 +230,13 @@ func (x *ConnectReq) GetToken() []byte {
 	return nil
 }
 
+func (x *ConnectReq) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
 type ConnectReply struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Mid     int64                  `protobuf:"varint,1,opt,name=mid,proto3" json:"mid,omitempty"`
@@ -234,7 +244,12 @@ type ConnectReply struct {
 	RoomID  string                 `protobuf:"bytes,3,opt,name=roomID,proto3" json:"roomID,omitempty"`
 	Accepts []int32                `protobuf:"varint,4,rep,packed,name=accepts,proto3" json:"accepts,omitempty"`
 	// heartbeat is in nanoseconds.
-	Heartbeat     int64 `protobuf:"varint,5,opt,name=heartbeat,proto3" json:"heartbeat,omitempty"`
+	Heartbeat int64 `protobuf:"varint,5,opt,name=heartbeat,proto3" json:"heartbeat,omitempty"`
+	// managed says that logic bounds the sessions of a key and of a member over all comets.
+	// Without it a comet replaces the older session of a key by itself.
+	Managed bool `protobuf:"varint,101,opt,name=managed,proto3" json:"managed,omitempty"`
+	// replaced are sessions of the asking comet that this one takes the place of.
+	Replaced      []*SessionRef `protobuf:"bytes,102,rep,name=replaced,proto3" json:"replaced,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -304,18 +319,86 @@ func (x *ConnectReply) GetHeartbeat() int64 {
 	return 0
 }
 
+func (x *ConnectReply) GetManaged() bool {
+	if x != nil {
+		return x.Managed
+	}
+	return false
+}
+
+func (x *ConnectReply) GetReplaced() []*SessionRef {
+	if x != nil {
+		return x.Replaced
+	}
+	return nil
+}
+
+// SessionRef names a session of a comet.
+type SessionRef struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Session       string                 `protobuf:"bytes,2,opt,name=session,proto3" json:"session,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionRef) Reset() {
+	*x = SessionRef{}
+	mi := &file_logic_logic_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionRef) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionRef) ProtoMessage() {}
+
+func (x *SessionRef) ProtoReflect() protoreflect.Message {
+	mi := &file_logic_logic_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionRef.ProtoReflect.Descriptor instead.
+func (*SessionRef) Descriptor() ([]byte, []int) {
+	return file_logic_logic_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *SessionRef) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *SessionRef) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
 type DisconnectReq struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Mid           int64                  `protobuf:"varint,1,opt,name=mid,proto3" json:"mid,omitempty"`
 	Key           string                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
 	Server        string                 `protobuf:"bytes,3,opt,name=server,proto3" json:"server,omitempty"`
+	Session       string                 `protobuf:"bytes,101,opt,name=session,proto3" json:"session,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DisconnectReq) Reset() {
 	*x = DisconnectReq{}
-	mi := &file_logic_logic_proto_msgTypes[3]
+	mi := &file_logic_logic_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -327,7 +410,7 @@ func (x *DisconnectReq) String() string {
 func (*DisconnectReq) ProtoMessage() {}
 
 func (x *DisconnectReq) ProtoReflect() protoreflect.Message {
-	mi := &file_logic_logic_proto_msgTypes[3]
+	mi := &file_logic_logic_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -340,7 +423,7 @@ func (x *DisconnectReq) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisconnectReq.ProtoReflect.Descriptor instead.
 func (*DisconnectReq) Descriptor() ([]byte, []int) {
-	return file_logic_logic_proto_rawDescGZIP(), []int{3}
+	return file_logic_logic_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *DisconnectReq) GetMid() int64 {
@@ -364,6 +447,13 @@ func (x *DisconnectReq) GetServer() string {
 	return ""
 }
 
+func (x *DisconnectReq) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
 type DisconnectReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Has           bool                   `protobuf:"varint,1,opt,name=has,proto3" json:"has,omitempty"`
@@ -373,7 +463,7 @@ type DisconnectReply struct {
 
 func (x *DisconnectReply) Reset() {
 	*x = DisconnectReply{}
-	mi := &file_logic_logic_proto_msgTypes[4]
+	mi := &file_logic_logic_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -385,7 +475,7 @@ func (x *DisconnectReply) String() string {
 func (*DisconnectReply) ProtoMessage() {}
 
 func (x *DisconnectReply) ProtoReflect() protoreflect.Message {
-	mi := &file_logic_logic_proto_msgTypes[4]
+	mi := &file_logic_logic_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -398,7 +488,7 @@ func (x *DisconnectReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisconnectReply.ProtoReflect.Descriptor instead.
 func (*DisconnectReply) Descriptor() ([]byte, []int) {
-	return file_logic_logic_proto_rawDescGZIP(), []int{4}
+	return file_logic_logic_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *DisconnectReply) GetHas() bool {
@@ -413,13 +503,14 @@ type HeartbeatReq struct {
 	Mid           int64                  `protobuf:"varint,1,opt,name=mid,proto3" json:"mid,omitempty"`
 	Key           string                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
 	Server        string                 `protobuf:"bytes,3,opt,name=server,proto3" json:"server,omitempty"`
+	Session       string                 `protobuf:"bytes,101,opt,name=session,proto3" json:"session,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *HeartbeatReq) Reset() {
 	*x = HeartbeatReq{}
-	mi := &file_logic_logic_proto_msgTypes[5]
+	mi := &file_logic_logic_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -431,7 +522,7 @@ func (x *HeartbeatReq) String() string {
 func (*HeartbeatReq) ProtoMessage() {}
 
 func (x *HeartbeatReq) ProtoReflect() protoreflect.Message {
-	mi := &file_logic_logic_proto_msgTypes[5]
+	mi := &file_logic_logic_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -444,7 +535,7 @@ func (x *HeartbeatReq) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeartbeatReq.ProtoReflect.Descriptor instead.
 func (*HeartbeatReq) Descriptor() ([]byte, []int) {
-	return file_logic_logic_proto_rawDescGZIP(), []int{5}
+	return file_logic_logic_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *HeartbeatReq) GetMid() int64 {
@@ -468,15 +559,24 @@ func (x *HeartbeatReq) GetServer() string {
 	return ""
 }
 
+func (x *HeartbeatReq) GetSession() string {
+	if x != nil {
+		return x.Session
+	}
+	return ""
+}
+
 type HeartbeatReply struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// replaced says that other sessions have taken the place of this one.
+	Replaced      bool `protobuf:"varint,101,opt,name=replaced,proto3" json:"replaced,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *HeartbeatReply) Reset() {
 	*x = HeartbeatReply{}
-	mi := &file_logic_logic_proto_msgTypes[6]
+	mi := &file_logic_logic_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -488,7 +588,7 @@ func (x *HeartbeatReply) String() string {
 func (*HeartbeatReply) ProtoMessage() {}
 
 func (x *HeartbeatReply) ProtoReflect() protoreflect.Message {
-	mi := &file_logic_logic_proto_msgTypes[6]
+	mi := &file_logic_logic_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -501,7 +601,14 @@ func (x *HeartbeatReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeartbeatReply.ProtoReflect.Descriptor instead.
 func (*HeartbeatReply) Descriptor() ([]byte, []int) {
-	return file_logic_logic_proto_rawDescGZIP(), []int{6}
+	return file_logic_logic_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *HeartbeatReply) GetReplaced() bool {
+	if x != nil {
+		return x.Replaced
+	}
+	return false
 }
 
 type OnlineReq struct {
@@ -514,7 +621,7 @@ type OnlineReq struct {
 
 func (x *OnlineReq) Reset() {
 	*x = OnlineReq{}
-	mi := &file_logic_logic_proto_msgTypes[7]
+	mi := &file_logic_logic_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -526,7 +633,7 @@ func (x *OnlineReq) String() string {
 func (*OnlineReq) ProtoMessage() {}
 
 func (x *OnlineReq) ProtoReflect() protoreflect.Message {
-	mi := &file_logic_logic_proto_msgTypes[7]
+	mi := &file_logic_logic_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -539,7 +646,7 @@ func (x *OnlineReq) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OnlineReq.ProtoReflect.Descriptor instead.
 func (*OnlineReq) Descriptor() ([]byte, []int) {
-	return file_logic_logic_proto_rawDescGZIP(), []int{7}
+	return file_logic_logic_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *OnlineReq) GetServer() string {
@@ -565,7 +672,7 @@ type OnlineReply struct {
 
 func (x *OnlineReply) Reset() {
 	*x = OnlineReply{}
-	mi := &file_logic_logic_proto_msgTypes[8]
+	mi := &file_logic_logic_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -577,7 +684,7 @@ func (x *OnlineReply) String() string {
 func (*OnlineReply) ProtoMessage() {}
 
 func (x *OnlineReply) ProtoReflect() protoreflect.Message {
-	mi := &file_logic_logic_proto_msgTypes[8]
+	mi := &file_logic_logic_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -590,7 +697,7 @@ func (x *OnlineReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OnlineReply.ProtoReflect.Descriptor instead.
 func (*OnlineReply) Descriptor() ([]byte, []int) {
-	return file_logic_logic_proto_rawDescGZIP(), []int{8}
+	return file_logic_logic_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *OnlineReply) GetAllRoomCount() map[string]int32 {
@@ -610,7 +717,7 @@ type ReceiveReq struct {
 
 func (x *ReceiveReq) Reset() {
 	*x = ReceiveReq{}
-	mi := &file_logic_logic_proto_msgTypes[9]
+	mi := &file_logic_logic_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -622,7 +729,7 @@ func (x *ReceiveReq) String() string {
 func (*ReceiveReq) ProtoMessage() {}
 
 func (x *ReceiveReq) ProtoReflect() protoreflect.Message {
-	mi := &file_logic_logic_proto_msgTypes[9]
+	mi := &file_logic_logic_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -635,7 +742,7 @@ func (x *ReceiveReq) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveReq.ProtoReflect.Descriptor instead.
 func (*ReceiveReq) Descriptor() ([]byte, []int) {
-	return file_logic_logic_proto_rawDescGZIP(), []int{9}
+	return file_logic_logic_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ReceiveReq) GetMid() int64 {
@@ -660,7 +767,7 @@ type ReceiveReply struct {
 
 func (x *ReceiveReply) Reset() {
 	*x = ReceiveReply{}
-	mi := &file_logic_logic_proto_msgTypes[10]
+	mi := &file_logic_logic_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -672,7 +779,7 @@ func (x *ReceiveReply) String() string {
 func (*ReceiveReply) ProtoMessage() {}
 
 func (x *ReceiveReply) ProtoReflect() protoreflect.Message {
-	mi := &file_logic_logic_proto_msgTypes[10]
+	mi := &file_logic_logic_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -685,7 +792,7 @@ func (x *ReceiveReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveReply.ProtoReflect.Descriptor instead.
 func (*ReceiveReply) Descriptor() ([]byte, []int) {
-	return file_logic_logic_proto_rawDescGZIP(), []int{10}
+	return file_logic_logic_proto_rawDescGZIP(), []int{11}
 }
 
 type NodesReq struct {
@@ -698,7 +805,7 @@ type NodesReq struct {
 
 func (x *NodesReq) Reset() {
 	*x = NodesReq{}
-	mi := &file_logic_logic_proto_msgTypes[11]
+	mi := &file_logic_logic_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -710,7 +817,7 @@ func (x *NodesReq) String() string {
 func (*NodesReq) ProtoMessage() {}
 
 func (x *NodesReq) ProtoReflect() protoreflect.Message {
-	mi := &file_logic_logic_proto_msgTypes[11]
+	mi := &file_logic_logic_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -723,7 +830,7 @@ func (x *NodesReq) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesReq.ProtoReflect.Descriptor instead.
 func (*NodesReq) Descriptor() ([]byte, []int) {
-	return file_logic_logic_proto_rawDescGZIP(), []int{11}
+	return file_logic_logic_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *NodesReq) GetPlatform() string {
@@ -756,7 +863,7 @@ type NodesReply struct {
 
 func (x *NodesReply) Reset() {
 	*x = NodesReply{}
-	mi := &file_logic_logic_proto_msgTypes[12]
+	mi := &file_logic_logic_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -768,7 +875,7 @@ func (x *NodesReply) String() string {
 func (*NodesReply) ProtoMessage() {}
 
 func (x *NodesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_logic_logic_proto_msgTypes[12]
+	mi := &file_logic_logic_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -781,7 +888,7 @@ func (x *NodesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesReply.ProtoReflect.Descriptor instead.
 func (*NodesReply) Descriptor() ([]byte, []int) {
-	return file_logic_logic_proto_rawDescGZIP(), []int{12}
+	return file_logic_logic_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *NodesReply) GetDomain() string {
@@ -852,7 +959,7 @@ type Backoff struct {
 
 func (x *Backoff) Reset() {
 	*x = Backoff{}
-	mi := &file_logic_logic_proto_msgTypes[13]
+	mi := &file_logic_logic_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -864,7 +971,7 @@ func (x *Backoff) String() string {
 func (*Backoff) ProtoMessage() {}
 
 func (x *Backoff) ProtoReflect() protoreflect.Message {
-	mi := &file_logic_logic_proto_msgTypes[13]
+	mi := &file_logic_logic_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -877,7 +984,7 @@ func (x *Backoff) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backoff.ProtoReflect.Descriptor instead.
 func (*Backoff) Descriptor() ([]byte, []int) {
-	return file_logic_logic_proto_rawDescGZIP(), []int{13}
+	return file_logic_logic_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Backoff) GetMaxDelay() int32 {
@@ -925,29 +1032,39 @@ const file_logic_logic_proto_rawDesc = "" +
 	"\x04Type\x12\b\n" +
 	"\x04PUSH\x10\x00\x12\b\n" +
 	"\x04ROOM\x10\x01\x12\r\n" +
-	"\tBROADCAST\x10\x02\"R\n" +
+	"\tBROADCAST\x10\x02\"l\n" +
 	"\n" +
 	"ConnectReq\x12\x16\n" +
 	"\x06server\x18\x01 \x01(\tR\x06server\x12\x16\n" +
 	"\x06cookie\x18\x02 \x01(\tR\x06cookie\x12\x14\n" +
-	"\x05token\x18\x03 \x01(\fR\x05token\"\x82\x01\n" +
+	"\x05token\x18\x03 \x01(\fR\x05token\x12\x18\n" +
+	"\asession\x18e \x01(\tR\asession\"\xd0\x01\n" +
 	"\fConnectReply\x12\x10\n" +
 	"\x03mid\x18\x01 \x01(\x03R\x03mid\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x16\n" +
 	"\x06roomID\x18\x03 \x01(\tR\x06roomID\x12\x18\n" +
 	"\aaccepts\x18\x04 \x03(\x05R\aaccepts\x12\x1c\n" +
-	"\theartbeat\x18\x05 \x01(\x03R\theartbeat\"K\n" +
+	"\theartbeat\x18\x05 \x01(\x03R\theartbeat\x12\x18\n" +
+	"\amanaged\x18e \x01(\bR\amanaged\x122\n" +
+	"\breplaced\x18f \x03(\v2\x16.goim.logic.SessionRefR\breplaced\"8\n" +
+	"\n" +
+	"SessionRef\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x18\n" +
+	"\asession\x18\x02 \x01(\tR\asession\"e\n" +
 	"\rDisconnectReq\x12\x10\n" +
 	"\x03mid\x18\x01 \x01(\x03R\x03mid\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x16\n" +
-	"\x06server\x18\x03 \x01(\tR\x06server\"#\n" +
+	"\x06server\x18\x03 \x01(\tR\x06server\x12\x18\n" +
+	"\asession\x18e \x01(\tR\asession\"#\n" +
 	"\x0fDisconnectReply\x12\x10\n" +
-	"\x03has\x18\x01 \x01(\bR\x03has\"J\n" +
+	"\x03has\x18\x01 \x01(\bR\x03has\"d\n" +
 	"\fHeartbeatReq\x12\x10\n" +
 	"\x03mid\x18\x01 \x01(\x03R\x03mid\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x16\n" +
-	"\x06server\x18\x03 \x01(\tR\x06server\"\x10\n" +
-	"\x0eHeartbeatReply\"\xa5\x01\n" +
+	"\x06server\x18\x03 \x01(\tR\x06server\x12\x18\n" +
+	"\asession\x18e \x01(\tR\asession\",\n" +
+	"\x0eHeartbeatReply\x12\x1a\n" +
+	"\breplaced\x18e \x01(\bR\breplaced\"\xa5\x01\n" +
 	"\tOnlineReq\x12\x16\n" +
 	"\x06server\x18\x01 \x01(\tR\x06server\x12B\n" +
 	"\troomCount\x18\x02 \x03(\v2$.goim.logic.OnlineReq.RoomCountEntryR\troomCount\x1a<\n" +
@@ -1005,50 +1122,52 @@ func file_logic_logic_proto_rawDescGZIP() []byte {
 }
 
 var file_logic_logic_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_logic_logic_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_logic_logic_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_logic_logic_proto_goTypes = []any{
 	(PushMsg_Type)(0),       // 0: goim.logic.PushMsg.Type
 	(*PushMsg)(nil),         // 1: goim.logic.PushMsg
 	(*ConnectReq)(nil),      // 2: goim.logic.ConnectReq
 	(*ConnectReply)(nil),    // 3: goim.logic.ConnectReply
-	(*DisconnectReq)(nil),   // 4: goim.logic.DisconnectReq
-	(*DisconnectReply)(nil), // 5: goim.logic.DisconnectReply
-	(*HeartbeatReq)(nil),    // 6: goim.logic.HeartbeatReq
-	(*HeartbeatReply)(nil),  // 7: goim.logic.HeartbeatReply
-	(*OnlineReq)(nil),       // 8: goim.logic.OnlineReq
-	(*OnlineReply)(nil),     // 9: goim.logic.OnlineReply
-	(*ReceiveReq)(nil),      // 10: goim.logic.ReceiveReq
-	(*ReceiveReply)(nil),    // 11: goim.logic.ReceiveReply
-	(*NodesReq)(nil),        // 12: goim.logic.NodesReq
-	(*NodesReply)(nil),      // 13: goim.logic.NodesReply
-	(*Backoff)(nil),         // 14: goim.logic.Backoff
-	nil,                     // 15: goim.logic.OnlineReq.RoomCountEntry
-	nil,                     // 16: goim.logic.OnlineReply.AllRoomCountEntry
-	(*protocol.Proto)(nil),  // 17: goim.protocol.Proto
+	(*SessionRef)(nil),      // 4: goim.logic.SessionRef
+	(*DisconnectReq)(nil),   // 5: goim.logic.DisconnectReq
+	(*DisconnectReply)(nil), // 6: goim.logic.DisconnectReply
+	(*HeartbeatReq)(nil),    // 7: goim.logic.HeartbeatReq
+	(*HeartbeatReply)(nil),  // 8: goim.logic.HeartbeatReply
+	(*OnlineReq)(nil),       // 9: goim.logic.OnlineReq
+	(*OnlineReply)(nil),     // 10: goim.logic.OnlineReply
+	(*ReceiveReq)(nil),      // 11: goim.logic.ReceiveReq
+	(*ReceiveReply)(nil),    // 12: goim.logic.ReceiveReply
+	(*NodesReq)(nil),        // 13: goim.logic.NodesReq
+	(*NodesReply)(nil),      // 14: goim.logic.NodesReply
+	(*Backoff)(nil),         // 15: goim.logic.Backoff
+	nil,                     // 16: goim.logic.OnlineReq.RoomCountEntry
+	nil,                     // 17: goim.logic.OnlineReply.AllRoomCountEntry
+	(*protocol.Proto)(nil),  // 18: goim.protocol.Proto
 }
 var file_logic_logic_proto_depIdxs = []int32{
 	0,  // 0: goim.logic.PushMsg.type:type_name -> goim.logic.PushMsg.Type
-	15, // 1: goim.logic.OnlineReq.roomCount:type_name -> goim.logic.OnlineReq.RoomCountEntry
-	16, // 2: goim.logic.OnlineReply.allRoomCount:type_name -> goim.logic.OnlineReply.AllRoomCountEntry
-	17, // 3: goim.logic.ReceiveReq.proto:type_name -> goim.protocol.Proto
-	14, // 4: goim.logic.NodesReply.backoff:type_name -> goim.logic.Backoff
-	2,  // 5: goim.logic.Logic.Connect:input_type -> goim.logic.ConnectReq
-	4,  // 6: goim.logic.Logic.Disconnect:input_type -> goim.logic.DisconnectReq
-	6,  // 7: goim.logic.Logic.Heartbeat:input_type -> goim.logic.HeartbeatReq
-	8,  // 8: goim.logic.Logic.RenewOnline:input_type -> goim.logic.OnlineReq
-	10, // 9: goim.logic.Logic.Receive:input_type -> goim.logic.ReceiveReq
-	12, // 10: goim.logic.Logic.Nodes:input_type -> goim.logic.NodesReq
-	3,  // 11: goim.logic.Logic.Connect:output_type -> goim.logic.ConnectReply
-	5,  // 12: goim.logic.Logic.Disconnect:output_type -> goim.logic.DisconnectReply
-	7,  // 13: goim.logic.Logic.Heartbeat:output_type -> goim.logic.HeartbeatReply
-	9,  // 14: goim.logic.Logic.RenewOnline:output_type -> goim.logic.OnlineReply
-	11, // 15: goim.logic.Logic.Receive:output_type -> goim.logic.ReceiveReply
-	13, // 16: goim.logic.Logic.Nodes:output_type -> goim.logic.NodesReply
-	11, // [11:17] is the sub-list for method output_type
-	5,  // [5:11] is the sub-list for method input_type
-	5,  // [5:5] is the sub-list for extension type_name
-	5,  // [5:5] is the sub-list for extension extendee
-	0,  // [0:5] is the sub-list for field type_name
+	4,  // 1: goim.logic.ConnectReply.replaced:type_name -> goim.logic.SessionRef
+	16, // 2: goim.logic.OnlineReq.roomCount:type_name -> goim.logic.OnlineReq.RoomCountEntry
+	17, // 3: goim.logic.OnlineReply.allRoomCount:type_name -> goim.logic.OnlineReply.AllRoomCountEntry
+	18, // 4: goim.logic.ReceiveReq.proto:type_name -> goim.protocol.Proto
+	15, // 5: goim.logic.NodesReply.backoff:type_name -> goim.logic.Backoff
+	2,  // 6: goim.logic.Logic.Connect:input_type -> goim.logic.ConnectReq
+	5,  // 7: goim.logic.Logic.Disconnect:input_type -> goim.logic.DisconnectReq
+	7,  // 8: goim.logic.Logic.Heartbeat:input_type -> goim.logic.HeartbeatReq
+	9,  // 9: goim.logic.Logic.RenewOnline:input_type -> goim.logic.OnlineReq
+	11, // 10: goim.logic.Logic.Receive:input_type -> goim.logic.ReceiveReq
+	13, // 11: goim.logic.Logic.Nodes:input_type -> goim.logic.NodesReq
+	3,  // 12: goim.logic.Logic.Connect:output_type -> goim.logic.ConnectReply
+	6,  // 13: goim.logic.Logic.Disconnect:output_type -> goim.logic.DisconnectReply
+	8,  // 14: goim.logic.Logic.Heartbeat:output_type -> goim.logic.HeartbeatReply
+	10, // 15: goim.logic.Logic.RenewOnline:output_type -> goim.logic.OnlineReply
+	12, // 16: goim.logic.Logic.Receive:output_type -> goim.logic.ReceiveReply
+	14, // 17: goim.logic.Logic.Nodes:output_type -> goim.logic.NodesReply
+	12, // [12:18] is the sub-list for method output_type
+	6,  // [6:12] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_logic_logic_proto_init() }
@@ -1062,7 +1181,7 @@ func file_logic_logic_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_logic_logic_proto_rawDesc), len(file_logic_logic_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   16,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
