@@ -36,7 +36,8 @@ examples:
   barrage bench -results /tmp/results -ceiling=false scenarios/smoke.yaml
 
 exit status: 0 the ledger balances and everything expected holds; 1 it does not, or a process
-ended by itself; 2 usage or environment; 130 interrupted
+ended by itself; 2 usage or environment; 3 the run is invalid: the harness or the machine,
+and not the server, may have made its figures; 130 interrupted
 
 flags:
 `
@@ -46,6 +47,7 @@ const (
 	benchGood        = 0
 	benchFailed      = 1
 	benchUsageError  = 2
+	benchInvalid     = 3
 	benchInterrupted = 130
 )
 
@@ -130,6 +132,8 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 		return benchGood
 	case report.CutShort:
 		return benchInterrupted
+	case report.Invalid:
+		return benchInvalid
 	default:
 		return benchFailed
 	}

@@ -37,7 +37,8 @@ func (r *run) report() *report.Run {
 	out.Server = r.server(out)
 	out.Comet = r.comet(out)
 	out.Ceiling = r.ceilingFigures(out)
-	out.Verdict = verdict(out, s.Expect)
+	out.Disturbance = r.disturbance(out)
+	out.Verdict = verdict(out, s)
 	if r.stopErr != nil {
 		out.Verdict.Fail("the cluster did not stop in order: " + r.stopErr.Error())
 	}
@@ -287,10 +288,22 @@ func (r *run) ceilingFigures(out *report.Run) *report.Ceiling {
 
 func (r *run) swarmLoad() report.Swarm {
 	s := report.Swarm{Threads: len(r.received.Threads), ReadLag: report.PercentilesOf(r.received.ReadLag)}
+	sum, n := 0.0, 0.0
 	for _, sec := range r.timeline {
 		if sec.Phase == "measure" {
 			s.BusyMost = max(s.BusyMost, sec.SwarmBusy)
+			sum, n = sum+sec.SwarmBusy, n+1
 		}
 	}
+	s.BusyMean = ratio(sum, n)
 	return s
+}
+
+// disturbance is what other processes did while the run was measured.
+func (r *run) disturbance(out *report.Run) report.Disturbance {
+	ours := 0.0
+	for _, p := range out.Processes {
+		ours += p.CPUSeconds
+	}
+	return disturbance(r.begin.load, r.end.load, time.Duration(ours*float64(time.Second)), time.Duration(r.end.at-r.begin.at), runtime.NumCPU())
 }

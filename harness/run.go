@@ -151,6 +151,7 @@ type border struct {
 	usage   map[string]cluster.Usage
 	harness cluster.Usage
 	comet   cluster.Metrics // over all comets
+	load    machineLoad
 }
 
 // take goes through the phases.
@@ -355,7 +356,7 @@ func (r *run) settle(ctx context.Context) error {
 
 // readBorder reads what everything has used by now.
 func (r *run) readBorder(ctx context.Context) (border, error) {
-	b := border{at: ledger.Now(), usage: r.cluster.Usage()}
+	b := border{at: ledger.Now(), usage: r.cluster.Usage(), load: readMachineLoad()}
 	var err error
 	if b.harness, err = cluster.ReadUsage(os.Getpid()); err != nil {
 		return b, err

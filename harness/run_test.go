@@ -20,47 +20,106 @@ func TestVerdict(t *testing.T) {
 			Pushes: report.Pushes{
 				Measured: report.PushCounts{Intended: 5, Sent: 5, Acknowledged: 5},
 				WarmUp:   report.PushCounts{Intended: 2, Sent: 2, Acknowledged: 2},
+				Lag:      report.Percentiles{Count: 5, P99: 0.001},
 			},
 			Deliveries: report.Deliveries{
 				Measured: report.Counts{Expected: 50, Delivered: 50}, WarmUp: report.Counts{Expected: 20, Delivered: 20},
 				CometFrames: 70, LedgerFrames: 70,
 			},
+			Latency: report.Latency{All: report.Percentiles{Count: 50, P50: 0.02, P99: 0.05}},
 		}
 	}
+	lossless := []report.Threshold{{Figure: "lost", Relation: report.AtMost}, {Figure: "duplicate", Relation: report.AtMost}, {Figure: "reordered", Relation: report.AtMost}}
 	cases := []struct {
 		name   string
-		expect scenario.Expect
+		expect []report.Threshold // nil: lossless
 		change func(*report.Run)
+		status string
 		want   []string
 	}{
-		{"good", scenario.Expect{}, func(*report.Run) {}, nil},
-		{"lost and accepted", scenario.Expect{Lost: 2}, func(r *report.Run) { r.Deliveries.Measured.Lost, r.Deliveries.Measured.Delivered = 2, 48 }, nil},
-		{"one more lost", scenario.Expect{Lost: 2}, func(r *report.Run) {
+		{"good", nil, func(*report.Run) {}, report.Good, nil},
+		{"lost and accepted", []report.Threshold{{Figure: "lost", Relation: report.AtMost, Value: 2}},
+			func(r *report.Run) { r.Deliveries.Measured.Lost, r.Deliveries.Measured.Delivered = 2, 48 }, report.Good, nil},
+		{"one more lost", []report.Threshold{{Figure: "lost", Relation: report.AtMost, Value: 2}}, func(r *report.Run) {
 			r.Deliveries.Measured.Lost, r.Deliveries.Measured.Delivered = 2, 48
 			r.Deliveries.WarmUp.Lost, r.Deliveries.WarmUp.Delivered = 1, 19
-		}, []string{"3 of 70 deliveries lost, at most 2 accepted"}},
-		{"duplicate", scenario.Expect{}, func(r *report.Run) { r.Deliveries.Measured.Duplicate = 1 }, []string{"1 of 70 deliveries duplicate, at most 0 accepted"}},
-		{"reordered", scenario.Expect{}, func(r *report.Run) { r.Deliveries.Measured.Reordered = 1 }, []string{"1 of 70 deliveries reordered, at most 0 accepted"}},
-		{"out of balance", scenario.Expect{}, func(r *report.Run) { r.Deliveries.Measured.Delivered = 49 }, []string{"measured: the ledger does not balance: 50 expected, 49 delivered, 0 lost"}},
-		{"not connected", scenario.Expect{}, func(r *report.Run) { r.Clients.Joined = 9 }, []string{"9 of 10 clients connected"}},
-		{"closed", scenario.Expect{}, func(r *report.Run) { r.Clients.ClosedEarly = 1 }, []string{"1 clients lost their connection"}},
-		{"not sent", scenario.Expect{}, func(r *report.Run) { r.Pushes.Measured.Sent, r.Pushes.Measured.Acknowledged = 4, 4 }, []string{"measured: 1 of 5 pushes were not sent"}},
-		{"not acknowledged", scenario.Expect{}, func(r *report.Run) { r.Pushes.WarmUp.Acknowledged = 1 }, []string{"warm-up: 1 of 2 pushes were not acknowledged"}},
-		{"unexpected", scenario.Expect{}, func(r *report.Run) {
+		}, report.Failed, []string{"lost is 3, expected <= 2"}},
+		{"duplicate", nil, func(r *report.Run) { r.Deliveries.Measured.Duplicate = 1 }, report.Failed, []string{"duplicate is 1, expected <= 0"}},
+		{"reordered", nil, func(r *report.Run) { r.Deliveries.Measured.Reordered = 1 }, report.Failed, []string{"reordered is 1, expected <= 0"}},
+		{"out of balance", nil, func(r *report.Run) { r.Deliveries.Measured.Delivered = 49 }, report.Failed, []string{"measured: the ledger does not balance: 50 expected, 49 delivered, 0 lost"}},
+		{"closed", nil, func(r *report.Run) { r.Clients.ClosedEarly = 1 }, report.Failed, []string{"1 clients lost their connection"}},
+		{"not sent", nil, func(r *report.Run) { r.Pushes.Measured.Sent, r.Pushes.Measured.Acknowledged = 4, 4 }, report.Failed, []string{"measured: 1 of 5 pushes were not sent"}},
+		{"not acknowledged", nil, func(r *report.Run) { r.Pushes.WarmUp.Acknowledged = 1 }, report.Failed, []string{"warm-up: 1 of 2 pushes were not acknowledged"}},
+		{"unexpected", nil, func(r *report.Run) {
 			r.Deliveries.Measured.Unexpected = map[string]int64{"no_stamp": 3, "not_subscribed": 1}
-		}, []string{"measured: 3 frames that nothing accounts for (no_stamp)", "measured: 1 frames that nothing accounts for (not_subscribed)"}},
-		{"comet differs", scenario.Expect{}, func(r *report.Run) { r.Deliveries.CometFrames = 71 }, []string{"comet counts 71 frames handed out, the ledger 70 received"}},
-		{"nothing measured", scenario.Expect{}, func(r *report.Run) { r.Deliveries.Measured = report.Counts{} }, []string{"nothing was to be delivered in the measured phase"}},
+		}, report.Failed, []string{"measured: 3 frames that nothing accounts for (no_stamp)", "measured: 1 frames that nothing accounts for (not_subscribed)"}},
+		{"comet differs", nil, func(r *report.Run) { r.Deliveries.CometFrames = 71 }, report.Failed, []string{"comet counts 71 frames handed out, the ledger 70 received"}},
+		{"nothing measured", nil, func(r *report.Run) { r.Deliveries.Measured = report.Counts{} }, report.Failed, []string{"nothing was to be delivered in the measured phase"}},
+		{"latency as expected", []report.Threshold{{Figure: "latency.p99", Relation: report.AtMost, Value: 0.05}}, func(*report.Run) {}, report.Good, nil},
+		{"latency over its threshold", []report.Threshold{{Figure: "latency.p99", Relation: report.Below, Value: 0.05}}, func(*report.Run) {},
+			report.Failed, []string{"latency.p99 is 50.0 ms, expected < 50.0 ms"}},
+		{"ceiling expected and not measured", []report.Threshold{{Figure: "ceiling.fraction", Relation: report.AtLeast, Value: 0.9}}, func(*report.Run) {},
+			report.Failed, []string{"ceiling.fraction is not measured, expected >= 90.0%"}},
+
+		{"not connected", nil, func(r *report.Run) { r.Clients.Joined = 9 }, report.Invalid, []string{"9 of 10 clients connected"}},
+		{"swarm saturated", nil, func(r *report.Run) { r.Swarm.BusyMean = 0.97 },
+			report.Invalid, []string{"the swarm was saturated: its busiest thread was busy for 97% of the measured phase, at most 95% is accepted (valid.swarm_busy)"}},
+		{"swarm read late", nil, func(r *report.Run) { r.Swarm.ReadLag.P99 = 0.02 },
+			report.Invalid, []string{"the swarm read late: p99 20ms behind the kernel's word, more than 25% of the p99 latency (valid.read_lag)"}},
+		{"pusher late", nil, func(r *report.Run) { r.Pushes.Lag.P99 = 0.1 },
+			report.Invalid, []string{"the pusher fell behind its schedule: p99 100ms late, at most 25ms is accepted (valid.pusher_lag)"}},
+		{"clock stepped", nil, func(r *report.Run) { r.Disturbance.ClockStep = -0.5 }, report.Invalid, []string{"the clock of day jumped by -500ms"}},
+		{"others at work", nil, func(r *report.Run) { r.Disturbance.OtherCPU = 0.2 },
+			report.Invalid, []string{"other processes took 20% of the machine, at most 10% is accepted (valid.other_cpu)"}},
+		{"steal", nil, func(r *report.Run) { r.Disturbance.Steal = 0.2 },
+			report.Invalid, []string{"the hypervisor took 20% of the machine for others, at most 5% is accepted (valid.steal)"}},
+		{"memory short", nil, func(r *report.Run) { r.Disturbance.MemoryWait = 0.2 },
+			report.Invalid, []string{"processes waited for memory for 20% of the time, at most 5% is accepted (valid.memory_wait)"}},
+		{"invalid comes first and stays", nil, func(r *report.Run) {
+			r.Deliveries.Measured.Reordered, r.Disturbance.Steal, r.Clients.Joined = 1, 0.2, 9
+		},
+			report.Invalid, []string{"9 of 10 clients connected", "the hypervisor took 20% of the machine for others, at most 5% is accepted (valid.steal)", "reordered is 1, expected <= 0"}},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			r := good()
 			c.change(r)
-			v := verdict(r, c.expect)
-			if !slices.Equal(v.Reasons, c.want) || (v.Status == report.Good) != (len(c.want) == 0) {
-				t.Errorf("%s: %q, want %q", v.Status, v.Reasons, c.want)
+			if c.expect == nil {
+				c.expect = lossless
+			}
+			v := verdict(r, &scenario.Scenario{Expect: c.expect, Bounds: scenario.DefaultBounds()})
+			if !slices.Equal(slices.Concat(v.Doubts, v.Reasons), c.want) || v.Status != c.status {
+				t.Errorf("%s: %q %q, want %s: %q", v.Status, v.Doubts, v.Reasons, c.status, c.want)
+			}
+			if len(v.Checks) != len(c.expect) {
+				t.Errorf("%d checks of %d expectations", len(v.Checks), len(c.expect))
 			}
 		})
+	}
+}
+
+func TestMachineLoad(t *testing.T) {
+	busy, steal := parseStat("cpu  100 20 30 4000 5 6 7 80 9 0\ncpu0 1 2 3\n")
+	if busy != 1500*time.Millisecond || steal != 800*time.Millisecond {
+		t.Errorf("busy %v, steal %v", busy, steal)
+	}
+	for _, junk := range []string{"", "cpu", "cpu 1 2", "intr 1 2 3 4 5 6 7 8 9"} {
+		if busy, steal := parseStat(junk); busy != 0 || steal != 0 {
+			t.Errorf("%q: %v, %v", junk, busy, steal)
+		}
+	}
+	if got := parsePressure("some avg10=0.00 avg60=0.00 avg300=0.00 total=1500\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n"); got != 1500*time.Microsecond {
+		t.Errorf("pressure %v", got)
+	}
+	from := machineLoad{busy: time.Second, steal: time.Second, memoryWait: time.Second, wall: time.Hour}
+	to := machineLoad{busy: 11 * time.Second, steal: 2 * time.Second, memoryWait: 3 * time.Second, wall: time.Hour - time.Second}
+	d := disturbance(from, to, 8*time.Second, 10*time.Second, 2)
+	if d.OtherCPU != 0.1 || d.Steal != 0.05 || d.MemoryWait != 0.2 || d.ClockStep != -1 {
+		t.Errorf("%+v", d)
+	}
+	now := readMachineLoad()
+	if now.busy == 0 || now.wall == 0 {
+		t.Errorf("this machine: %+v", now)
 	}
 }
 

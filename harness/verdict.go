@@ -3,23 +3,40 @@ package harness
 import (
 	"fmt"
 	"maps"
+	"math"
 	"slices"
+	"time"
 
 	"barrage/harness/report"
 	"barrage/harness/scenario"
 )
 
 // verdict holds a run against what a scenario expects, and against what no run may lack:
-// that everyone connected and stayed, that every push was sent and acknowledged, that the
-// ledger balances, and that comet counts what the ledger counts.
-func verdict(r *report.Run, expect scenario.Expect) report.Verdict {
-	v := report.Verdict{Status: report.Good, Reasons: []string{}}
-	c, p, d := &r.Clients, &r.Pushes, &r.Deliveries
-	if c.Joined != int64(c.Count) {
-		v.Fail(fmt.Sprintf("%d of %d clients connected", c.Joined, c.Count))
+// that every push was sent and acknowledged, that nobody lost the connection, that the
+// ledger balances, and that comet counts what the ledger counts. Where the harness or the
+// machine, and not the server, may have made the figures, the run is invalid.
+func verdict(r *report.Run, s *scenario.Scenario) report.Verdict {
+	v := report.Verdict{Status: report.Good, Doubts: []string{}, Reasons: []string{}, Checks: []report.Check{}}
+	account(&v, r)
+	for _, t := range s.Expect {
+		c := t.Check(r)
+		v.Checks = append(v.Checks, c)
+		if !c.Holds {
+			v.Fail(fmt.Sprintf("%s is %s, expected %s", c.Figure, c.Text, c.Wanted))
+		}
 	}
-	if c.ClosedEarly > 0 {
-		v.Fail(fmt.Sprintf("%d clients lost their connection", c.ClosedEarly))
+	for _, reason := range doubts(r, s.Bounds) {
+		v.Invalidate(reason)
+	}
+	return v
+}
+
+// account fails the verdict for what the ledger, the pusher and the server's own counters
+// say.
+func account(v *report.Verdict, r *report.Run) {
+	p, d := &r.Pushes, &r.Deliveries
+	if n := r.Clients.ClosedEarly; n > 0 {
+		v.Fail(fmt.Sprintf("%d clients lost their connection", n))
 	}
 	for _, part := range []struct {
 		name   string
@@ -40,24 +57,46 @@ func verdict(r *report.Run, expect scenario.Expect) report.Verdict {
 			v.Fail(fmt.Sprintf("%s: %d frames that nothing accounts for (%s)", part.name, part.counts.Unexpected[reason], reason))
 		}
 	}
-	w, m := &d.WarmUp, &d.Measured
-	for _, x := range []struct {
-		what      string
-		n, accept int64
-	}{
-		{"lost", w.Lost + m.Lost, expect.Lost},
-		{"duplicate", w.Duplicate + m.Duplicate, expect.Duplicate},
-		{"reordered", w.Reordered + m.Reordered, expect.Reordered},
-	} {
-		if x.n > x.accept {
-			v.Fail(fmt.Sprintf("%d of %d deliveries %s, at most %d accepted", x.n, w.Expected+m.Expected, x.what, x.accept))
-		}
-	}
 	if d.CometFrames != d.LedgerFrames {
 		v.Fail(fmt.Sprintf("comet counts %d frames handed out, the ledger %d received", d.CometFrames, d.LedgerFrames))
 	}
 	if d.Measured.Expected == 0 {
 		v.Fail("nothing was to be delivered in the measured phase")
 	}
-	return v
+}
+
+// clockStep is how far the clock of day may jump during a run. Slewing, as NTP does it,
+// moves both clocks and is no jump.
+const clockStep = time.Millisecond
+
+// doubts returns why the figures may not be the server's.
+func doubts(r *report.Run, b scenario.Bounds) []string {
+	var list []string
+	doubt := func(holds bool, format string, args ...any) {
+		if holds {
+			list = append(list, fmt.Sprintf(format, args...))
+		}
+	}
+	c, d := &r.Clients, &r.Disturbance
+	doubt(c.Joined != int64(c.Count), "%d of %d clients connected", c.Joined, c.Count)
+	doubt(r.Swarm.BusyMean > b.SwarmBusy, "the swarm was saturated: its busiest thread was busy for %s of the measured phase, at most %s is accepted (valid.swarm_busy)",
+		percent(r.Swarm.BusyMean), percent(b.SwarmBusy))
+	if limit := b.ReadLag * r.Latency.All.P99; r.Latency.All.Count > 0 {
+		doubt(r.Swarm.ReadLag.P99 > max(limit, time.Millisecond.Seconds()),
+			"the swarm read late: p99 %s behind the kernel's word, more than %s of the p99 latency (valid.read_lag)",
+			seconds(r.Swarm.ReadLag.P99), percent(b.ReadLag))
+	}
+	doubt(r.Pushes.Lag.P99 > b.PusherLag.Seconds(), "the pusher fell behind its schedule: p99 %s late, at most %s is accepted (valid.pusher_lag)",
+		seconds(r.Pushes.Lag.P99), b.PusherLag)
+	doubt(math.Abs(d.ClockStep) > clockStep.Seconds(), "the clock of day jumped by %s", seconds(d.ClockStep))
+	doubt(d.OtherCPU > b.OtherCPU, "other processes took %s of the machine, at most %s is accepted (valid.other_cpu)", percent(d.OtherCPU), percent(b.OtherCPU))
+	doubt(d.Steal > b.Steal, "the hypervisor took %s of the machine for others, at most %s is accepted (valid.steal)", percent(d.Steal), percent(b.Steal))
+	doubt(d.MemoryWait > b.MemoryWait, "processes waited for memory for %s of the time, at most %s is accepted (valid.memory_wait)", percent(d.MemoryWait), percent(b.MemoryWait))
+	return list
+}
+
+func percent(f float64) string { return fmt.Sprintf("%.3g%%", f*100) }
+
+func seconds(s float64) string {
+	return time.Duration(s * float64(time.Second)).Round(10 * time.Microsecond).String()
 }

@@ -54,7 +54,10 @@ func example() *Run {
 		Schema:   Schema,
 		Scenario: Scenario{Name: "room-10k", Description: "10,000 clients in one room.", File: "scenarios/room-10k.yaml", Text: "name: room-10k\n", Overrides: []string{}},
 		Started:  at, Ended: at.Add(45 * time.Second), Command: []string{"barrage", "bench", "room-10k"},
-		Verdict: Verdict{Status: Good, Reasons: []string{}},
+		Verdict: Verdict{Status: Good, Doubts: []string{}, Reasons: []string{}, Checks: []Check{
+			{Figure: "lost", Wanted: "<= 0", Text: "0", Holds: true},
+			{Figure: "latency.p99", Wanted: "<= 400 ms", Got: 0.3, Text: "300 ms", Holds: true},
+		}},
 		Environment: Environment{
 			CPU: "Some CPU", Cores: 2, MemoryBytes: 24 << 30, Kernel: "6.1.0", System: "Debian GNU/Linux 12 (bookworm)", Go: "go1.26.8",
 			Commit: "0123456789abcdef0123456789abcdef01234567", OpenFilesSoft: 20_000, OpenFilesHard: 20_000,
@@ -95,7 +98,8 @@ func example() *Run {
 			Threads: 2, BytesPerSend: 89, FramesPerSend: 1, SendsPerSecond: 200_000, SendsPerCPUSecond: 130_000, Skipped: 0,
 			WritesFraction: 0.9375, WritesCPUFraction: 0.949, LatencyFactor: 6,
 		},
-		Swarm: Swarm{Threads: 2, BusyMost: 0.44, ReadLag: percentiles(1000, 0.00002)},
+		Swarm:       Swarm{Threads: 2, BusyMost: 0.44, BusyMean: 0.41, ReadLag: percentiles(1000, 0.00002)},
+		Disturbance: Disturbance{OtherCPU: 0.012, Steal: 0.001, HasPressure: true},
 		Timeline: []Second{{
 			At: 10, Phase: "measure", Clients: 10_000, Deliveries: 1_200_000, P50: 0.03, P99: 0.3,
 			CPUSeconds: map[string]float64{"comet-1": 8}, RSSBytes: map[string]int64{"comet-1": 90 << 20}, SwarmBusy: 0.4,
@@ -126,6 +130,8 @@ func badExample() *Run {
 }
 
 func TestText(t *testing.T) {
+	invalid := example()
+	invalid.Verdict.Invalidate("other processes took 20% of the machine, at most 10% is accepted (valid.other_cpu)")
 	cutShort := example()
 	cutShort.Verdict.Status = CutShort
 	for name, c := range map[string]struct {
@@ -134,6 +140,7 @@ func TestText(t *testing.T) {
 	}{
 		"good.txt":      {example(), Style{}},
 		"bad.txt":       {badExample(), Style{}},
+		"invalid.txt":   {invalid, Style{}},
 		"cut_short.txt": {cutShort, Style{Colour: true}},
 	} {
 		var b bytes.Buffer

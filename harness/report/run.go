@@ -34,6 +34,7 @@ type Run struct {
 	Comet       Comet       `json:"comet"`
 	Ceiling     *Ceiling    `json:"ceiling,omitempty"` // absent when it was not measured
 	Swarm       Swarm       `json:"swarm"`
+	Disturbance Disturbance `json:"disturbance"`
 	Timeline    []Second    `json:"timeline"`
 }
 
@@ -50,13 +51,16 @@ type Scenario struct {
 const (
 	Good     = "good"      // the ledger balances and every expectation holds
 	Failed   = "failed"    // one does not
+	Invalid  = "invalid"   // the harness or the machine may have made the figures: they say nothing of the server
 	CutShort = "cut_short" // the run was interrupted: the figures are of the part before
 )
 
 // Verdict is whether the run was good, and if not every reason.
 type Verdict struct {
 	Status  string   `json:"status"`
-	Reasons []string `json:"reasons"`
+	Doubts  []string `json:"doubts"`  // why it is invalid
+	Reasons []string `json:"reasons"` // why it failed, or would have
+	Checks  []Check  `json:"checks"`  // what the scenario expects
 }
 
 // Environment is the machine and the binary.
@@ -274,7 +278,17 @@ type Ceiling struct {
 type Swarm struct {
 	Threads  int         `json:"threads"`
 	BusyMost float64     `json:"busy_most"` // the busiest thread's busiest second, as a fraction
+	BusyMean float64     `json:"busy_mean"` // the busiest thread's seconds, mean over the measured phase
 	ReadLag  Percentiles `json:"read_lag"`  // from the kernel's answer to the last read of a round of events
+}
+
+// Disturbance is what the machine did in the measured phase that was not the run's.
+type Disturbance struct {
+	OtherCPU    float64 `json:"other_cpu"`    // processor time of other processes, as a fraction of the machine's
+	Steal       float64 `json:"steal"`        // what the hypervisor gave to others, as a fraction of the machine's
+	MemoryWait  float64 `json:"memory_wait"`  // the part of the time in which some task waited for memory
+	ClockStep   float64 `json:"clock_step"`   // seconds by which the clock of day jumped
+	HasPressure bool    `json:"has_pressure"` // the kernel tells MemoryWait
 }
 
 // A Second is the run at one moment, sampled about once a second.
@@ -290,8 +304,16 @@ type Second struct {
 	SwarmBusy  float64            `json:"swarm_busy"`
 }
 
-// Fail adds a reason for which the run is not good.
+// Fail adds a reason for which the run is not good. What is invalid stays so.
 func (v *Verdict) Fail(reason string) {
-	v.Status = Failed
+	if v.Status != Invalid {
+		v.Status = Failed
+	}
 	v.Reasons = append(v.Reasons, reason)
+}
+
+// Invalidate adds a reason for which the figures may not be the server's.
+func (v *Verdict) Invalidate(reason string) {
+	v.Status = Invalid
+	v.Doubts = append(v.Doubts, reason)
 }

@@ -26,7 +26,12 @@ func (s Style) paint(code, text string) string {
 func Text(w io.Writer, r *Run, style Style) error {
 	e := &errWriter{w: w}
 	e.verdict(r, style)
-	head := func(name string) { e.printf("\n%s\n", style.paint("1", name)) }
+	// No figure of an invalid run stands without that word.
+	mark := ""
+	if r.Verdict.Status == Invalid {
+		mark = " " + style.paint("1;35", "(of an INVALID run)")
+	}
+	head := func(name string) { e.printf("\n%s%s\n", style.paint("1", name), mark) }
 	head("Clients")
 	e.clients(&r.Clients)
 	head("Pushes")
@@ -58,6 +63,8 @@ func (e *errWriter) verdict(r *Run, style Style) {
 	switch r.Verdict.Status {
 	case Failed:
 		word, colour = "FAILED", "1;31"
+	case Invalid:
+		word, colour = "INVALID", "1;35"
 	case CutShort:
 		word, colour = "CUT SHORT", "1;33"
 	}
@@ -66,8 +73,13 @@ func (e *errWriter) verdict(r *Run, style Style) {
 		what += " With " + strings.Join(r.Scenario.Overrides, ", ") + "."
 	}
 	e.printf("%s  %s: %s\n", style.paint(colour, word), r.Scenario.Name, what)
-	for _, reason := range r.Verdict.Reasons {
+	for _, reason := range slices.Concat(r.Verdict.Doubts, r.Verdict.Reasons) {
 		e.printf("  - %s\n", reason)
+	}
+	for _, c := range r.Verdict.Checks {
+		if c.Holds && c.Wanted != "<= 0" { // that nothing was lost is said below
+			e.printf("  %s is %s, as expected (%s)\n", c.Figure, c.Text, c.Wanted)
+		}
 	}
 	if len(r.Verdict.Reasons) == 0 && r.Verdict.Status == Good {
 		e.printf("  Each of %s deliveries is accounted for: none lost, duplicate or reordered beyond what was expected.\n",
@@ -174,8 +186,9 @@ func (e *errWriter) processes(r *Run) {
 	e.printf("  comet, logic and job together: %s deliveries per CPU second, %s CPU s a million\n",
 		many(s.DeliveriesPerCPUSecond), digits(s.CPUSecondsPerMillion))
 	e.printf("  comet alone: %s deliveries per CPU second\n", many(s.CometDeliveriesPerCPUSec))
-	e.printf("  swarm: %s, busiest %s; read lag p99 %s, max %s\n",
-		plural(r.Swarm.Threads, "thread"), percent(r.Swarm.BusyMost), span(r.Swarm.ReadLag.P99), span(r.Swarm.ReadLag.Max))
+	e.printf("  swarm: %s, the busiest at work for %s of the time, at most %s of a second; read lag p99 %s, max %s\n",
+		plural(r.Swarm.Threads, "thread"), percent(r.Swarm.BusyMean), percent(r.Swarm.BusyMost), span(r.Swarm.ReadLag.P99), span(r.Swarm.ReadLag.Max))
+	e.printf("  beside the run: other processes %s of the machine, steal %s\n", percent(r.Disturbance.OtherCPU), percent(r.Disturbance.Steal))
 }
 
 func (e *errWriter) comet(c *Comet) {

@@ -39,7 +39,7 @@ func Parse(file string, text []byte, overrides []string) (*Scenario, error) {
 	if len(text) > maxText {
 		return nil, fmt.Errorf("%s has %d bytes; a scenario has at most %d", file, len(text), maxText)
 	}
-	dec := yaml.NewDecoder(bytes.NewReader(text))
+	dec := yaml.NewDecoder(bytes.NewReader(quoteComparisons(text)))
 	var doc yaml.Node
 	if err := dec.Decode(&doc); err != nil {
 		if errors.Is(err, io.EOF) {
@@ -86,11 +86,8 @@ func (r *reader) scenario(n *yaml.Node) *Scenario {
 		s.Pushes = append(s.Pushes, readPush(r.object(p, fmt.Sprintf("pushes.%d", i)), s.Clients))
 	}
 	readPhases(o, &s.Phases)
-	expect := o.object("expect")
-	for name, v := range map[string]*int64{"lost": &s.Expect.Lost, "duplicate": &s.Expect.Duplicate, "reordered": &s.Expect.Reordered} {
-		*v = int64(scalar(expect, name, whole, 0, 1_000_000_000_000, 0))
-	}
-	expect.done()
+	s.Expect = readExpect(o.object("expect"))
+	s.Bounds = readBounds(o.object("valid"))
 	o.done()
 	if len(r.problems) == 0 {
 		checkStreams(o, s)
@@ -252,20 +249,24 @@ func checkStreams(o *object, s *Scenario) {
 
 // override sets the field that assignment ("clients.count=200") names. A field that isn't
 // there is added: whether it may be is checked as for the file's own. Below cluster.comet,
-// cluster.logic and cluster.job the rest of the path is one key.
+// cluster.logic, cluster.job and expect the rest of the path is one key.
 func override(root *yaml.Node, assignment string) error {
 	path, text, ok := strings.Cut(assignment, "=")
 	if !ok || path == "" {
 		return fmt.Errorf("-set %q: write it as FIELD=VALUE, e.g. -set pushes.0.rate=200/s", assignment)
 	}
 	var doc yaml.Node
-	if err := yaml.Unmarshal([]byte(text), &doc); err != nil || len(doc.Content) == 0 {
+	if err := yaml.Unmarshal(quoteComparisons([]byte(": " + text))[2:], &doc); err != nil || len(doc.Content) == 0 {
 		return fmt.Errorf("-set %s: %q is no YAML value", path, text)
 	}
 	forgetLines(doc.Content[0])
 	steps := strings.Split(path, ".")
-	if len(steps) > 3 && steps[0] == "cluster" {
+	// A setting of a role and the name of a figure are one key each.
+	switch {
+	case len(steps) > 3 && steps[0] == "cluster":
 		steps = append(steps[:2:2], strings.Join(steps[2:], "."))
+	case len(steps) > 2 && steps[0] == "expect":
+		steps = append(steps[:1:1], strings.Join(steps[1:], "."))
 	}
 	n := root
 	for i, step := range steps {

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"barrage/harness/report"
 )
 
 // A Scenario is one run: what is started, who connects, what is pushed and for how long.
@@ -21,7 +23,8 @@ type Scenario struct {
 	Clients     Clients
 	Pushes      []Push
 	Phases      Phases
-	Expect      Expect
+	Expect      []report.Threshold // lost, duplicate and reordered at most 0 unless the file says otherwise
+	Bounds      Bounds
 
 	File string // where it was read from
 	Text string // the file, byte for byte
@@ -94,13 +97,6 @@ type Phases struct {
 	Warmup  time.Duration // pushes that count for loss and not for latency
 	Measure time.Duration
 	Drain   time.Duration // at most this long for what is under way at the end
-}
-
-// Expect are the most of each that a good run may have.
-type Expect struct {
-	Lost      int64
-	Duplicate int64
-	Reordered int64
 }
 
 // senderRate is the most pushes a second that one sequential sender is given where the

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"barrage/harness/report"
 	"barrage/scenarios"
 )
 
@@ -58,7 +59,8 @@ func TestParse(t *testing.T) {
 	if all.Rate != 0.5 || all.Speed != 100 || all.Streams() != 1 {
 		t.Errorf("all line is %+v", all)
 	}
-	if s.Phases != (Phases{time.Second, 20 * time.Second, 5 * time.Second}) || s.Expect != (Expect{Duplicate: 3}) || s.Text != good {
+	wantExpect := []report.Threshold{{Figure: "lost", Relation: report.AtMost}, {Figure: "duplicate", Relation: report.AtMost, Value: 3}, {Figure: "reordered", Relation: report.AtMost}}
+	if s.Phases != (Phases{time.Second, 20 * time.Second, 5 * time.Second}) || !slices.Equal(s.Expect, wantExpect) || s.Text != good {
 		t.Errorf("phases %+v, expect %+v", s.Phases, s.Expect)
 	}
 }
@@ -99,6 +101,10 @@ func TestParseMistakes(t *testing.T) {
 		{"key of a setting", "room.minInterval", "minInterval", "x.yaml:5: cluster.comet.minInterval: is not a configuration key"},
 		{"tab", "  count: 100", "\tcount: 100", "x.yaml: yaml: line 8: found character that cannot start any token"},
 		{"two documents", "expect: {duplicate: 3}\n", "---\nname: b\n", "x.yaml: holds more than one YAML document"},
+		{"unknown figure", "expect: {duplicate: 3}", "expect: {latency.p98: <= 3ms}", "x.yaml:20: expect.latency.p98: unknown field; did you mean latency.p99?"},
+		{"figure of another unit", "expect: {duplicate: 3}", "expect: {latency.p99: <= 3}", `x.yaml:20: expect.latency.p99: "<= 3" is no threshold: write it as <= 50ms`},
+		{"no number", "expect: {duplicate: 3}", "expect: {lost: few}", `x.yaml:20: expect.lost: "few" is no threshold: write it as 0, or <= 10`},
+		{"bound out of range", "expect: {duplicate: 3}", "valid: {swarm_busy: 2}", "x.yaml:20: valid.swarm_busy: 2 is out of range; accepted: 0.01 to 1"},
 		{"too many streams", "rate: 400/s", "rate: 400/s, senders: 0", "x.yaml:16: pushes.0.senders: 0 is out of range; accepted: 1 to 1024"},
 	}
 	for _, c := range cases {
@@ -118,6 +124,59 @@ func TestParseMistakes(t *testing.T) {
 			}
 			t.Errorf("got  %v\nwant %s", err, c.want)
 		})
+	}
+}
+
+func TestExpectations(t *testing.T) {
+	text := strings.Replace(good, "expect: {duplicate: 3}\n", `expect:
+  latency.p99: <= 50ms
+  latency.last.p50: < 1m30s # a minute and a half
+  ceiling.fraction: >= 0.9
+  ceiling.cpu_fraction: 80%
+  server.cpu_per_delivery: <= 200ns
+  server.deliveries_per_cpu_second: > 5000000
+  deliveries.per_second: 1000/s
+  comet.memory_per_connection: <= 4KiB
+  ceiling.latency_factor: <=1.5
+  lost: == 0
+valid: {other_cpu: 0.5, pusher_lag: 1s}
+`, 1)
+	for _, form := range []string{text, strings.NewReplacer("\n  ceiling.fraction: >= 0.9", "", "valid:", "# >= here: >= 5\nvalid:").Replace(text)} {
+		s, err := Parse("x.yaml", []byte(form), []string{"expect.latency.p50=>= 1ms", "expect.ceiling.fraction=>= 0.9"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := []report.Threshold{
+			{Figure: "lost", Relation: report.Equal},
+			{Figure: "duplicate", Relation: report.AtMost},
+			{Figure: "reordered", Relation: report.AtMost},
+			{Figure: "deliveries.per_second", Relation: report.AtLeast, Value: 1000},
+			{Figure: "latency.p50", Relation: report.AtLeast, Value: 0.001},
+			{Figure: "latency.p99", Relation: report.AtMost, Value: 0.05},
+			{Figure: "latency.last.p50", Relation: report.Below, Value: 90},
+			{Figure: "server.cpu_per_delivery", Relation: report.AtMost, Value: 200e-9},
+			{Figure: "server.deliveries_per_cpu_second", Relation: report.Above, Value: 5e6},
+			{Figure: "comet.memory_per_connection", Relation: report.AtMost, Value: 4096},
+			{Figure: "ceiling.fraction", Relation: report.AtLeast, Value: 0.9},
+			{Figure: "ceiling.cpu_fraction", Relation: report.AtLeast, Value: 0.8},
+			{Figure: "ceiling.latency_factor", Relation: report.AtMost, Value: 1.5},
+		}
+		if !slices.Equal(s.Expect, want) {
+			t.Errorf("got  %v\nwant %v", s.Expect, want)
+		}
+		if s.Bounds.OtherCPU != 0.5 || s.Bounds.PusherLag != time.Second || s.Bounds.SwarmBusy != DefaultBounds().SwarmBusy {
+			t.Errorf("bounds %+v", s.Bounds)
+		}
+	}
+	// Comparisons in one line, and a folded text that is none.
+	flow := strings.Replace(good, "expect: {duplicate: 3}", "expect: {ceiling.fraction: >= 0.9, latency.p50: >1ms}", 1)
+	flow = strings.Replace(flow, "description: what it asks\n", "description: >\n  what\n  it asks\n", 1)
+	s, err := Parse("x.yaml", []byte(flow), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Description != "what it asks" || len(s.Expect) != 5 {
+		t.Errorf("description %q, expect %v", s.Description, s.Expect)
 	}
 }
 
@@ -158,7 +217,7 @@ func TestOverrides(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.Clients.Count != 200 || s.Pushes[0].Rate != 10 || len(s.Pushes[0].Rooms) != 4 || s.Expect.Lost != 7 ||
+	if s.Clients.Count != 200 || s.Pushes[0].Rate != 10 || len(s.Pushes[0].Rooms) != 4 || s.Expect[0].Value != 7 ||
 		s.Cluster.Comet[1] != (Setting{"room.minInterval", "50ms"}) || s.Cluster.Logic[0] != (Setting{"kafka.linger", "5ms"}) {
 		t.Errorf("scenario is %+v", s)
 	}

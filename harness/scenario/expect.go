@@ -1,0 +1,153 @@
+package scenario
+
+import (
+	"fmt"
+	"maps"
+	"math"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"barrage/harness/report"
+)
+
+// Bounds are what makes a run invalid: past one of them the harness or the machine, and not
+// the server, may have made the figures.
+type Bounds struct {
+	SwarmBusy  float64       // mean busy fraction of the busiest swarm thread, measured phase
+	ReadLag    float64       // 99th percentile of the swarm's read lag, as a fraction of the latency's
+	PusherLag  time.Duration // 99th percentile of a push's lateness
+	OtherCPU   float64       // CPU time of processes that are not part of the run, as a fraction of the machine's
+	Steal      float64       // CPU time that the hypervisor gave to others, as a fraction of the machine's
+	MemoryWait float64       // fraction of the time in which tasks waited for memory (PSI)
+}
+
+// DefaultBounds hold where a scenario says nothing.
+func DefaultBounds() Bounds {
+	return Bounds{SwarmBusy: 0.95, ReadLag: 0.25, PusherLag: 25 * time.Millisecond, OtherCPU: 0.1, Steal: 0.05, MemoryWait: 0.05}
+}
+
+func readBounds(o *object) Bounds {
+	d := DefaultBounds()
+	b := Bounds{
+		SwarmBusy:  scalar(o, "swarm_busy", fraction, 0.01, 1, d.SwarmBusy),
+		ReadLag:    scalar(o, "read_lag", fraction, 0.001, 10, d.ReadLag),
+		PusherLag:  scalar(o, "pusher_lag", duration, 100*time.Microsecond, time.Minute, d.PusherLag),
+		OtherCPU:   scalar(o, "other_cpu", fraction, 0, 1, d.OtherCPU),
+		Steal:      scalar(o, "steal", fraction, 0, 1, d.Steal),
+		MemoryWait: scalar(o, "memory_wait", fraction, 0, 1, d.MemoryWait),
+	}
+	o.done()
+	return b
+}
+
+// exact are the figures that a scenario expects to be 0 when it says nothing of them.
+var exact = []string{"lost", "duplicate", "reordered"}
+
+// readExpect reads thresholds, by the names of report's figures.
+func readExpect(o *object) []report.Threshold {
+	var list []report.Threshold
+	for _, name := range exact {
+		if o.fields[name] == nil {
+			list = append(list, report.Threshold{Figure: name, Relation: report.AtMost})
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(o.fields)) {
+		f, known := report.FindFigure(name)
+		if !known {
+			continue // done names it, and the nearest that is known
+		}
+		text := o.text(name, "")
+		t, err := parseThreshold(f, text)
+		if err != nil {
+			o.problem(name, "%v", err)
+			continue
+		}
+		list = append(list, t)
+	}
+	o.asked = report.FigureNames()
+	o.done()
+	order := report.FigureNames()
+	slices.SortFunc(list, func(a, b report.Threshold) int {
+		return slices.Index(order, a.Figure) - slices.Index(order, b.Figure)
+	})
+	return list
+}
+
+// parseThreshold reads "<= 50ms". A value alone is the most that is accepted, or the least
+// where more is better.
+func parseThreshold(f report.Figure, text string) (report.Threshold, error) {
+	t := report.Threshold{Figure: f.Name, Relation: report.AtMost}
+	if f.Better == report.More {
+		t.Relation = report.AtLeast
+	}
+	rest := strings.TrimSpace(text)
+	for _, r := range []report.Relation{report.AtMost, report.AtLeast, "==", report.Below, report.Above, report.Equal} {
+		if cut, ok := strings.CutPrefix(rest, string(r)); ok {
+			rest, t.Relation = strings.TrimSpace(cut), r
+			if r == "==" {
+				t.Relation = report.Equal
+			}
+			break
+		}
+	}
+	v, err := parseFigure(f.Unit, rest)
+	if err != nil {
+		return t, fmt.Errorf("%q is no threshold: %w", text, err)
+	}
+	t.Value = v
+	return t, nil
+}
+
+// parseFigure reads a value in a figure's unit.
+func parseFigure(u report.Unit, text string) (float64, error) {
+	number := func(example string) (float64, error) {
+		v, err := strconv.ParseFloat(text, 64)
+		if err != nil || math.IsNaN(v) || math.IsInf(v, 0) || v < 0 {
+			return 0, fmt.Errorf("write it as %s", example)
+		}
+		return v, nil
+	}
+	switch u {
+	case report.Seconds:
+		d, err := time.ParseDuration(text)
+		if err != nil || d < 0 {
+			return 0, fmt.Errorf("write it as <= 50ms")
+		}
+		return d.Seconds(), nil
+	case report.Bytes:
+		n, err := parseSize(text)
+		if err != nil {
+			return 0, fmt.Errorf("write it as <= 4KiB")
+		}
+		return float64(n), nil
+	case report.Rate:
+		v, err := parseRate(text)
+		if err != nil || v < 0 {
+			return 0, fmt.Errorf("write it as >= 1000/s")
+		}
+		return v, nil
+	case report.Fraction:
+		if n, ok := strings.CutSuffix(text, "%"); ok {
+			text = strings.TrimSpace(n)
+			v, err := number("90%")
+			return v / 100, err
+		}
+		return number(">= 0.9, or >= 90%")
+	case report.Factor:
+		return number("<= 1.5")
+	default:
+		return number("0, or <= 10")
+	}
+}
+
+// comparison is a YAML value that begins with the sign >, which YAML itself takes for the
+// beginning of a folded text, although nothing but a number stands behind it.
+var comparison = regexp.MustCompile(`(:[ \t]+)(>=?[ \t]*[0-9.][^,}#\n"']*?)([ \t]*(?:[,}#\n]|$))`)
+
+// quoteComparisons makes the comparisons of text YAML, and leaves its lines as they are.
+func quoteComparisons(text []byte) []byte {
+	return comparison.ReplaceAll(text, []byte(`$1"$2"$3`))
+}
