@@ -1,0 +1,209 @@
+package compare
+
+import (
+	"fmt"
+	"io"
+	"math"
+	"strings"
+
+	"barrage/harness/report"
+)
+
+// Text writes c for a person: what is doubtful, a table, and a sentence for each figure
+// that differs.
+func Text(w io.Writer, c *Comparison) error {
+	var b strings.Builder
+	for i, s := range c.Sides {
+		fmt.Fprintf(&b, "%s  %s, %s%s\n", letter(i), s.Name, runs(len(s.Runs)), commits(s.Runs))
+	}
+	if len(c.Warnings) > 0 {
+		b.WriteString("\nMind, before you read on:\n")
+		for _, line := range c.Warnings {
+			fmt.Fprintf(&b, "  - %s\n", line)
+		}
+	}
+	b.WriteString("\n")
+	rows := [][]string{head(c)}
+	for _, row := range c.Rows {
+		rows = append(rows, cells(row))
+	}
+	writeTable(&b, rows)
+	b.WriteString("\n")
+	for _, line := range Sentences(c) {
+		fmt.Fprintf(&b, "%s\n", line)
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// letter names side i: A, B, ...
+func letter(i int) string { return string(rune('A' + i%26)) }
+
+func runs(n int) string {
+	if n == 1 {
+		return "1 run"
+	}
+	return fmt.Sprintf("%d runs", n)
+}
+
+func commits(list []*report.Run) string {
+	var seen []string
+	for _, r := range list {
+		c := r.Environment.Commit
+		if c = c[:min(len(c), 12)]; c != "" && (len(seen) == 0 || seen[len(seen)-1] != c) {
+			seen = append(seen, c)
+		}
+	}
+	if len(seen) == 0 {
+		return ""
+	}
+	return ", commit " + strings.Join(seen, ", ")
+}
+
+func head(c *Comparison) []string {
+	h := []string{"figure"}
+	for i, s := range c.Sides {
+		mark := ""
+		for _, r := range s.Runs {
+			if r.Verdict.Status == report.Invalid {
+				mark = " INVALID"
+			}
+		}
+		h = append(h, letter(i)+mark, "")
+		if i > 0 {
+			h = append(h, letter(i)+" against A", "")
+		}
+	}
+	return h
+}
+
+func cells(row Row) []string {
+	out := []string{row.Figure.Name}
+	for i, c := range row.Cells {
+		if len(c.Values) == 0 {
+			out = append(out, "-", "")
+		} else {
+			out = append(out, row.Figure.Unit.Format(c.Median), spread(row.Figure, c))
+		}
+		if i > 0 {
+			out = append(out, changeCells(row.Figure, c.Change)...)
+		}
+	}
+	return out
+}
+
+// spread is the interval of a median, in its unit.
+func spread(f report.Figure, c Cell) string {
+	if len(c.Values) == 1 {
+		return ""
+	}
+	mark := ""
+	if !c.Bounded {
+		mark = " (all)" // too few runs for an interval: from the least to the greatest
+	}
+	return f.Unit.Format(c.Low) + ".." + f.Unit.Format(c.High) + mark
+}
+
+func changeCells(f report.Figure, ch *Change) []string {
+	if ch == nil {
+		return []string{"", ""}
+	}
+	switch ch.Judge(f) {
+	case Same:
+		return []string{"~", fmt.Sprintf("p=%.3f", ch.P)}
+	case Unknown:
+		return []string{ch.size(f), "too few runs"}
+	case Better:
+		return []string{ch.size(f), "better"}
+	case Worse:
+		return []string{ch.size(f), "WORSE"}
+	default:
+		return []string{ch.size(f), "different"}
+	}
+}
+
+// size writes the change as a percentage, or in the figure's unit.
+func (ch *Change) size(f report.Figure) string {
+	if ch.Absolute {
+		sign := "+"
+		if ch.Ratio < 0 {
+			sign = "-"
+		}
+		return sign + f.Unit.Format(math.Abs(ch.Ratio))
+	}
+	return signed(ch.Ratio)
+}
+
+func signed(ratio float64) string { return fmt.Sprintf("%+.1f%%", (ratio-1)*100) }
+
+// Sentences says in plain words what differs, and what doesn't as far as the runs can tell.
+func Sentences(c *Comparison) []string {
+	var out []string
+	for i := 1; i < len(c.Sides); i++ {
+		var same, unknown []string
+		for _, row := range c.Rows {
+			ch := row.Cells[i].Change
+			if ch == nil {
+				continue
+			}
+			switch ch.Judge(row.Figure) {
+			case Same:
+				same = append(same, row.Figure.Name)
+			case Unknown:
+				unknown = append(unknown, row.Figure.Name)
+			default:
+				out = append(out, sentence(letter(i), row.Figure, ch))
+			}
+		}
+		n := len(c.Sides[0].Runs) + len(c.Sides[i].Runs)
+		if len(same) > 0 {
+			out = append(out, fmt.Sprintf("%s and A: no difference that %d runs can show in %s.", letter(i), n, strings.Join(same, ", ")))
+		}
+		if len(unknown) > 0 {
+			out = append(out, fmt.Sprintf("%s and A: %d and %d runs are too few to tell a difference from noise; four of each can. Medians differ in %s.",
+				letter(i), len(c.Sides[0].Runs), len(c.Sides[i].Runs), strings.Join(unknown, ", ")))
+		}
+	}
+	return out
+}
+
+func sentence(side string, f report.Figure, ch *Change) string {
+	verb, direction := "is", "lower"
+	if ch.more() {
+		direction = "higher"
+	}
+	judged := map[Judgement]string{Better: "better", Worse: "worse"}[ch.Judge(f)]
+	if judged != "" {
+		judged = ", " + judged
+	}
+	if ch.Absolute {
+		return fmt.Sprintf("%s: %s %s %s by %s%s (%s).", side, f.Name, verb, direction, f.Unit.Format(math.Abs(ch.Ratio)), judged, f.Help)
+	}
+	return fmt.Sprintf("%s: %s %s %.3g%% %s (%s to %s)%s: %s.", side, f.Name, verb, math.Abs(ch.Ratio-1)*100, direction,
+		signed(ch.Low), signed(ch.High), judged, f.Help)
+}
+
+// writeTable aligns the columns, the first to the left and the others to the right.
+func writeTable(b *strings.Builder, rows [][]string) {
+	var widths []int
+	for _, row := range rows {
+		for i, c := range row {
+			if i == len(widths) {
+				widths = append(widths, 0)
+			}
+			widths[i] = max(widths[i], len(c))
+		}
+	}
+	for _, row := range rows {
+		var line strings.Builder
+		for i, c := range row {
+			pad := strings.Repeat(" ", widths[i]-len(c))
+			if i == 0 {
+				line.WriteString(c + pad)
+			} else {
+				line.WriteString("  " + pad + c)
+			}
+		}
+		b.WriteString("  " + strings.TrimRight(line.String(), " ") + "\n")
+	}
+}

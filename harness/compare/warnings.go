@@ -1,0 +1,103 @@
+package compare
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"barrage/harness/report"
+)
+
+// warnings says what makes a comparison of the sides doubtful.
+func warnings(sides []Side) []string {
+	var list []string
+	for _, s := range sides {
+		bad := map[string]int{}
+		for _, r := range s.Runs {
+			if r.Verdict.Status != report.Good {
+				bad[r.Verdict.Status]++
+			}
+		}
+		for _, status := range slices.Sorted(maps.Keys(bad)) {
+			list = append(list, fmt.Sprintf("%d of %d runs of %s are %s", bad[status], len(s.Runs), s.Name, strings.ToUpper(strings.ReplaceAll(status, "_", " "))))
+		}
+	}
+	for _, a := range aspects() {
+		if line := differ(sides, a); line != "" {
+			list = append(list, line)
+		}
+	}
+	return list
+}
+
+// An aspect is something that should be the same in all runs.
+type aspect struct {
+	name string
+	of   func(*report.Run) string
+}
+
+// aspects are the environment and the question. The commit is left out: that it differs is
+// often the reason to compare, and the table says it.
+func aspects() []aspect {
+	return []aspect{
+		{"the scenario", func(r *report.Run) string { return r.Scenario.Name }},
+		{"the scenario's text", func(r *report.Run) string { return r.Scenario.Text }},
+		{"what -set changed", func(r *report.Run) string { return strings.Join(r.Scenario.Overrides, ", ") }},
+		{"the processor", func(r *report.Run) string { return r.Environment.CPU }},
+		{"cores", func(r *report.Run) string { return fmt.Sprint(r.Environment.Cores) }},
+		{"memory", func(r *report.Run) string { return report.Bytes.Format(float64(r.Environment.MemoryBytes)) }},
+		{"the kernel", func(r *report.Run) string { return r.Environment.Kernel }},
+		{"the system", func(r *report.Run) string { return r.Environment.System }},
+		{"the Go version", func(r *report.Run) string { return r.Environment.Go }},
+		{"the broker", func(r *report.Run) string { return r.Environment.Broker }},
+		{"the limit of open files", func(r *report.Run) string { return fmt.Sprint(r.Environment.OpenFilesHard) }},
+		{"kernel settings", func(r *report.Run) string {
+			var b strings.Builder
+			for _, name := range slices.Sorted(maps.Keys(r.Environment.KernelSettings)) {
+				fmt.Fprintf(&b, "%s=%s; ", name, r.Environment.KernelSettings[name])
+			}
+			return b.String()
+		}},
+	}
+}
+
+// differ says in which way the runs differ in an aspect, or nothing.
+func differ(sides []Side, a aspect) string {
+	bySide := make([][]string, len(sides))
+	all := map[string]bool{}
+	for i, s := range sides {
+		for _, r := range s.Runs {
+			v := a.of(r)
+			all[v] = true
+			if !slices.Contains(bySide[i], v) {
+				bySide[i] = append(bySide[i], v)
+			}
+		}
+	}
+	if len(all) == 1 {
+		return ""
+	}
+	var parts []string
+	for i, s := range sides {
+		for j, v := range bySide[i] {
+			bySide[i][j] = short(v)
+		}
+		parts = append(parts, fmt.Sprintf("%s: %s", s.Name, strings.Join(bySide[i], " and ")))
+	}
+	return fmt.Sprintf("%s differs (%s)", a.name, strings.Join(parts, "; "))
+}
+
+// short keeps a value to one line of a report.
+func short(v string) string {
+	if v == "" {
+		return "nothing"
+	}
+	if line, _, many := strings.Cut(v, "\n"); many {
+		v = line + " ..."
+	}
+	if len(v) > 60 {
+		v = v[:57] + "..."
+	}
+	return v
+}
