@@ -9,7 +9,7 @@ COMMIT   := $(shell git rev-parse --short=12 HEAD 2>/dev/null)$(shell git diff -
 LDFLAGS  := -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 
 .DEFAULT_GOAL := build
-.PHONY: help build test bench up lint proto fuzz clean preflight preflight-bench
+.PHONY: help build test bench compare up lint proto fuzz clean preflight preflight-bench
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 20
@@ -22,6 +22,9 @@ test: preflight ## all tests, with the race detector
 
 bench: preflight-bench build ## run scenarios/$(SCENARIO).yaml and print its result
 	bin/barrage bench $(SCENARIO)
+
+compare: build ## what changed between the runs A= and B=, folders of results/
+	bin/barrage compare $(A) $(B)
 
 up: build ## everything in one process, for a first look
 	bin/barrage up

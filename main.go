@@ -36,6 +36,7 @@ func commands() []command {
 		{"discovery", "a node of the service that the others find each other by", runDiscovery},
 		{"services", "embedded Kafka, Redis and discovery as a process of their own", runServices},
 		{"bench", "runs a scenario against a cluster and says exactly what arrived", runBench},
+		{"compare", "says what changed between stored runs, and whether it is more than noise", runCompare},
 		{"version", "says what was built", runVersion},
 		{"ceiling", "", func(_ context.Context, args []string, _, _ io.Writer) int { return runCeiling(args) }},
 	}

@@ -2,6 +2,7 @@ package compare
 
 import (
 	"bytes"
+	"encoding/json"
 	"flag"
 	"math"
 	"os"
@@ -160,6 +161,11 @@ func TestText(t *testing.T) {
 		t.Fatal(err)
 	}
 	golden(t, "three.txt", b.Bytes())
+	text, err := json.MarshalIndent(c.Summary(), "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "three.json", append(text, '\n'))
 }
 
 func TestWarnings(t *testing.T) {

@@ -1,0 +1,127 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"strings"
+
+	"barrage/harness/compare"
+	"barrage/harness/report"
+)
+
+const compareUsage = `Hold stored runs against each other: what changed, and is it more than noise?
+
+usage: barrage compare [flags] A B [C...]
+
+A, B, ... are runs: a folder of results/, a folder of such folders, or several separated by
+commas. The first is what the others are held against. The unit is the run: with four runs
+of each side or more, differences are tested (Mann-Whitney, 95%).
+
+examples:
+  barrage compare results/room-10k/20261124T082959Z results/room-10k/20261124T091500Z
+  barrage compare -all results/room-10k-vs/a results/room-10k-vs/b
+  barrage compare -fail-on 'latency.p99 +10%' -fail-on 'server.deliveries_per_cpu_second -5%' old new
+
+exit status: 0 compared, and no limit is broken; 1 a limit is broken; 2 usage, or a run can't
+be read
+
+flags:
+`
+
+// runCompare is the subcommand compare.
+func runCompare(_ context.Context, args []string, stdout, stderr io.Writer) int {
+	var limits assignments
+	flags := flag.NewFlagSet("compare", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	all := flags.Bool("all", false, "show every figure, not the main ones alone")
+	names := flags.String("figures", "", "show these `figures`, separated by commas")
+	asJSON := flags.Bool("json", false, "write the comparison as JSON")
+	flags.Var(&limits, "fail-on", "a `limit` such as 'latency.p99 +10%'; past it the exit status is 1; may be given several times")
+	flags.Usage = func() {
+		fmt.Fprint(stderr, compareUsage)
+		flags.PrintDefaults()
+	}
+	paths, err := parseMixed(flags, args)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return exitGood
+	case err != nil:
+		return exitUsage // the flag set has said why
+	}
+	broken, err := compareRuns(stdout, paths, limits, *names, *all, *asJSON)
+	if err != nil {
+		fmt.Fprintf(stderr, "barrage compare: %v\n", err)
+		return exitUsage
+	}
+	for _, line := range broken {
+		fmt.Fprintln(stderr, "barrage compare: "+line)
+	}
+	if len(broken) > 0 {
+		return exitFailed
+	}
+	return exitGood
+}
+
+func compareRuns(w io.Writer, paths, limits []string, names string, all, asJSON bool) (broken []string, err error) {
+	if len(paths) < 2 {
+		return nil, fmt.Errorf("two sides or more are wanted, got %d; see barrage compare -h", len(paths))
+	}
+	var sides []compare.Side
+	for _, path := range paths {
+		s, err := compare.Load(path)
+		if err != nil {
+			return nil, err
+		}
+		sides = append(sides, s)
+	}
+	shown, err := chosenFigures(names, all)
+	if err != nil {
+		return nil, err
+	}
+	c, err := compare.Of(sides, shown)
+	if err != nil {
+		return nil, err
+	}
+	whole, err := compare.Of(sides, nil)
+	if err != nil {
+		return nil, err
+	}
+	for _, text := range limits {
+		l, err := compare.ParseLimit(text)
+		if err != nil {
+			return nil, fmt.Errorf("-fail-on: %w", err)
+		}
+		broken = append(broken, l.Broken(whole)...)
+	}
+	if asJSON {
+		out := json.NewEncoder(w)
+		out.SetIndent("", "  ")
+		return broken, out.Encode(c.Summary())
+	}
+	return broken, compare.Text(w, c)
+}
+
+// chosenFigures returns the figures to show.
+func chosenFigures(names string, all bool) ([]report.Figure, error) {
+	var list []report.Figure
+	if names != "" {
+		for name := range strings.SplitSeq(names, ",") {
+			f, ok := report.FindFigure(strings.TrimSpace(name))
+			if !ok {
+				return nil, fmt.Errorf("-figures: there is no figure %q; there are %s", name, strings.Join(report.FigureNames(), ", "))
+			}
+			list = append(list, f)
+		}
+		return list, nil
+	}
+	for _, f := range report.Figures() {
+		if all || f.Primary {
+			list = append(list, f)
+		}
+	}
+	return list, nil
+}
