@@ -117,6 +117,7 @@ func (r *run) sample(phase string) {
 	if snap.Latency != nil && snap.Latency.TotalCount() > 0 {
 		s.P50 = float64(snap.Latency.ValueAtQuantile(50)) / 1e9
 		s.P99 = float64(snap.Latency.ValueAtQuantile(99)) / 1e9
+		s.Heat = report.HeatOf(snap.Latency)
 	}
 	for _, t := range snap.Threads {
 		s.SwarmBusy = max(s.SwarmBusy, t.Busy)

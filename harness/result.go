@@ -169,6 +169,7 @@ func (r *run) latency() report.Latency {
 		All: report.PercentilesOf(book.AllLatency()),
 		TCP: report.PercentilesOf(book.Latency[ledger.TCP]), WebSocket: report.PercentilesOf(book.Latency[ledger.WebSocket]),
 		First: report.PercentilesOf(book.FirstReceipt()), Last: report.PercentilesOf(book.LastReceipt()),
+		Curve: report.CurveOf(book.AllLatency()),
 	}
 }
 

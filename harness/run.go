@@ -4,6 +4,7 @@
 package harness
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -70,10 +71,39 @@ func Run(ctx context.Context, opt Options) (*Result, error) {
 		return nil, err
 	}
 	result := r.report()
-	if err := report.WriteJSON(filepath.Join(dir, "run.json"), result); err != nil {
+	if err := r.write(result); err != nil {
 		return nil, err
 	}
 	return &Result{Run: result, Dir: dir}, nil
+}
+
+// write writes the result in all its forms into the run's folder, run.json last: where it
+// is, the others are too.
+func (r *run) write(result *report.Run) error {
+	book := r.received.Ledger
+	histograms := []report.NamedHistogram{
+		{Tag: "all", Histogram: book.AllLatency()}, {Tag: "tcp", Histogram: book.Latency[ledger.TCP]},
+		{Tag: "websocket", Histogram: book.Latency[ledger.WebSocket]},
+		{Tag: "first", Histogram: book.FirstReceipt()}, {Tag: "last", Histogram: book.LastReceipt()},
+	}
+	for _, file := range []struct {
+		name  string
+		write func(io.Writer) error
+	}{
+		{"summary.md", func(w io.Writer) error { return report.Markdown(w, result) }},
+		{"bench.txt", func(w io.Writer) error { return report.GoBench(w, result) }},
+		{"latency.hlog", func(w io.Writer) error { return report.HDRLog(w, result, histograms) }},
+		{"latency.hgrm", func(w io.Writer) error { return report.PercentileTable(w, book.AllLatency()) }},
+	} {
+		var b bytes.Buffer
+		if err := file.write(&b); err != nil {
+			return fmt.Errorf("write %s: %w", file.name, err)
+		}
+		if err := report.WriteFile(filepath.Join(r.dir, file.name), b.Bytes()); err != nil {
+			return err
+		}
+	}
+	return report.WriteJSON(filepath.Join(r.dir, "run.json"), result)
 }
 
 // A StartError says that the processes under test did not come up, so that nothing could

@@ -78,6 +78,7 @@ func example() *Run {
 		Latency: Latency{
 			All: percentiles(2_000_000, 0.03), TCP: percentiles(1_000_000, 0.029), WebSocket: percentiles(1_000_000, 0.031),
 			First: percentiles(200, 0.004), Last: percentiles(200, 0.055),
+			Curve: []Point{{0.5, 0.03}, {0.99, 0.3}, {1, 0.9975}},
 		},
 		Processes: []Process{
 			{Name: "services", Role: "services", CPUSeconds: 0.77, UserSeconds: 0.5, CPUTotal: 1, CoresUsed: 0.0385, RSSBytes: 60 << 20, RSSPeakBytes: 61 << 20, PSSBytes: 30 << 20, GoHeapBytes: 13 << 20, Goroutines: 40, Descriptors: 30},
@@ -102,7 +103,7 @@ func example() *Run {
 		Disturbance: Disturbance{OtherCPU: 0.012, Steal: 0.001, HasPressure: true},
 		Timeline: []Second{{
 			At: 10, Phase: "measure", Clients: 10_000, Deliveries: 1_200_000, P50: 0.03, P99: 0.3,
-			CPUSeconds: map[string]float64{"comet-1": 8}, RSSBytes: map[string]int64{"comet-1": 90 << 20}, SwarmBusy: 0.4,
+			CPUSeconds: map[string]float64{"comet-1": 8}, RSSBytes: map[string]int64{"comet-1": 90 << 20}, SwarmBusy: 0.4, Heat: []int64{0, 5, 100},
 		}},
 	}
 }

@@ -168,6 +168,7 @@ type Latency struct {
 	WebSocket Percentiles `json:"websocket"`
 	First     Percentiles `json:"first_receipt"` // to the first client's, a value a push
 	Last      Percentiles `json:"last_receipt"`  // to the last client's, a value a push
+	Curve     []Point     `json:"curve"`         // the distribution of All
 }
 
 // Percentiles sum a histogram up, in seconds.
@@ -302,6 +303,9 @@ type Second struct {
 	CPUSeconds map[string]float64 `json:"cpu_seconds"` // by process, since it started
 	RSSBytes   map[string]int64   `json:"rss_bytes"`
 	SwarmBusy  float64            `json:"swarm_busy"`
+	// Heat is how many latencies of the last second lie in each bucket of a heat map:
+	// bucket i ends at 100 us x 10^(i/10).
+	Heat []int64 `json:"heat,omitempty"`
 }
 
 // Fail adds a reason for which the run is not good. What is invalid stays so.

@@ -161,16 +161,8 @@ func deliveryCells(c Counts) []string {
 func (e *errWriter) latency(l *Latency) {
 	var t table
 	t.add("", "p50", "p90", "p99", "p99.9", "max")
-	for _, row := range []struct {
-		name string
-		p    Percentiles
-	}{
-		{"to receipt", l.All}, {"  TCP", l.TCP}, {"  WebSocket", l.WebSocket},
-		{"to the first receipt", l.First}, {"to the last receipt", l.Last},
-	} {
-		if row.p.Count > 0 {
-			t.add(row.name, span(row.p.P50), span(row.p.P90), span(row.p.P99), span(row.p.P999), span(row.p.Max))
-		}
+	for _, row := range latencyRows(l) {
+		t.add(row.name, span(row.p.P50), span(row.p.P90), span(row.p.P99), span(row.p.P999), span(row.p.Max))
 	}
 	t.write(e, "  ")
 }

@@ -1,0 +1,163 @@
+package report
+
+import (
+	"bytes"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+	"golang.org/x/perf/benchfmt"
+)
+
+func TestMarkdown(t *testing.T) {
+	for name, r := range map[string]*Run{"good.md": example(), "bad.md": badExample()} {
+		var b bytes.Buffer
+		if err := Markdown(&b, r); err != nil {
+			t.Fatal(err)
+		}
+		golden(t, name, b.Bytes())
+	}
+}
+
+func TestCommandLine(t *testing.T) {
+	got := CommandLine([]string{"barrage", "bench", "-set", "expect.latency.p99=<= 5ms", "it's", "", "room-10k"})
+	if want := `barrage bench -set 'expect.latency.p99=<= 5ms' 'it'\''s' '' room-10k`; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+// What benchstat's own reader makes of bench.txt is what the run says.
+func TestGoBench(t *testing.T) {
+	r := example()
+	var b bytes.Buffer
+	if err := GoBench(&b, r); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "bench.txt", b.Bytes())
+	reader := benchfmt.NewReader(&b, "bench.txt")
+	results := 0
+	better := map[string]string{}
+	for reader.Scan() {
+		switch rec := reader.Result().(type) {
+		case *benchfmt.SyntaxError:
+			t.Fatal(rec)
+		case *benchfmt.UnitMetadata:
+			better[rec.Unit] = rec.Value
+		case *benchfmt.Result:
+			results++
+			if string(rec.Name) != "Room10k" || rec.GetConfig("commit") != r.Environment.Commit || rec.GetConfig("scenario") != "room-10k" {
+				t.Errorf("%s of %s", rec.Name, rec.GetConfig("commit"))
+			}
+			for unit, want := range map[string]float64{
+				"latency.p99-sec": 0.3, "lost": 0, "server.deliveries_per_cpu_second": 116_279, "comet.memory_per_connection-B": 3500,
+				"deliveries.per_second/s": 99_502.5, "ceiling.fraction": 0.9375,
+			} {
+				if got, ok := rec.Value(unit); !ok || math.Abs(got-want) > 1e-6*want {
+					t.Errorf("%s is %v (%v), want %v", unit, got, ok, want)
+				}
+			}
+		}
+	}
+	if err := reader.Err(); err != nil || results != 1 {
+		t.Errorf("%d results, %v", results, err)
+	}
+	if better["latency.p99-sec"] != "lower" || better["server.deliveries_per_cpu_second"] != "higher" {
+		t.Errorf("better: %v", better)
+	}
+}
+
+// uniform has a value each millisecond from 1 to 1000 ms.
+func uniform(t *testing.T) *hdrhistogram.Histogram {
+	t.Helper()
+	h := hdrhistogram.New(1000, int64(time.Minute), 3)
+	for ms := range 1000 {
+		if err := h.RecordValue(int64(ms+1) * 1e6); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return h
+}
+
+func TestHDRLog(t *testing.T) {
+	h := uniform(t)
+	var b bytes.Buffer
+	if err := HDRLog(&b, example(), []NamedHistogram{{"all", h}, {"tcp", nil}, {"websocket", h}}); err != nil {
+		t.Fatal(err)
+	}
+	reader := hdrhistogram.NewHistogramLogReader(&b)
+	for _, tag := range []string{"all", "websocket"} {
+		got, err := reader.NextIntervalHistogram()
+		if err != nil || got == nil {
+			t.Fatalf("%v, %v", got, err)
+		}
+		if got.Tag() != tag || got.TotalCount() != 1000 || got.ValueAtQuantile(50) != h.ValueAtQuantile(50) || got.Max() != h.Max() {
+			t.Errorf("%s: %d values, median %d, most %d", got.Tag(), got.TotalCount(), got.ValueAtQuantile(50), got.Max())
+		}
+	}
+	if more, _ := reader.NextIntervalHistogram(); more != nil {
+		t.Error("a third histogram")
+	}
+	if h.Tag() != "" {
+		t.Error("the caller's histogram was changed")
+	}
+}
+
+func TestPercentileTable(t *testing.T) {
+	var b bytes.Buffer
+	if err := PercentileTable(&b, uniform(t)); err != nil {
+		t.Fatal(err)
+	}
+	if s := b.String(); !strings.Contains(s, "Total count    =         1000") || !strings.Contains(s, "500.") {
+		t.Error(s)
+	}
+	b.Reset()
+	if err := PercentileTable(&b, nil); err != nil || b.Len() != 0 {
+		t.Errorf("nothing measured: %q, %v", b.String(), err)
+	}
+}
+
+func TestCurve(t *testing.T) {
+	curve := CurveOf(uniform(t))
+	if len(curve) < 20 || len(curve) > 100 {
+		t.Errorf("%d points", len(curve))
+	}
+	for i, p := range curve {
+		if want := p.Quantile; math.Abs(p.Seconds-want) > 0.02 && p.Quantile > 0.01 {
+			t.Errorf("at %v: %v s", p.Quantile, p.Seconds)
+		}
+		if i > 0 && (p.Quantile < curve[i-1].Quantile || p.Seconds < curve[i-1].Seconds) {
+			t.Errorf("point %d goes back: %v behind %v", i, p, curve[i-1])
+		}
+	}
+	if last := curve[len(curve)-1]; last.Quantile != 1 {
+		t.Errorf("ends at %v", last)
+	}
+	if got := CurveOf(nil); got == nil || len(got) != 0 {
+		t.Errorf("of nothing: %v", got)
+	}
+}
+
+func TestHeat(t *testing.T) {
+	for _, c := range []struct {
+		seconds float64
+		bucket  int
+	}{{0, 0}, {50e-6, 0}, {100e-6, 0}, {101e-6, 1}, {1e-3, 10}, {1.01e-3, 11}, {0.1, 30}, {1, 40}, {100, 60}, {1e6, heatBuckets - 1}} {
+		if got := heatBucket(c.seconds); got != c.bucket {
+			t.Errorf("%v s is in bucket %d, want %d", c.seconds, got, c.bucket)
+		}
+	}
+	heat := HeatOf(uniform(t))
+	sum := int64(0)
+	for _, n := range heat {
+		sum += n
+	}
+	if sum != 1000 || len(heat) != 41 && len(heat) != 42 || slices.Max(heat) < 150 {
+		t.Errorf("%v", heat)
+	}
+	if HeatOf(nil) != nil {
+		t.Error("of nothing")
+	}
+}

@@ -1,0 +1,77 @@
+package report
+
+import (
+	"io"
+	"slices"
+	"strings"
+)
+
+// Markdown writes r as a page for a repository or an issue: the verdict, the main figures
+// with what was expected of them, latencies, processes, and how to repeat the run.
+func Markdown(w io.Writer, r *Run) error {
+	e := &errWriter{w: w}
+	e.printf("# %s: %s\n\n%s\n", r.Scenario.Name, strings.ToUpper(strings.ReplaceAll(r.Verdict.Status, "_", " ")), r.Scenario.Description)
+	if reasons := slices.Concat(r.Verdict.Doubts, r.Verdict.Reasons); len(reasons) > 0 {
+		e.printf("\n")
+		for _, reason := range reasons {
+			e.printf("- %s\n", reason)
+		}
+	}
+	mark := ""
+	if r.Verdict.Status == Invalid {
+		mark = " (INVALID)"
+	}
+	e.printf("\n| figure%s | value | expected |\n|---|---|---|\n", mark)
+	for _, f := range Figures() {
+		wanted := ""
+		for _, c := range r.Verdict.Checks {
+			if c.Figure == f.Name {
+				wanted = strings.TrimSpace(c.Wanted + map[bool]string{false: ": no"}[c.Holds])
+			}
+		}
+		v, ok := f.Of(r)
+		if !ok || !f.Primary && wanted == "" {
+			continue
+		}
+		e.printf("| %s: %s | %s | %s |\n", f.Name, f.Help, f.Unit.Format(v), wanted)
+	}
+	e.printf("\n| latency%s | p50 | p90 | p99 | p99.9 | max |\n|---|---|---|---|---|---|\n", mark)
+	for _, row := range latencyRows(&r.Latency) {
+		e.printf("| %s | %s | %s | %s | %s | %s |\n", strings.TrimSpace(row.name), span(row.p.P50), span(row.p.P90), span(row.p.P99), span(row.p.P999), span(row.p.Max))
+	}
+	e.printf("\n| process%s | CPU | cores | peak RSS | Go heap |\n|---|---|---|---|---|\n", mark)
+	for _, p := range r.Processes {
+		e.printf("| %s | %s | %.2f | %s | %s |\n", p.Name, span(p.CPUSeconds), p.CoresUsed, size(float64(p.RSSPeakBytes)), size(float64(p.GoHeapBytes)))
+	}
+	e.printf("\n%s, %s, %s, Linux %s, %s%s, %s UTC. To repeat it:\n\n```\n%s\n```\n", r.Environment.CPU, plural(r.Environment.Cores, "core"),
+		size(float64(r.Environment.MemoryBytes)), r.Environment.Kernel, r.Environment.Go, commit(r.Environment.Commit),
+		r.Started.Format("2006-01-02 15:04"), CommandLine(r.Command))
+	return e.err
+}
+
+// CommandLine writes a command as a shell takes it.
+func CommandLine(args []string) string {
+	quoted := make([]string, len(args))
+	for i, a := range args {
+		if a == "" || strings.ContainsAny(a, " \t\n\"'`$&|;<>()*?[]#~!{}\\") {
+			a = "'" + strings.ReplaceAll(a, "'", `'\''`) + "'"
+		}
+		quoted[i] = a
+	}
+	return strings.Join(quoted, " ")
+}
+
+// A latencyRow is one line of a table of latencies.
+type latencyRow struct {
+	name string
+	p    Percentiles
+}
+
+// latencyRows returns the latencies that the run has.
+func latencyRows(l *Latency) []latencyRow {
+	rows := []latencyRow{
+		{"to receipt", l.All}, {"  TCP", l.TCP}, {"  WebSocket", l.WebSocket},
+		{"to the first receipt", l.First}, {"to the last receipt", l.Last},
+	}
+	return slices.DeleteFunc(rows, func(r latencyRow) bool { return r.p.Count == 0 })
+}
