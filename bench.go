@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -9,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -17,6 +19,7 @@ import (
 
 	"barrage/harness"
 	"barrage/harness/ceiling"
+	"barrage/harness/compare"
 	"barrage/harness/report"
 	"barrage/harness/scenario"
 	"barrage/scenarios"
@@ -28,12 +31,14 @@ usage: barrage bench [flags] SCENARIO
 
 SCENARIO is a YAML file, or the name of one of scenarios/ (those that came with the binary
 work anywhere). The result is printed, and written with the processes' logs to
-RESULTS/<scenario>/<UTC time>/.
+RESULTS/<scenario>/<UTC time>/. With -runs the scenario is run several times, with -vs in turn
+with another version; the runs then lie in folders below, and what they say is printed.
 
 examples:
   barrage bench room-10k
   barrage bench -set cluster.comet.room.minInterval=50ms -set pushes.0.rate=200/s room-10k
   barrage bench -results /tmp/results -ceiling=false scenarios/smoke.yaml
+  barrage bench -runs 6 -vs main~1 room-10k
 
 exit status: 0 the ledger balances and everything expected holds; 1 it does not, or a process
 ended by itself; 2 usage or environment; 3 the run is invalid: the harness or the machine,
@@ -69,6 +74,8 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	flags.SetOutput(stderr)
 	results := flags.String("results", "results", "`folder` for the results")
 	withCeiling := flags.Bool("ceiling", true, "measure what the kernel allows after the run")
+	runs := flags.Int("runs", 1, "run it `N` times, 1 to 100; with -vs N times for each side")
+	vs := flags.String("vs", "", "hold it against another `version`: a git commit of the repository here, or another binary")
 	list := flags.Bool("list", false, "list the scenarios that came with the binary")
 	flags.Var(&overrides, "set", "set a `field=value` of the scenario; may be given several times")
 	flags.Usage = func() {
@@ -87,6 +94,10 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 		fmt.Fprintf(stderr, "barrage bench: one scenario is wanted, got %d; see barrage bench -h\n", len(names))
 		return benchUsageError
 	}
+	if *runs < 1 || *runs > 100 {
+		fmt.Fprintf(stderr, "barrage bench: -runs is %d, accepted is 1 to 100\n", *runs)
+		return benchUsageError
+	}
 	s, err := scenario.Find(names[0], scenarios.Files, overrides)
 	if err != nil {
 		fmt.Fprintf(stderr, "barrage bench: %v\n", err)
@@ -101,33 +112,100 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop)
-	result, err := harness.Run(ctx, harness.Options{
-		Scenario: s, Overrides: overrides, Exe: exe, Results: *results, Commit: buildCommit(),
+	opt := harness.Options{
+		Scenario: s, Overrides: overrides, Exe: exe, Self: exe, Results: *results, Commit: buildCommit(),
 		Command: slices.Concat([]string{"barrage", "bench"}, args), NoCeiling: !*withCeiling,
 		Progress: stderr, Terminal: isTerminal(stderr),
-	})
+	}
+	var status int
+	if *runs == 1 && *vs == "" {
+		status, err = benchOnce(ctx, opt, stdout)
+	} else {
+		status, err = benchSeries(ctx, opt, *runs, *vs, stdout)
+	}
 	var environment *harness.EnvironmentError
 	var setup *harness.StartError
+	var usage usageError
 	switch {
+	case err == nil:
+		return status
 	case errors.Is(err, harness.ErrInterrupted):
 		fmt.Fprintln(stderr, "barrage bench: interrupted; all processes have ended, and there is nothing to report yet")
 		return benchInterrupted
-	case errors.As(err, &environment), errors.As(err, &setup):
+	case errors.As(err, &environment), errors.As(err, &setup), errors.As(err, &usage):
 		fmt.Fprintf(stderr, "barrage bench: %v\n", err)
 		return benchUsageError
-	case err != nil:
+	default:
 		fmt.Fprintf(stderr, "barrage bench: %v\n", err)
 		return benchFailed
+	}
+}
+
+// benchOnce runs a scenario, prints the result and returns the exit status.
+func benchOnce(ctx context.Context, opt harness.Options, stdout io.Writer) (int, error) {
+	result, err := harness.Run(ctx, opt)
+	if err != nil {
+		return 0, err
 	}
 	err = report.Text(stdout, result.Run, report.Style{Colour: isTerminal(stdout)})
 	if err == nil {
 		_, err = fmt.Fprintf(stdout, "%s\n", result.Dir+"/run.json")
 	}
 	if err != nil {
-		fmt.Fprintf(stderr, "barrage bench: print the result, which is in %s: %v\n", result.Dir, err)
-		return benchFailed
+		return 0, fmt.Errorf("print the result, which is in %s: %w", result.Dir, err)
 	}
-	switch result.Run.Verdict.Status {
+	return benchStatus(result.Run), nil
+}
+
+// benchSeries runs a scenario several times, prints what the runs say together and returns
+// the worst run's exit status.
+func benchSeries(ctx context.Context, opt harness.Options, runs int, vs string, stdout io.Writer) (int, error) {
+	variants := []harness.Variant{{Name: "a", Exe: opt.Exe, Commit: opt.Commit}}
+	if vs != "" {
+		other, cleanUp, err := otherVariant(ctx, vs, opt.Progress)
+		if err != nil {
+			return 0, usageError{err}
+		}
+		defer cleanUp()
+		variants = append(variants, other)
+	}
+	series, err := harness.Series(ctx, opt, variants, runs)
+	if err != nil {
+		return 0, err
+	}
+	var sides []compare.Side
+	status := benchGood
+	for i, list := range series.Runs {
+		sides = append(sides, compare.Side{Name: series.Dirs[i], Runs: list})
+		for _, r := range list {
+			status = max(status, benchStatus(r))
+		}
+	}
+	shown, err := chosenFigures("", false)
+	if err != nil {
+		return 0, err
+	}
+	var text bytes.Buffer
+	if len(sides) == 1 {
+		err = compare.Spread(&text, sides[0], shown)
+	} else {
+		var c *compare.Comparison
+		if c, err = compare.Of(sides, shown); err == nil {
+			err = compare.Text(&text, c)
+		}
+	}
+	if err == nil {
+		err = report.WriteFile(filepath.Join(series.Dir, "series.txt"), text.Bytes())
+	}
+	if err == nil {
+		_, err = stdout.Write(text.Bytes())
+	}
+	return status, err
+}
+
+// benchStatus is the exit status that goes with a run's verdict.
+func benchStatus(r *report.Run) int {
+	switch r.Verdict.Status {
 	case report.Good:
 		return benchGood
 	case report.CutShort:

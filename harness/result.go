@@ -39,6 +39,9 @@ func (r *run) report() *report.Run {
 	out.Ceiling = r.ceilingFigures(out)
 	out.Disturbance = r.disturbance(out)
 	out.Verdict = verdict(out, s)
+	if change := changedSince(r.opt.First, &out.Environment); change != "" {
+		out.Verdict.Invalidate(change)
+	}
 	if r.stopErr != nil {
 		out.Verdict.Fail("the cluster did not stop in order: " + r.stopErr.Error())
 	}

@@ -27,8 +27,13 @@ type Options struct {
 	Scenario  *scenario.Scenario
 	Overrides []string // that the scenario was read with
 	Exe       string   // the binary whose subcommands are the processes under test
+	Self      string   // this binary, for the ceiling's sending side; "": Exe
 	Results   string   // folder that gets <scenario>/<UTC time>/
-	Commit    string   // of the binary, for the report
+	Dir       string   // folder for this run, instead of one of Results
+	Commit    string   // of the binary under test, for the report
+	// First is the environment of the series' first run, which must not change; nil for a
+	// run that is alone.
+	First     *report.Environment
 	Command   []string // that the run was asked for with
 	NoCeiling bool     // leave the ceiling out
 	Progress  io.Writer
@@ -58,7 +63,12 @@ func Run(ctx context.Context, opt Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir, err := makeResultDir(opt.Results, opt.Scenario.Name, time.Now())
+	dir := opt.Dir
+	if dir == "" {
+		dir, err = makeResultDir(opt.Results, opt.Scenario.Name, time.Now())
+	} else if err = os.MkdirAll(filepath.Join(dir, logsFolder), 0o755); err != nil {
+		err = fmt.Errorf("make a folder for the results: %w", err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -116,6 +126,9 @@ func (e *StartError) Error() string { return "start the cluster: " + e.Err.Error
 // Unwrap returns the cause.
 func (e *StartError) Unwrap() error { return e.Err }
 
+// logsFolder is where the processes' logs lie in a run's folder.
+const logsFolder = "logs"
+
 // makeResultDir makes results/<scenario>/<UTC time>/ with a folder for logs. A second run
 // of the same second gets a name of its own.
 func makeResultDir(results, name string, at time.Time) (string, error) {
@@ -134,7 +147,7 @@ func makeResultDir(results, name string, at time.Time) (string, error) {
 			continue
 		}
 		if err == nil {
-			err = os.Mkdir(filepath.Join(dir, "logs"), 0o755)
+			err = os.Mkdir(filepath.Join(dir, logsFolder), 0o755)
 		}
 		if err != nil {
 			return "", fmt.Errorf("make a folder for the results: %w", err)
@@ -194,7 +207,7 @@ func (r *run) take(ctx context.Context) error {
 	cl := &r.opt.Scenario.Cluster
 	var err error
 	r.cluster, err = cluster.Start(ctx, cluster.Config{
-		Exe: r.opt.Exe, Logs: filepath.Join(r.dir, "logs"), Comets: r.comets,
+		Exe: r.opt.Exe, Logs: filepath.Join(r.dir, logsFolder), Comets: r.comets,
 		Comet: flags(cl.Comet), Logic: flags(cl.Logic), Job: flags(cl.Job),
 	}, func(e *cluster.ExitError) { cancel(e) })
 	if err != nil {
@@ -447,8 +460,12 @@ func (r *run) measureCeiling(ctx context.Context) error {
 	body := r.opt.Scenario.Pushes[0].Size
 	write := ratio(delta.Sum("barrage_comet_written_bytes_total"), delta.Sum("barrage_comet_writes_total"))
 	r.progress.phase("ceiling", fmt.Sprintf("plain sends of %.0f B to %d sockets", write, clients))
+	self := r.opt.Self
+	if self == "" {
+		self = r.opt.Exe
+	}
 	result, err := ceiling.Run(ctx, ceiling.Config{
-		Exe: r.opt.Exe, Clients: clients, WSFraction: r.opt.Scenario.Clients.WebSocket,
+		Exe: self, Clients: clients, WSFraction: r.opt.Scenario.Clients.WebSocket,
 		BodySize: body, WriteSize: int(write + 0.5),
 	})
 	if err != nil {

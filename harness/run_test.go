@@ -168,6 +168,26 @@ func TestReadEnvironment(t *testing.T) {
 	}
 }
 
+func TestEnvironmentThatChanges(t *testing.T) {
+	first := readEnvironment("a")
+	now := readEnvironment("b") // another commit is no change
+	if got := changedSince(&first, &now); got != "" {
+		t.Error(got)
+	}
+	if got := changedSince(nil, &now); got != "" {
+		t.Error(got)
+	}
+	now.Cores = first.Cores + 1
+	if got := changedSince(&first, &now); !strings.HasPrefix(got, "the number of cores changed since the series' first run") {
+		t.Errorf("got %q", got)
+	}
+	now.Cores = first.Cores
+	now.KernelSettings = map[string]string{"net.core.somaxconn": "1"}
+	if got := changedSince(&first, &now); !strings.Contains(got, "changed since the series' first run") {
+		t.Errorf("got %q", got)
+	}
+}
+
 func TestResultFoldersDoNotCollide(t *testing.T) {
 	results := filepath.Join(t.TempDir(), "results")
 	at := time.Date(2024, 11, 24, 7, 5, 3, 0, time.FixedZone("", 3600))

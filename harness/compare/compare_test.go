@@ -168,6 +168,14 @@ func TestText(t *testing.T) {
 	golden(t, "three.json", append(text, '\n'))
 }
 
+func TestSpread(t *testing.T) {
+	var b bytes.Buffer
+	if err := Spread(&b, example()[0], []report.Figure{figure(t, "lost"), figure(t, "latency.p99"), figure(t, "ceiling.fraction")}); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "spread.txt", b.Bytes())
+}
+
 func TestWarnings(t *testing.T) {
 	base := func() []Side {
 		return []Side{side("a", []float64{1}, []float64{1}), side("b", []float64{1}, []float64{1})}

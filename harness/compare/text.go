@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strings"
 
 	"barrage/harness/report"
@@ -32,6 +33,31 @@ func Text(w io.Writer, c *Comparison) error {
 	for _, line := range Sentences(c) {
 		fmt.Fprintf(&b, "%s\n", line)
 	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// Spread writes what the runs of one side say together: each figure's median, with the
+// interval that holds it, and every run's value.
+func Spread(w io.Writer, s Side, figures []report.Figure) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s, %s%s\n", s.Name, runs(len(s.Runs)), commits(s.Runs))
+	if list := warnings([]Side{s}); len(list) > 0 {
+		b.WriteString("\nMind, before you read on:\n")
+		for _, line := range list {
+			fmt.Fprintf(&b, "  - %s\n", line)
+		}
+	}
+	b.WriteString("\n")
+	rows := [][]string{{"figure", "median", "", "least", "greatest"}}
+	for _, f := range figures {
+		c := cell(f, s.Runs)
+		if len(c.Values) == 0 {
+			continue
+		}
+		rows = append(rows, []string{f.Name, f.Unit.Format(c.Median), spread(f, c), f.Unit.Format(slices.Min(c.Values)), f.Unit.Format(slices.Max(c.Values))})
+	}
+	writeTable(&b, rows)
 	_, err := io.WriteString(w, b.String())
 	return err
 }
