@@ -36,10 +36,16 @@ func (s *Server) connect(c *session, ver int16, seq int32, cookie string, token 
 		}
 		ctx, cancel := context.WithDeadline(context.Background(), deadline)
 		defer cancel()
-		r, err := s.logic.Connect(ctx, &logic.ConnectReq{Server: s.name, Cookie: cookie, Token: token})
+		s.connecting.add(c)
+		defer s.connecting.remove(c)
+		r, err := s.logic.Connect(ctx, &logic.ConnectReq{Server: s.name, Cookie: cookie, Token: token, Session: c.id()})
 		if err != nil {
 			why := reasonAuthFailed
 			switch status.Code(err) {
+			case codes.AlreadyExists:
+				s.log.Debug("session rejected", "addr", c.addr, "err", err)
+				c.dismiss(reasonRejected)
+				return
 			case codes.InvalidArgument, codes.Unauthenticated, codes.PermissionDenied:
 				why = reasonAuthRefused
 				s.log.Debug("auth refused", "addr", c.addr, "err", err)
@@ -50,7 +56,14 @@ func (s *Server) connect(c *session, ver int16, seq int32, cookie string, token 
 			c.close(why)
 			return
 		}
+		// Before it joins, so that none of them gets what is pushed from then on.
+		s.dismissOwn(r.Replaced)
 		s.admit(c, wire.Frame{Ver: ver, Seq: seq}, r)
+		s.connecting.remove(c)
+		// Whoever wanted it closed until now found it connecting, and left it to us.
+		if c.doomed.Load() {
+			c.shard.mailbox.put(dismissCommand{key: c.key, number: c.number, reason: reasonReplaced})
+		}
 	})
 }
 
@@ -59,7 +72,7 @@ func (s *Server) admit(c *session, auth wire.Frame, r *logic.ConnectReply) {
 	now := time.Now()
 	c.inMu.Lock()
 	defer c.inMu.Unlock()
-	c.mid, c.key = r.Mid, r.Key
+	c.mid, c.key, c.managed = r.Mid, r.Key, r.Managed
 	c.heartbeat = time.Duration(r.Heartbeat)
 	c.shard = s.shardOf(r.Key)
 	c.deadline.Store(deadlineAfter(now, c.heartbeat))
@@ -117,15 +130,19 @@ func (s *Server) forget(c *session, r reason, joined bool) {
 // disconnect tells logic that a session has ended.
 func (s *Server) disconnect(c *session) {
 	s.call("Disconnect", func(ctx context.Context) error {
-		_, err := s.logic.Disconnect(ctx, &logic.DisconnectReq{Mid: c.mid, Key: c.key, Server: s.name})
+		_, err := s.logic.Disconnect(ctx, &logic.DisconnectReq{Mid: c.mid, Key: c.key, Server: s.name, Session: c.id()})
 		return err
 	})
 }
 
-// heartbeat tells logic that a session lives.
+// heartbeat tells logic that a session lives, and closes it when others have taken its place
+// without our being told.
 func (s *Server) heartbeat(c *session) {
 	s.call("Heartbeat", func(ctx context.Context) error {
-		_, err := s.logic.Heartbeat(ctx, &logic.HeartbeatReq{Mid: c.mid, Key: c.key, Server: s.name})
+		r, err := s.logic.Heartbeat(ctx, &logic.HeartbeatReq{Mid: c.mid, Key: c.key, Server: s.name, Session: c.id()})
+		if err == nil && r.Replaced {
+			c.dismiss(reasonReplaced)
+		}
 		return err
 	})
 }

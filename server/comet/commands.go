@@ -9,7 +9,8 @@ import (
 )
 
 // joinCommand makes an authenticated session part of its shard. It gets what is pushed
-// from then on.
+// from then on. Where logic doesn't bound the sessions of a key, it takes the place of those
+// that have it.
 type joinCommand struct {
 	session *session
 	ref     *roomRef
@@ -18,10 +19,12 @@ type joinCommand struct {
 
 func (c joinCommand) run(sh *shard) {
 	s := c.session
-	if old, ok := sh.keys[s.key]; ok {
-		old.close(reasonReplaced)
+	if !s.managed {
+		for old := sh.keys[s.key]; old != nil; old = old.next {
+			old.dismiss(reasonReplaced)
+		}
 	}
-	sh.keys[s.key] = s
+	sh.addKey(s)
 	sh.setAccepts(s, c.ops)
 	s.allIndex = sh.everyone.add(s)
 	sh.enter(s, c.ref)
@@ -40,20 +43,19 @@ func (c leaveCommand) run(sh *shard) {
 	sh.release(&sh.everyone)
 	sh.accepts.release(s.accepts)
 	sh.wheel.remove(s)
-	if sh.keys[s.key] == s {
-		// A session that was replaced has no registration to take back: it is the
-		// new one's.
-		delete(sh.keys, s.key)
+	// Without ids a session that was replaced has no registration to take back: it is the
+	// new one's.
+	if newest := sh.removeKey(s); newest || s.managed {
 		sh.server.disconnect(s)
 	}
 }
 
 // withdrawCommand takes back the registration of a session that ended before it could join,
-// unless another session has the key.
+// unless it is another session's that has the key.
 type withdrawCommand struct{ session *session }
 
 func (c withdrawCommand) run(sh *shard) {
-	if _, ok := sh.keys[c.session.key]; !ok {
+	if _, ok := sh.keys[c.session.key]; !ok || c.session.managed {
 		sh.server.disconnect(c.session)
 	}
 }
@@ -183,18 +185,23 @@ func (c *pushCommand) run(sh *shard) {
 	}
 }
 
-// pushKey hands the frames to the session of key, if it accepts the operation.
+// pushKey hands the frames to the sessions of key that accept the operation.
 func (sh *shard) pushKey(key string, c *pushCommand) {
-	s, ok := sh.keys[key]
-	if !ok || !s.accepts.has(c.op) {
+	missed := true
+	for s := sh.keys[key]; s != nil; s = s.next {
+		if !s.accepts.has(c.op) {
+			continue
+		}
+		missed = false
+		b := []byte(c.batch)
+		if s.websocket {
+			b = c.ws
+		}
+		sh.hand(s, b, c.n, sh.close)
+	}
+	if missed {
 		sh.metrics.pushMissed.Inc()
-		return
 	}
-	b := []byte(c.batch)
-	if s.websocket {
-		b = c.ws
-	}
-	sh.hand(s, b, c.n, sh.close)
 }
 
 // write sends b to a session of this shard, as writeLocked does. A session without space for
@@ -266,7 +273,7 @@ func (d *drainPlan) step(sh *shard, now time.Time) {
 		s.mu.Lock()
 		if !s.out.closed {
 			d.closed++
-			s.failLocked(reasonDrain)
+			s.dismissLocked(reasonDrain)
 		}
 		s.mu.Unlock()
 	}

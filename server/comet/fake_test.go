@@ -19,12 +19,17 @@ type fakeLogic struct {
 	heartbeat time.Duration      // of ConnectReply; an hour if 0
 	profile   *wsProfile         // of the WebSocket listener; frames if nil
 	before    func(token []byte) // called in Connect, if set
-	cluster   map[string]int32   // reply of RenewOnline
-	mu        sync.Mutex
-	received  []*logic.ReceiveReq // mu guards
-	gone      []string            // mu guards; keys that disconnected
-	online    map[string]int32    // mu guards; last RenewOnline
-	cookies   []string            // mu guards
+	// What a logic that bounds the sessions of a key adds, and says to a heartbeat; may be nil.
+	connect  func(*logic.ConnectReq, *logic.ConnectReply) error
+	beat     func(*logic.HeartbeatReq) *logic.HeartbeatReply
+	cluster  map[string]int32 // reply of RenewOnline
+	mu       sync.Mutex
+	received []*logic.ReceiveReq // mu guards
+	gone     []string            // mu guards; keys that disconnected
+	goneIDs  []string            // mu guards; and their sessions
+	ids      []string            // mu guards; sessions that connected
+	online   map[string]int32    // mu guards; last RenewOnline
+	cookies  []string            // mu guards
 }
 
 func (f *fakeLogic) Connect(_ context.Context, q *logic.ConnectReq, _ ...grpc.CallOption) (*logic.ConnectReply, error) {
@@ -42,22 +47,33 @@ func (f *fakeLogic) Connect(_ context.Context, q *logic.ConnectReq, _ ...grpc.Ca
 	}
 	f.mu.Lock()
 	f.cookies = append(f.cookies, q.Cookie)
+	f.ids = append(f.ids, q.Session)
 	f.mu.Unlock()
 	h := f.heartbeat
 	if h == 0 {
 		h = time.Hour
 	}
-	return &logic.ConnectReply{Mid: token.Mid, Key: token.Key, RoomID: token.RoomID, Accepts: token.Accepts, Heartbeat: int64(h)}, nil
+	r := &logic.ConnectReply{Mid: token.Mid, Key: token.Key, RoomID: token.RoomID, Accepts: token.Accepts, Heartbeat: int64(h)}
+	if f.connect != nil {
+		if err := f.connect(q, r); err != nil {
+			return nil, err
+		}
+	}
+	return r, nil
 }
 
 func (f *fakeLogic) Disconnect(_ context.Context, q *logic.DisconnectReq, _ ...grpc.CallOption) (*logic.DisconnectReply, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.gone = append(f.gone, q.Key)
+	f.goneIDs = append(f.goneIDs, q.Session)
 	return &logic.DisconnectReply{Has: true}, nil
 }
 
-func (f *fakeLogic) Heartbeat(context.Context, *logic.HeartbeatReq, ...grpc.CallOption) (*logic.HeartbeatReply, error) {
+func (f *fakeLogic) Heartbeat(_ context.Context, q *logic.HeartbeatReq, _ ...grpc.CallOption) (*logic.HeartbeatReply, error) {
+	if f.beat != nil {
+		return f.beat(q), nil
+	}
 	return &logic.HeartbeatReply{}, nil
 }
 

@@ -20,7 +20,8 @@ const (
 	reasonTooBig                      // a message over the limit
 	reasonInputOverflow               // too much input while logic was being asked
 	reasonHeartbeat                   // heartbeat overdue
-	reasonReplaced                    // another session took the key
+	reasonReplaced                    // another session took the place
+	reasonRejected                    // the key or the member has as many sessions as it may
 	reasonSlow                        // fell off the room log, with policy close
 	reasonBackedUp                    // pending bytes over the limit, with policy close
 	reasonWriteError                  // the socket failed
@@ -32,7 +33,7 @@ const (
 var reasonNames = [numReasons]string{
 	"peer", "auth_timeout", "auth_refused", "auth_failed", "first_frames", "bad_frame",
 	"bad_upgrade", "bad_websocket", "text_message", "too_big", "input_overflow", "heartbeat",
-	"replaced", "slow", "backed_up", "write_error", "panic", "drain",
+	"replaced", "rejected", "slow", "backed_up", "write_error", "panic", "drain",
 }
 
 func (r reason) String() string { return reasonNames[r] }

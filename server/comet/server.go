@@ -25,6 +25,7 @@ import (
 	cometpb "barrage/server/api/comet"
 	"barrage/server/api/logic"
 	"barrage/server/api/protocol"
+	"barrage/server/api/sessions"
 	"barrage/server/discovery"
 
 	"github.com/cloudwego/netpoll"
@@ -70,8 +71,12 @@ type Server struct {
 	workers  *workers
 	seed     maphash.Seed
 	shards   []*shard
-	open     atomic.Int64 // connections
-	sessions atomic.Int64 // authenticated connections
+	open     atomic.Int64  // connections
+	sessions atomic.Int64  // authenticated connections
+	boot     string        // of this process, in the ids of its sessions
+	numbers  atomic.Uint64 // the last session's
+
+	connecting connecting
 
 	handshakes handshakes
 	listeners  []*listener
@@ -103,6 +108,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		ws:       frameProfile,
 		workers:  newWorkers(maxWorkers),
 		seed:     maphash.MakeSeed(),
+		boot:     newBoot(),
 	}
 	s.metrics = newMetrics(deps.Metrics)
 	s.registerGauges(deps.Metrics)
@@ -122,6 +128,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		// Job asks whether the connection lives while a push waits.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}))
 	cometpb.RegisterCometServer(s.rpc, &rpcService{server: s})
+	sessions.RegisterSessionsServer(s.rpc, &sessionsService{server: s})
 	return s, nil
 }
 
@@ -310,7 +317,7 @@ func (s *Server) onPrepare(websocket bool) netpoll.OnPrepare {
 	return func(c netpoll.Connection) context.Context {
 		shareBarrier(c)
 		client, _ := c.RemoteAddr().(remoteAddr)
-		ss := &session{server: s, addr: addrKey(client), websocket: websocket}
+		ss := &session{server: s, addr: addrKey(client), websocket: websocket, number: s.numbers.Add(1)}
 		ss.out.stream = fdStream{c.(netpoll.Conn).Fd()}
 		if !websocket {
 			ss.in.phase = phaseAuth

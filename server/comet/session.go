@@ -37,6 +37,7 @@ type session struct {
 	server    *Server
 	addr      addrKey // set once
 	websocket bool    // set once
+	number    uint64  // set once; see id
 
 	in struct { // inMu guards
 		phase    phase
@@ -53,7 +54,9 @@ type session struct {
 	key       string
 	heartbeat time.Duration
 	shard     *shard
+	managed   bool // logic bounds the sessions of the key
 
+	doomed   atomic.Bool             // while connecting: replaced before it began
 	commands atomic.Int32            // posted to the shard and not run yet
 	deadline atomic.Int64            // unix seconds at which the session is overdue
 	online   atomic.Pointer[roomRef] // the room whose count a heartbeat returns
@@ -68,6 +71,7 @@ type session struct {
 	}
 
 	// Owned by the shard.
+	next       *session // the next older one under the same key
 	accepts    *acceptSet
 	room       *room // nil in no room
 	roomIndex  int32
