@@ -210,10 +210,10 @@ var errFull = errors.New("connection limit reached")
 
 // limits decides which connections are accepted and counts addresses.
 type limits struct {
-	cfg     LimitConfig
 	highMem atomic.Bool // memory is over the limit
 
 	mu        sync.Mutex
+	cfg       LimitConfig
 	total     int
 	addresses map[addrKey]*addressUse
 }
@@ -223,6 +223,37 @@ type addressUse struct {
 	connections int
 	tokens      float64
 	refilled    time.Time
+}
+
+// set makes cfg hold from now on, for new connections.
+func (l *limits) set(cfg LimitConfig) {
+	if cfg.Connections == 0 {
+		cfg.Connections = descriptorLimit() - reservedDescriptors
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.cfg = cfg
+}
+
+// connections is how many connections are accepted.
+func (l *limits) connections() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.cfg.Connections
+}
+
+// full says whether no connection more is accepted.
+func (l *limits) full() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.total >= l.cfg.Connections
+}
+
+// memory says how many bytes are in use.
+func (l *limits) memory(used int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.highMem.Store(l.cfg.Memory > 0 && used > l.cfg.Memory)
 }
 
 // enter counts a connection from addr, or says which limit forbids it.

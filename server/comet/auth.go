@@ -94,6 +94,7 @@ func (s *Server) admit(c *session, auth wire.Frame, r *logic.ConnectReply) {
 		c.online.Store(join.ref)
 	}
 	c.out.joined = true
+	c.out.watched = s.watches(c.mid)
 	s.sessions.Add(1)
 	s.metrics.session(c, 1)
 	// The shard can't write before the reply is out, and misses nothing pushed behind it.

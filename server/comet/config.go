@@ -24,6 +24,7 @@ type Config struct {
 	TCP       TCPConfig        `toml:"tcp"`
 	WebSocket WebSocketConfig  `toml:"websocket"`
 	Protocol  ProtocolConfig   `toml:"protocol"`
+	Whitelist WhitelistConfig  `toml:"whitelist"`
 	Session   SessionConfig    `toml:"session"`
 	Room      RoomConfig       `toml:"room"`
 	Limit     LimitConfig      `toml:"limit"`
@@ -61,6 +62,12 @@ type ProtocolConfig struct {
 	HandshakeTimeout time.Duration `toml:"handshakeTimeout" doc:"Time from connect to a good auth frame, 10ms to 10m."`
 	FirstFrames      int           `toml:"firstFrames" doc:"Frames of other operations that are skipped before auth, 0 to 255."`
 	UpgradeBytes     int           `toml:"upgradeBytes" doc:"Largest WebSocket upgrade request in bytes, 512 to 65536."`
+}
+
+// WhitelistConfig is the members whose every frame is logged.
+type WhitelistConfig struct {
+	Whitelist []int64 `toml:"whitelist" doc:"Member ids whose every frame is logged, in and out."`
+	WhiteLog  string  `toml:"whiteLog" doc:"File that these frames are appended to; empty for the process's log."`
 }
 
 // SessionConfig bounds one session.
@@ -123,7 +130,6 @@ func IgnoredKeys() []string {
 		"tcp.reader", "tcp.readBuf", "tcp.readBufSize", "tcp.writer", "tcp.writeBuf", "tcp.writeBufSize",
 		"websocket.tlsOpen", "websocket.tlsBind", "websocket.certFile", "websocket.privateFile",
 		"protocol.timer", "protocol.timerSize", "protocol.svrProto", "protocol.cliProto",
-		"whitelist.Whitelist", "whitelist.WhiteLog", "whitelist.whitelist", "whitelist.whiteLog",
 		"bucket.size", "bucket.channel", "bucket.room", "bucket.routineAmount", "bucket.routineSize",
 	}
 }

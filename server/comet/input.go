@@ -190,6 +190,9 @@ func (s *session) handle(f wire.Frame) error {
 	if s.in.phase == phaseAuth {
 		return s.handleFirst(f)
 	}
+	if white := s.server.white.Load(); len(white.mids) > 0 && white.mids[s.mid] {
+		white.frame("in", s, f)
+	}
 	switch f.Op {
 	case wire.OpHeartbeat:
 		s.beat(f)

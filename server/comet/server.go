@@ -77,6 +77,13 @@ type Server struct {
 	numbers  atomic.Uint64 // the last session's
 
 	connecting connecting
+	white      atomic.Pointer[whitelist]
+
+	reloading sync.Mutex // held by Reload
+	applied   Config     // reloading guards; cfg with what Reload changed
+	envMu     sync.Mutex
+	env       discovery.Env // envMu guards; what may change while we run
+	renew     chan struct{} // asks for a renewal in discovery at once
 
 	handshakes handshakes
 	listeners  []*listener
@@ -109,13 +116,18 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		workers:  newWorkers(maxWorkers),
 		seed:     maphash.MakeSeed(),
 		boot:     newBoot(),
+		env:      cfg.Env,
+		applied:  cfg,
+		renew:    make(chan struct{}, 1),
 	}
+	white, err := openWhitelist(cfg.Whitelist, log)
+	if err != nil {
+		return nil, fmt.Errorf("comet configuration: %w", err)
+	}
+	s.white.Store(white)
 	s.metrics = newMetrics(deps.Metrics)
 	s.registerGauges(deps.Metrics)
-	s.limits.cfg = cfg.Limit
-	if s.limits.cfg.Connections == 0 {
-		s.limits.cfg.Connections = descriptorLimit() - reservedDescriptors
-	}
+	s.limits.set(cfg.Limit)
 	n := cfg.Room.Shards
 	if n == 0 {
 		n = runtime.GOMAXPROCS(0)
@@ -201,7 +213,7 @@ func (s *Server) Ready() error {
 	case s.register != nil && !s.registered.Load():
 		return errors.New("not registered in discovery yet")
 	}
-	if n, _ := s.limits.counts(); n >= s.limits.cfg.Connections {
+	if s.limits.full() {
 		return errFull
 	}
 	return nil
@@ -240,7 +252,7 @@ func (s *Server) Run(ctx context.Context) error {
 	others.Go(func() { s.stayRegistered(life, drained) })
 	s.serving.Store(true)
 	s.log.Info("comet serves", "tcp", s.TCPAddrs(), "websocket", s.WebSocketAddrs(), "rpc", s.RPCAddr().String(),
-		"shards", len(s.shards), "connections", s.limits.cfg.Connections)
+		"shards", len(s.shards), "connections", s.limits.connections())
 
 	var err error
 	select {
@@ -261,6 +273,7 @@ func (s *Server) Run(ctx context.Context) error {
 		sh.mailbox.put(stopCommand{})
 	}
 	shards.Wait()
+	s.white.Load().close()
 	if n := s.workers.stop(s.cfg.RPCClient.Timeout + 2*time.Second); n > 0 {
 		s.log.Warn("logic was not told of every end in time", "calls", n)
 	}
@@ -401,16 +414,22 @@ func (s *Server) stayRegistered(ctx context.Context, drained <-chan struct{}) {
 			<-drained
 			return
 		case <-tick.C:
-			if err := reg.Update(s.instance(false).Metadata); err != nil {
-				s.log.Warn("renew the metadata in discovery", "err", err)
-			}
+		case <-s.renew:
+		}
+		if ctx.Err() != nil {
+			continue
+		}
+		if err := reg.Update(s.instance(false).Metadata); err != nil {
+			s.log.Warn("renew the metadata in discovery", "err", err)
 		}
 	}
 }
 
 // instance is what discovery says of this comet, as goim's does.
 func (s *Server) instance(draining bool) discovery.Instance {
-	env := s.cfg.Env
+	s.envMu.Lock()
+	env := s.env
+	s.envMu.Unlock()
 	connections, addresses := s.limits.counts()
 	return discovery.Instance{
 		AppID:    discovery.AppComet,
@@ -440,11 +459,8 @@ func (s *Server) watchMemory(ctx context.Context) {
 			return
 		case now := <-tick.C:
 			s.limits.sweep(now)
-			if s.cfg.Limit.Memory > 0 {
-				metrics.Read(sample)
-				used := int64(sample[0].Value.Uint64() - sample[1].Value.Uint64())
-				s.limits.highMem.Store(used > s.cfg.Limit.Memory)
-			}
+			metrics.Read(sample)
+			s.limits.memory(int64(sample[0].Value.Uint64() - sample[1].Value.Uint64()))
 		}
 	}
 }

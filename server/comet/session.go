@@ -67,6 +67,7 @@ type session struct {
 		backlog *backlog // non-nil while the peer's window is full; the shard retries
 		closed  bool     // the descriptor is gone, or soon will be
 		joined  bool     // a join was posted, so a leave must follow
+		watched bool     // its frames are logged
 		reason  reason   // why we closed it, reasonPeer otherwise
 	}
 
@@ -135,6 +136,9 @@ func (s *session) writeLocked(b []byte) (lag bool, err error) {
 			return false, errBackedUp
 		}
 		l.queue = append(l.queue, b...)
+		if o.watched {
+			s.server.white.Load().sent(s, b)
+		}
 		return false, nil
 	}
 	n, err := o.stream.send(b)
@@ -143,11 +147,14 @@ func (s *session) writeLocked(b []byte) (lag bool, err error) {
 		return false, err
 	}
 	s.server.metrics.wrote(n)
-	switch {
-	case n == len(b):
-		return false, nil
-	case n == 0 && len(b) > s.server.cfg.Session.MaxPending:
+	if n == 0 && len(b) > s.server.cfg.Session.MaxPending {
 		return false, errBackedUp
+	}
+	if o.watched {
+		s.server.white.Load().sent(s, b)
+	}
+	if n == len(b) {
+		return false, nil
 	}
 	o.backlog = &backlog{rest: keepRest(b, n)}
 	return true, nil

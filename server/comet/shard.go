@@ -283,6 +283,9 @@ func (sh *shard) deliver(r *room, m *member) bool {
 				o.backlog.rest = keepRest(c.data, n)
 			}
 			sh.tally.frames += c.frames
+			if o.watched {
+				sh.server.white.Load().sent(s, c.data)
+			}
 		}
 		m.offset = c.next
 		if o.backlog != nil {

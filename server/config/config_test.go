@@ -183,7 +183,7 @@ func TestErrorsNameWhatIsWrongAndWhatIsRight(t *testing.T) {
 		{"unknown section", "[tpc]\nbind = []\n", nil, nil, []string{"unknown key tpc", "did you mean tcp?"}},
 		{"all that is wrong at once", "[tcp]\nbnd = []\nsndbuf = 'x'\n", nil, nil, []string{"tcp.bnd", `tcp.sndbuf: "x" is not a whole number`}},
 		{"a section as a key", "tcp = 1\n", nil, nil, []string{"tcp is a section: write [tcp]"}},
-		{"a text where a list is", "[tcp]\nbind = ':1'\n", nil, nil, []string{"tcp.bind", "a list"}},
+		{"a text where a list of numbers is", "mids = 'x'\n", nil, nil, []string{"mids", "a list"}},
 		{"a number of seconds", "[rpcServer]\ntimeout = 1\n", nil, nil, []string{"rpcServer.timeout: 1 is not a duration"}},
 		{"not a number", "ratio = nan\n", nil, nil, []string{"ratio"}},
 	} {

@@ -244,10 +244,19 @@ func convert(t reflect.Type, from any) (reflect.Value, error) {
 		}
 		v.SetBool(x)
 	case string:
-		if t.Kind() != reflect.String {
+		switch {
+		case t.Kind() == reflect.String:
+			v.SetString(x)
+		case t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.String:
+			// goim has lists that are one text, with commas.
+			list, err := parse(t, x)
+			if err != nil {
+				return v, err
+			}
+			return convert(t, list)
+		default:
 			return wrong()
 		}
-		v.SetString(x)
 	case float64:
 		if t.Kind() != reflect.Float64 && t.Kind() != reflect.Float32 || math.IsNaN(x) || math.IsInf(x, 0) {
 			return wrong()

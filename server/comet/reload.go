@@ -1,0 +1,45 @@
+package comet
+
+import (
+	"fmt"
+
+	"barrage/server/config"
+)
+
+// reloadable are the settings that Reload takes over.
+var reloadable = []string{"whitelist", "limit", "env.weight", "env.offline", "env.addrs"}
+
+// Reload takes over what may change while the comet runs: the whitelist, for live sessions
+// too; the limits, for new connections; and weight, offline and addrs, of which discovery
+// hears at once. It returns the paths of the settings that changed and hold now. Where others
+// changed too the error is a config.RestartError; with any other error nothing changed. The
+// file of the whitelist's log is opened anew in any case, so that it can be rotated.
+func (s *Server) Reload(cfg Config) (changed []string, err error) {
+	s.reloading.Lock()
+	defer s.reloading.Unlock()
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("comet configuration: %w", err)
+	}
+	paths, err := config.Diff(&s.applied, &cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.setWhitelist(cfg.Whitelist); err != nil {
+		return nil, err
+	}
+	s.limits.set(cfg.Limit)
+	s.envMu.Lock()
+	s.env.Weight, s.env.Offline, s.env.Addrs = cfg.Env.Weight, cfg.Env.Offline, cfg.Env.Addrs
+	s.envMu.Unlock()
+	select {
+	case s.renew <- struct{}{}:
+	default:
+	}
+	s.applied.Whitelist, s.applied.Limit = cfg.Whitelist, cfg.Limit
+	s.applied.Env.Weight, s.applied.Env.Offline, s.applied.Env.Addrs = cfg.Env.Weight, cfg.Env.Offline, cfg.Env.Addrs
+	changed, later := config.Split(paths, reloadable)
+	if len(later) > 0 {
+		return changed, &config.RestartError{Paths: later}
+	}
+	return changed, nil
+}
