@@ -83,15 +83,8 @@ func (l *listener) prepare() error {
 	if err := syscall.SetNonblock(l.fd, true); err != nil {
 		return os.NewSyscallError("set non-blocking", err)
 	}
-	for _, o := range []struct{ option, bytes int }{
-		{unix.SO_RCVBUF, l.server.cfg.TCP.RcvBuf},
-		{unix.SO_SNDBUF, l.server.cfg.TCP.SndBuf},
-	} {
-		if o.bytes > 0 {
-			if err := unix.SetsockoptInt(l.fd, unix.SOL_SOCKET, o.option, o.bytes); err != nil {
-				return os.NewSyscallError("setsockopt", err)
-			}
-		}
+	if err := setBuffers(l.fd, l.server.cfg.TCP); err != nil {
+		return err
 	}
 	spare, err := unix.Open("/dev/null", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {

@@ -50,11 +50,17 @@ type TCPConfig struct {
 	SndBuf    int      `toml:"sndbuf" doc:"Send buffer of a socket in bytes, 0 for the kernel's own sizing."`
 	RcvBuf    int      `toml:"rcvbuf" doc:"Receive buffer of a socket in bytes, 0 for the kernel's own sizing. It bounds what a client can make comet read at once."`
 	KeepAlive bool     `toml:"keepalive" doc:"Whether TCP keep-alive probes are sent."`
+	TLSOpen   bool     `toml:"tlsOpen" doc:"Whether TCP clients are served over TLS as well, with the certificates of websocket.certFile."`
+	TLSBind   []string `toml:"tlsBind" doc:"Addresses for TCP clients over TLS."`
 }
 
 // WebSocketConfig is the WebSocket listener.
 type WebSocketConfig struct {
-	Bind []string `toml:"bind" doc:"Addresses for WebSocket clients."`
+	Bind        []string `toml:"bind" doc:"Addresses for WebSocket clients."`
+	TLSOpen     bool     `toml:"tlsOpen" doc:"Whether WebSocket clients are served over TLS as well."`
+	TLSBind     []string `toml:"tlsBind" doc:"Addresses for WebSocket clients over TLS."`
+	CertFile    []string `toml:"certFile" doc:"PEM files of the certificates, each with the intermediate ones behind it; read again when they change."`
+	PrivateFile []string `toml:"privateFile" doc:"PEM files of the certificates' keys, in the same order."`
 }
 
 // ProtocolConfig bounds what happens before a session is authenticated.
@@ -110,8 +116,8 @@ func DefaultConfig() Config {
 		Discovery: discovery.Config{Nodes: []string{"127.0.0.1:7171"}},
 		RPCServer: RPCServerConfig{Addr: ":3109"},
 		RPCClient: RPCClientConfig{Dial: time.Second, Timeout: time.Second},
-		TCP:       TCPConfig{Bind: []string{":3101"}, RcvBuf: 8192, KeepAlive: true},
-		WebSocket: WebSocketConfig{Bind: []string{":3102"}},
+		TCP:       TCPConfig{Bind: []string{":3101"}, RcvBuf: 8192, KeepAlive: true, TLSBind: []string{":3104"}},
+		WebSocket: WebSocketConfig{Bind: []string{":3102"}, TLSBind: []string{":3103"}},
 		Protocol:  ProtocolConfig{HandshakeTimeout: 5 * time.Second, FirstFrames: 16, UpgradeBytes: 8192},
 		Session:   SessionConfig{MaxPending: 256 << 10, MaxAccepts: 1024},
 		Room:      RoomConfig{LogBytes: 4 << 20, MailboxBytes: 64 << 20, SlowPolicy: slowSkip},
@@ -128,7 +134,6 @@ func IgnoredKeys() []string {
 		"rpcServer.network", "rpcServer.timeout", "rpcServer.idleTimeout", "rpcServer.maxLifeTime",
 		"rpcServer.forceCloseWait", "rpcServer.keepaliveInterval", "rpcServer.keepaliveTimeout",
 		"tcp.reader", "tcp.readBuf", "tcp.readBufSize", "tcp.writer", "tcp.writeBuf", "tcp.writeBufSize",
-		"websocket.tlsOpen", "websocket.tlsBind", "websocket.certFile", "websocket.privateFile",
 		"protocol.timer", "protocol.timerSize", "protocol.svrProto", "protocol.cliProto",
 		"bucket.size", "bucket.channel", "bucket.room", "bucket.routineAmount", "bucket.routineSize",
 	}
@@ -177,7 +182,12 @@ func (c *Config) Validate() error {
 	if p := c.Room.SlowPolicy; p != slowSkip && p != slowClose {
 		return fmt.Errorf("room.slowPolicy is %q, accepted is %q or %q", p, slowSkip, slowClose)
 	}
-	if len(c.TCP.Bind)+len(c.WebSocket.Bind) == 0 {
+	if c.TCP.TLSOpen || c.WebSocket.TLSOpen {
+		certs, keys := len(c.WebSocket.CertFile), len(c.WebSocket.PrivateFile)
+		if certs == 0 || certs != keys {
+			return fmt.Errorf("websocket.certFile has %d files and websocket.privateFile %d: TLS needs at least one, and a key for each", certs, keys)
+		}
+	} else if len(c.TCP.Bind)+len(c.WebSocket.Bind) == 0 {
 		return fmt.Errorf("tcp.bind and websocket.bind are both empty, one address is needed")
 	}
 	return nil

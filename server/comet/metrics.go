@@ -14,6 +14,7 @@ const (
 	reasonAuthFailed                  // logic could not be asked
 	reasonFirstFrames                 // too many frames before auth
 	reasonBadFrame                    // package or header length out of range
+	reasonBadTLS                      // the TLS handshake failed
 	reasonBadUpgrade                  // not a WebSocket handshake
 	reasonBadWebSocket                // against RFC 6455
 	reasonTextMessage                 // a text message; the protocol is binary
@@ -32,7 +33,7 @@ const (
 
 var reasonNames = [numReasons]string{
 	"peer", "auth_timeout", "auth_refused", "auth_failed", "first_frames", "bad_frame",
-	"bad_upgrade", "bad_websocket", "text_message", "too_big", "input_overflow", "heartbeat",
+	"bad_tls", "bad_upgrade", "bad_websocket", "text_message", "too_big", "input_overflow", "heartbeat",
 	"replaced", "rejected", "slow", "backed_up", "write_error", "panic", "drain",
 }
 
@@ -65,8 +66,7 @@ var skipNames = [numSkips]string{"log_overrun", "backed_up"}
 
 // cometMetrics are a comet's counters. The hot ones are added once a slice, not once a write.
 type cometMetrics struct {
-	sessionsTCP  prometheus.Gauge
-	sessionsWS   prometheus.Gauge
+	sessions     [4]prometheus.Gauge // by transport
 	connections  prometheus.Gauge
 	accepted     prometheus.Counter
 	refused      [numRefusals]prometheus.Counter
@@ -105,7 +105,9 @@ func newMetrics(r prometheus.Registerer) *cometMetrics {
 	sessions := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "barrage_comet_sessions", Help: "Authenticated sessions."}, []string{"transport"})
 	r.MustRegister(sessions)
-	m.sessionsTCP, m.sessionsWS = sessions.WithLabelValues("tcp"), sessions.WithLabelValues("ws")
+	for i, name := range transportNames {
+		m.sessions[i] = sessions.WithLabelValues(name)
+	}
 	m.connections = gauge("connections", "Open connections, authenticated or not.")
 	m.laggards = gauge("laggards", "Sessions whose socket buffer is full.")
 	m.accepted = counter("accepted_total", "Connections accepted.")
@@ -157,9 +159,19 @@ func (m *cometMetrics) wrote(n int) {
 
 // session counts d authenticated sessions more on c's transport.
 func (m *cometMetrics) session(c *session, d float64) {
-	if c.websocket {
-		m.sessionsWS.Add(d)
-	} else {
-		m.sessionsTCP.Add(d)
+	m.sessions[c.transport()].Add(d)
+}
+
+// transportNames are the transports of sessions.
+var transportNames = [4]string{"tcp", "ws", "tcp+tls", "wss"}
+
+// transport is the index of the session's transport in transportNames.
+func (s *session) transport() (i int) {
+	if s.websocket {
+		i++
 	}
+	if s.tls {
+		i += 2
+	}
+	return i
 }

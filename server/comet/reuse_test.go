@@ -25,8 +25,9 @@ import (
 // time, so that the kernel hands the same descriptors out anew. Every frame names its
 // addressee: no byte of one session may reach another, and no stream may break.
 func TestNoByteReachesAnotherSession(t *testing.T) {
-	both(t, func(t *testing.T, websocket bool) {
-		c := startComet(t, &fakeLogic{}, nil)
+	everyTransport(t, func(t *testing.T, tr transport) {
+		websocket := tr.websocket
+		c := tr.start(t, &fakeLogic{}, nil)
 		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 		defer cancel()
 		const slots = 16
@@ -72,7 +73,7 @@ func TestNoByteReachesAnotherSession(t *testing.T) {
 						frames.Add(1)
 					}
 					if rng.IntN(2) == 0 {
-						cl.conn.(*net.TCPConn).SetLinger(0) // reset
+						cl.reset()
 					}
 					cl.conn.Close()
 					lives.Add(1)

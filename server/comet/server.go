@@ -26,6 +26,7 @@ import (
 	"barrage/server/api/logic"
 	"barrage/server/api/protocol"
 	"barrage/server/api/sessions"
+	"barrage/server/comet/secure"
 	"barrage/server/discovery"
 
 	"github.com/cloudwego/netpoll"
@@ -85,13 +86,15 @@ type Server struct {
 	env       discovery.Env // envMu guards; what may change while we run
 	renew     chan struct{} // asks for a renewal in discovery at once
 
-	handshakes handshakes
-	listeners  []*listener
-	rpcLn      net.Listener
-	rpc        *grpc.Server
-	refusedLog lineLimit
-	serving    atomic.Bool
-	registered atomic.Bool
+	handshakes   handshakes
+	listeners    []*listener
+	secure       []*tlsListener
+	certificates *secure.Certificates // nil without TLS
+	rpcLn        net.Listener
+	rpc          *grpc.Server
+	refusedLog   lineLimit
+	serving      atomic.Bool
+	registered   atomic.Bool
 }
 
 // New makes a comet, which does nothing until Listen and Run.
@@ -125,6 +128,12 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		return nil, fmt.Errorf("comet configuration: %w", err)
 	}
 	s.white.Store(white)
+	if cfg.TCP.TLSOpen || cfg.WebSocket.TLSOpen {
+		s.certificates, err = secure.NewCertificates(cfg.WebSocket.tlsFiles(), log, deps.Metrics)
+		if err != nil {
+			return nil, fmt.Errorf("comet configuration: websocket.certFile, websocket.privateFile: %w", err)
+		}
+	}
 	s.metrics = newMetrics(deps.Metrics)
 	s.registerGauges(deps.Metrics)
 	s.limits.set(cfg.Limit)
@@ -161,7 +170,10 @@ func (s *Server) Listen() (err error) {
 			for _, l := range s.listeners {
 				l.release()
 			}
-			s.listeners = nil
+			for _, l := range s.secure {
+				l.stop()
+			}
+			s.listeners, s.secure = nil, nil
 		}
 	}()
 	for _, b := range []struct {
@@ -180,6 +192,26 @@ func (s *Server) Listen() (err error) {
 			s.listeners = append(s.listeners, l)
 		}
 	}
+	for _, b := range []struct {
+		field     string
+		open      bool
+		addresses []string
+		websocket bool
+	}{
+		{"tcp.tlsBind", s.cfg.TCP.TLSOpen, s.cfg.TCP.TLSBind, false},
+		{"websocket.tlsBind", s.cfg.WebSocket.TLSOpen, s.cfg.WebSocket.TLSBind, true},
+	} {
+		for _, a := range b.addresses {
+			if !b.open {
+				break
+			}
+			l, err := s.listenTLS(b.field, a, b.websocket)
+			if err != nil {
+				return err
+			}
+			s.secure = append(s.secure, l)
+		}
+	}
 	s.rpcLn, err = net.Listen("tcp", s.cfg.RPCServer.Addr)
 	if err != nil {
 		return fmt.Errorf("rpcServer.addr %s: %w", s.cfg.RPCServer.Addr, err)
@@ -192,6 +224,22 @@ func (s *Server) TCPAddrs() []net.Addr { return s.addrs(false) }
 
 // WebSocketAddrs returns the addresses that WebSocket clients connect to, after Listen.
 func (s *Server) WebSocketAddrs() []net.Addr { return s.addrs(true) }
+
+// TCPTLSAddrs returns the addresses that TCP clients connect to over TLS, after Listen.
+func (s *Server) TCPTLSAddrs() []net.Addr { return s.tlsAddrs(false) }
+
+// WebSocketTLSAddrs returns the addresses that WebSocket clients connect to over TLS, after
+// Listen.
+func (s *Server) WebSocketTLSAddrs() []net.Addr { return s.tlsAddrs(true) }
+
+func (s *Server) tlsAddrs(websocket bool) (list []net.Addr) {
+	for _, l := range s.secure {
+		if l.websocket == websocket {
+			list = append(list, l.ln.Addr())
+		}
+	}
+	return list
+}
 
 // RPCAddr returns the address of the gRPC service, after Listen.
 func (s *Server) RPCAddr() net.Addr { return s.rpcLn.Addr() }
@@ -226,7 +274,7 @@ func (s *Server) Run(ctx context.Context) error {
 	for _, sh := range s.shards {
 		shards.Go(sh.loop)
 	}
-	failed := make(chan error, len(s.listeners)+1)
+	failed := make(chan error, len(s.listeners)+len(s.secure)+1)
 	for _, l := range s.listeners {
 		loop, err := netpoll.NewEventLoop(onRequest, netpoll.WithOnPrepare(s.onPrepare(l.websocket)))
 		if err != nil {
@@ -238,6 +286,13 @@ func (s *Server) Run(ctx context.Context) error {
 			}
 		})
 	}
+	for _, l := range s.secure {
+		others.Go(func() {
+			if err := l.serve(); err != nil {
+				failed <- err
+			}
+		})
+	}
 	others.Go(func() {
 		if err := s.rpc.Serve(s.rpcLn); err != nil {
 			failed <- fmt.Errorf("serve gRPC: %w", err)
@@ -246,12 +301,16 @@ func (s *Server) Run(ctx context.Context) error {
 	life, stop := context.WithCancel(ctx)
 	defer stop()
 	others.Go(func() { s.handshakes.watch(life, s.cfg.Protocol.HandshakeTimeout) })
+	if s.certificates != nil {
+		others.Go(func() { s.certificates.Watch(life, certificateCheck) })
+	}
 	others.Go(func() { s.reportOnline(life) })
 	others.Go(func() { s.watchMemory(life) })
 	drained := make(chan struct{})
 	others.Go(func() { s.stayRegistered(life, drained) })
 	s.serving.Store(true)
-	s.log.Info("comet serves", "tcp", s.TCPAddrs(), "websocket", s.WebSocketAddrs(), "rpc", s.RPCAddr().String(),
+	s.log.Info("comet serves", "tcp", s.TCPAddrs(), "websocket", s.WebSocketAddrs(),
+		"tcp_tls", s.TCPTLSAddrs(), "websocket_tls", s.WebSocketTLSAddrs(), "rpc", s.RPCAddr().String(),
 		"shards", len(s.shards), "connections", s.limits.connections())
 
 	var err error
@@ -283,6 +342,9 @@ func (s *Server) Run(ctx context.Context) error {
 // drain stops accepting and closes the sessions over the window.
 func (s *Server) drain() {
 	for _, l := range s.listeners {
+		l.stop()
+	}
+	for _, l := range s.secure {
 		l.stop()
 	}
 	if n := s.open.Load(); n > 0 {

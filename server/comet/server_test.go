@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -22,6 +24,7 @@ import (
 
 	cometpb "barrage/server/api/comet"
 	"barrage/server/api/protocol"
+	"barrage/server/comet/secure/securetest"
 	"barrage/server/wire"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -43,6 +46,8 @@ type testComet struct {
 	tcp   string
 	ws    string
 	stop  func()
+
+	trusted *x509.CertPool // with it, clients connect over TLS
 }
 
 func startComet(t testing.TB, logic *fakeLogic, change func(*Config)) *testComet {
@@ -125,9 +130,15 @@ func (c *testComet) tryDial(t testing.TB, websocket bool) (*client, error) {
 	if websocket {
 		addr = c.ws
 	}
+	if c.trusted != nil {
+		addr = c.tlsAddrs(websocket)[0].String()
+	}
 	conn, err := net.DialTimeout("tcp", addr, wait)
 	if err != nil {
 		return nil, err
+	}
+	if c.trusted != nil {
+		conn = tls.Client(conn, &tls.Config{RootCAs: c.trusted, ServerName: "127.0.0.1"})
 	}
 	conn.SetDeadline(time.Now().Add(wait))
 	cl := &client{t: t, conn: conn, r: bufio.NewReader(conn), websocket: websocket}
@@ -248,6 +259,15 @@ func (c *client) read() wire.Frame {
 	return f
 }
 
+// reset has the connection end with a reset, when it is closed.
+func (c *client) reset() {
+	conn := c.conn
+	if over, ok := conn.(*tls.Conn); ok {
+		conn = over.NetConn()
+	}
+	conn.(*net.TCPConn).SetLinger(0)
+}
+
 // ended waits until the server has closed the connection.
 func (c *client) ended() {
 	c.t.Helper()
@@ -264,14 +284,44 @@ func raw(op int32, bodies ...string) *protocol.Proto {
 	return &protocol.Proto{Ver: 1, Op: 9, Body: b}
 }
 
+// A transport is a way to connect.
+type transport struct{ websocket, tls bool }
+
+// everyTransport runs a test over each of them.
+func everyTransport(t *testing.T, run func(t *testing.T, tr transport)) {
+	for i, name := range transportNames {
+		t.Run(name, func(t *testing.T) { run(t, transport{websocket: i%2 == 1, tls: i >= 2}) })
+	}
+}
+
+// start starts a comet whose clients connect in this way.
+func (tr transport) start(t testing.TB, logic *fakeLogic, change func(*Config)) *testComet {
+	t.Helper()
+	if !tr.tls {
+		return startComet(t, logic, change)
+	}
+	cert, key, trusted := securetest.Pair(t, t.TempDir(), "comet", "127.0.0.1")
+	c := startComet(t, logic, func(cfg *Config) {
+		cfg.TCP.TLSOpen, cfg.WebSocket.TLSOpen = true, true
+		cfg.TCP.TLSBind, cfg.WebSocket.TLSBind = []string{"127.0.0.1:0"}, []string{"127.0.0.1:0"}
+		cfg.WebSocket.CertFile, cfg.WebSocket.PrivateFile = []string{cert}, []string{key}
+		if change != nil {
+			change(cfg)
+		}
+	})
+	c.trusted = trusted
+	return c
+}
+
 func both(t *testing.T, run func(t *testing.T, websocket bool)) {
 	t.Run("tcp", func(t *testing.T) { run(t, false) })
 	t.Run("websocket", func(t *testing.T) { run(t, true) })
 }
 
 func TestSessionLife(t *testing.T) {
-	both(t, func(t *testing.T, websocket bool) {
-		c := startComet(t, &fakeLogic{cluster: map[string]int32{"live://1": 42}}, func(cfg *Config) { cfg.Online.Period = 20 * time.Millisecond })
+	everyTransport(t, func(t *testing.T, tr transport) {
+		websocket := tr.websocket
+		c := tr.start(t, &fakeLogic{cluster: map[string]int32{"live://1": 42}}, func(cfg *Config) { cfg.Online.Period = 20 * time.Millisecond })
 		ctx := context.Background()
 		cl := c.login(t, websocket, `{"mid":5,"key":"k5","room_id":"live://1","accepts":[1000,1001]}`)
 

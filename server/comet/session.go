@@ -37,6 +37,7 @@ type session struct {
 	server    *Server
 	addr      addrKey // set once
 	websocket bool    // set once
+	tls       bool    // set once
 	number    uint64  // set once; see id
 
 	in struct { // inMu guards

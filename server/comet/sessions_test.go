@@ -104,9 +104,10 @@ func TestSeveralSessionsUnderOneKey(t *testing.T) {
 }
 
 func TestReplaced(t *testing.T) {
-	both(t, func(t *testing.T, websocket bool) {
+	everyTransport(t, func(t *testing.T, tr transport) {
+		websocket := tr.websocket
 		t.Run("by a logic that doesn't bound sessions", func(t *testing.T) {
-			c := startComet(t, &fakeLogic{}, nil)
+			c := tr.start(t, &fakeLogic{}, nil)
 			first := c.login(t, websocket, `{"key":"k","accepts":[1000]}`)
 			second := c.login(t, websocket, `{"key":"k","accepts":[1000]}`)
 			first.dismissed("replaced")
@@ -132,7 +133,7 @@ func TestReplaced(t *testing.T) {
 				}
 				return nil
 			}}
-			c := startComet(t, l, nil)
+			c := tr.start(t, l, nil)
 			// Of a member with two keys: they may be in different shards.
 			first := c.login(t, websocket, `{"mid":1,"key":"k1","accepts":[1000]}`)
 			second := c.login(t, websocket, `{"mid":1,"key":"k2","accepts":[1000]}`)
@@ -141,7 +142,7 @@ func TestReplaced(t *testing.T) {
 			second.wants("new")
 		})
 		t.Run("by logic's call", func(t *testing.T) {
-			c := startComet(t, &fakeLogic{connect: managed}, nil)
+			c := tr.start(t, &fakeLogic{connect: managed}, nil)
 			rpc := c.sessionsClient(t)
 			first := c.login(t, websocket, `{"key":"k","accepts":[1000]}`)
 			second := c.login(t, websocket, `{"key":"k","accepts":[1000]}`)
@@ -164,7 +165,7 @@ func TestReplaced(t *testing.T) {
 		})
 		t.Run("while it connects", func(t *testing.T) {
 			release := make(chan struct{})
-			c := startComet(t, &fakeLogic{connect: managed, before: func([]byte) { <-release }}, nil)
+			c := tr.start(t, &fakeLogic{connect: managed, before: func([]byte) { <-release }}, nil)
 			rpc := c.sessionsClient(t)
 			cl := c.dial(t, websocket)
 			cl.send(wire.Frame{Ver: 1, Op: wire.OpAuth, Body: []byte(`{"key":"k"}`)})
@@ -194,7 +195,7 @@ func TestReplaced(t *testing.T) {
 			l := &fakeLogic{connect: managed, beat: func(q *logic.HeartbeatReq) *logic.HeartbeatReply {
 				return &logic.HeartbeatReply{Replaced: strings.HasPrefix(q.Key, "old") && q.Session != ""}
 			}}
-			c := startComet(t, l, nil)
+			c := tr.start(t, l, nil)
 			cl := c.login(t, websocket, `{"key":"old"}`)
 			reportNow(t, c, "old")
 			cl.send(wire.Frame{Ver: 1, Op: wire.OpHeartbeat, Seq: 2})
@@ -226,8 +227,9 @@ type testCommand func(*shard)
 func (c testCommand) run(sh *shard) { c(sh) }
 
 func TestRejected(t *testing.T) {
-	both(t, func(t *testing.T, websocket bool) {
-		c := startComet(t, &fakeLogic{connect: func(*logic.ConnectReq, *logic.ConnectReply) error {
+	everyTransport(t, func(t *testing.T, tr transport) {
+		websocket := tr.websocket
+		c := tr.start(t, &fakeLogic{connect: func(*logic.ConnectReq, *logic.ConnectReply) error {
 			return status.Error(codes.AlreadyExists, "1 session has the key")
 		}}, nil)
 		cl := c.dial(t, websocket)
@@ -241,8 +243,9 @@ func TestRejected(t *testing.T) {
 }
 
 func TestDrainSaysSo(t *testing.T) {
-	both(t, func(t *testing.T, websocket bool) {
-		c := startComet(t, &fakeLogic{}, nil)
+	everyTransport(t, func(t *testing.T, tr transport) {
+		websocket := tr.websocket
+		c := tr.start(t, &fakeLogic{}, nil)
 		cl := c.login(t, websocket, `{"key":"k","room_id":"live://1"}`)
 		if _, err := c.rpc.BroadcastRoom(context.Background(), &cometpb.BroadcastRoomReq{RoomID: "live://1", Proto: raw(1000, "last")}); err != nil {
 			t.Fatal(err)
