@@ -7,14 +7,12 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"os"
-	"path/filepath"
 	"runtime/pprof"
 	"strings"
 	"sync"
@@ -413,48 +411,6 @@ func TestSessionLife(t *testing.T) {
 			return len(c.logic.gone) == 1 && c.logic.gone[0] == "k5"
 		})
 		eventually(t, "nothing is left", func() bool { return c.open.Load() == 0 && c.rooms.len() == 0 })
-	})
-}
-
-// The bytes of replies and pushes, as goim's clients read them.
-func TestGoldenBytes(t *testing.T) {
-	both(t, func(t *testing.T, websocket bool) {
-		c := startComet(t, &fakeLogic{}, nil)
-		cl := c.dial(t, websocket)
-		cl.send(wire.Frame{Ver: 1, Op: wire.OpAuth, Seq: 258, Body: []byte(`{"key":"k","room_id":"live://1"}`)})
-		cl.send(wire.Frame{Ver: 1, Op: wire.OpHeartbeat, Seq: 3})
-		n := 16 + 20
-		if websocket {
-			n += 4
-		}
-		got := make([]byte, n)
-		if _, err := io.ReadFull(cl.r, got); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := c.rpc.BroadcastRoom(context.Background(), &cometpb.BroadcastRoomReq{RoomID: "live://1", Proto: raw(1000, `{"a":1}`, `{"b":2}`)}); err != nil {
-			t.Fatal(err)
-		}
-		n = 2 * (16 + 7)
-		if websocket {
-			n += 2 + 16
-		}
-		push := make([]byte, n)
-		if _, err := io.ReadFull(cl.r, push); err != nil {
-			t.Fatal(err)
-		}
-		name := filepath.Join("testdata", strings.ReplaceAll(t.Name(), "/", "_")+".hex")
-		text := hex.Dump(append(got, push...))
-		if os.Getenv("UPDATE_GOLDEN") != "" {
-			os.MkdirAll("testdata", 0o755)
-			os.WriteFile(name, []byte(text), 0o644)
-		}
-		want, err := os.ReadFile(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if text != string(want) {
-			t.Errorf("bytes are\n%swant\n%s", text, want)
-		}
 	})
 }
 
