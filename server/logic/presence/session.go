@@ -3,143 +3,245 @@ package presence
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
 
-// A Session says which comet holds the session with a key. Mid is the member it belongs to,
-// 0 for nobody.
+// A Session says which comet holds a session with a key. Several sessions may have one key.
 type Session struct {
-	Mid    int64
+	Mid    int64 // the member that it belongs to, 0 for nobody
 	Key    string
-	Server string
+	Server string // the comet's name
+	ID     string // unique for ever; "" for a session of a comet that gives none: it has one a key
 }
 
-// The scripts compare before they write: a key may have been taken over by a session on
-// another comet, whose entry must outlive the end of the older session.
-const (
-	// renewSession keeps KEYS[1] alive for ARGV[2] ms, and puts ARGV[1] in when it is missing.
-	renewSession = `
-if redis.call('GET', KEYS[1]) then
-	return redis.call('PEXPIRE', KEYS[1], ARGV[2])
-end
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return 1`
-
-	// renewMember does the same for field ARGV[3] of the hash KEYS[1].
-	renewMember = `
-redis.call('HSETNX', KEYS[1], ARGV[3], ARGV[1])
-return redis.call('PEXPIRE', KEYS[1], ARGV[2])`
-
-	// removeSession deletes KEYS[1] if it holds ARGV[1].
-	removeSession = `
-if redis.call('GET', KEYS[1]) == ARGV[1] then
-	return redis.call('DEL', KEYS[1])
-end
-return 0`
-
-	// removeMember deletes field ARGV[2] of the hash KEYS[1] if it holds ARGV[1].
-	removeMember = `
-if redis.call('HGET', KEYS[1], ARGV[2]) == ARGV[1] then
-	return redis.call('HDEL', KEYS[1], ARGV[2])
-end
-return 0`
-)
-
-// Add enters a session. An older session with the same key is forgotten.
-func (s *Store) Add(ctx context.Context, session Session) error {
-	pipe := s.client.Pipeline()
-	if session.Mid > 0 {
-		key := memberKey(session.Mid)
-		pipe.HSet(ctx, key, session.Key, session.Server)
-		pipe.PExpire(ctx, key, s.expire)
+// id is the session's name among those with its key.
+func (s Session) id() string {
+	if s.ID == "" {
+		return s.Server
 	}
-	pipe.Set(ctx, sessionKey(session.Key), session.Server, s.expire)
-	if err := run(ctx, pipe); err != nil {
-		return s.failed(opAdd, fmt.Errorf("add session %q to redis: %w", session.Key, err))
-	}
-	return nil
+	return s.ID
 }
 
-// Renew keeps a session from expiring, and enters it again when it has expired.
-func (s *Store) Renew(ctx context.Context, session Session) error {
-	pipe := s.client.Pipeline()
-	expire := s.expire.Milliseconds()
-	if session.Mid > 0 {
-		pipe.Eval(ctx, renewMember, []string{memberKey(session.Mid)}, session.Server, expire, session.Key)
-	}
-	pipe.Eval(ctx, renewSession, []string{sessionKey(session.Key)}, session.Server, expire)
-	if err := run(ctx, pipe); err != nil {
-		return s.failed(opRenew, fmt.Errorf("renew session %q in redis: %w", session.Key, err))
-	}
-	return nil
+// Bounds are how many live sessions there may be, 0 for any number.
+type Bounds struct {
+	PerKey int
+	PerMid int
+	Reject bool // the one too many is not let in; else the oldest goes
 }
 
-// Remove forgets a session and returns whether it was there. A session with the same key on
-// another comet stays.
+// SetBounds makes b hold for sessions that connect from now on.
+func (s *Store) SetBounds(b Bounds) { s.bounds.Store(&b) }
+
+// An Admission is what became of a session that connects.
+type Admission struct {
+	Replaced []Session // that have to go; they are forgotten already
+	Rejected bool      // the session was not entered
+	Holders  []Session // whose being there is the reason, where it was rejected
+}
+
+// Add enters a session, or says that it can't be entered.
+func (s *Store) Add(ctx context.Context, session Session) (Admission, error) {
+	fail := func(err error) (Admission, error) {
+		return Admission{}, s.failed(opAdd, fmt.Errorf("add session %q to redis: %w", session.Key, err))
+	}
+	if err := s.checkSlot(session); err != nil {
+		return fail(err)
+	}
+	bounds := *s.bounds.Load()
+	policy := "replace"
+	if bounds.Reject {
+		policy = "reject"
+	}
+	now := time.Now()
+	var calls []*call
+	for _, p := range session.places(bounds) {
+		calls = append(calls, s.call(addScript, p, session, now, p.bound, policy))
+	}
+	if err := s.runScripts(ctx, calls); err != nil {
+		return fail(err)
+	}
+	var a Admission
+	var cleanUp []*call
+	for _, c := range calls {
+		if !c.ok() {
+			a.Rejected = true
+			a.Holders = append(a.Holders, c.listed()...)
+		}
+		for _, old := range c.listed() {
+			if !c.ok() || slices.ContainsFunc(a.Replaced, func(r Session) bool { return r.ID == old.ID }) {
+				continue
+			}
+			a.Replaced = append(a.Replaced, old)
+		}
+	}
+	for _, c := range calls {
+		if a.Rejected && c.ok() {
+			cleanUp = append(cleanUp, s.call(removeScript, c.place, session, now))
+		}
+	}
+	// Where one place replaced it, it has to leave the other one too.
+	for _, old := range a.Replaced {
+		for _, p := range old.places(bounds) {
+			cleanUp = append(cleanUp, s.call(removeScript, p, old, now))
+		}
+	}
+	if len(cleanUp) > 0 {
+		if err := s.runScripts(ctx, cleanUp); err != nil {
+			return fail(err)
+		}
+	}
+	return a, nil
+}
+
+// Renew keeps a session from expiring, and enters it again when it has expired. It returns
+// that the session has been replaced where others have its place.
+func (s *Store) Renew(ctx context.Context, session Session) (replaced bool, err error) {
+	now := time.Now()
+	bounds := *s.bounds.Load()
+	var calls []*call
+	for _, p := range session.places(bounds) {
+		calls = append(calls, s.call(renewScript, p, session, now, p.bound))
+	}
+	if err := s.runScripts(ctx, calls); err != nil {
+		return false, s.failed(opRenew, fmt.Errorf("renew session %q in redis: %w", session.Key, err))
+	}
+	if !slices.ContainsFunc(calls, func(c *call) bool { return !c.ok() }) {
+		return false, nil
+	}
+	_, err = s.Remove(ctx, session)
+	return true, err
+}
+
+// Remove forgets a session and returns whether it was there. Other sessions with the same
+// key stay.
 func (s *Store) Remove(ctx context.Context, session Session) (had bool, err error) {
-	pipe := s.client.Pipeline()
-	if session.Mid > 0 {
-		pipe.Eval(ctx, removeMember, []string{memberKey(session.Mid)}, session.Server, session.Key)
+	now := time.Now()
+	var calls []*call
+	for _, p := range session.places(Bounds{}) {
+		calls = append(calls, s.call(removeScript, p, session, now))
 	}
-	removed := pipe.Eval(ctx, removeSession, []string{sessionKey(session.Key)}, session.Server)
-	if err := run(ctx, pipe); err != nil {
+	if err := s.runScripts(ctx, calls); err != nil {
 		return false, s.failed(opRemove, fmt.Errorf("remove session %q from redis: %w", session.Key, err))
 	}
-	n, err := removed.Int64()
-	if err != nil {
-		return false, s.failed(opRemove, fmt.Errorf("remove session %q from redis: %w", session.Key, err))
-	}
-	return n > 0, nil
+	return calls[0].ok(), nil
 }
 
-// Servers returns, for each key, the comet that holds its session, or "" when none does.
-func (s *Store) Servers(ctx context.Context, keys []string) ([]string, error) {
+// Servers returns, for each key, the comets that hold its sessions; none for a key that is
+// not online.
+func (s *Store) Servers(ctx context.Context, keys []string) ([][]string, error) {
 	if len(keys) == 0 {
 		return nil, nil
 	}
+	several := s.bounds.Load().PerKey != 1
 	pipe := s.client.Pipeline()
-	found := make([]*redis.StringCmd, len(keys))
+	newest := make([]*redis.StringCmd, len(keys))
+	all := make([]*redis.StringSliceCmd, len(keys))
 	for i, key := range keys {
-		found[i] = pipe.Get(ctx, sessionKey(key))
+		index := sessionKey(key)
+		newest[i] = pipe.Get(ctx, index)
+		if several && s.checkSlot(Session{Key: key}) == nil {
+			all[i] = pipe.HVals(ctx, sessionsKey(index))
+		}
 	}
 	if err := run(ctx, pipe); err != nil {
 		return nil, s.failed(opServers, fmt.Errorf("look up %d session keys in redis: %w", len(keys), err))
 	}
-	servers := make([]string, len(keys))
-	for i := range found {
-		servers[i] = found[i].Val()
+	servers := make([][]string, len(keys))
+	for i := range keys {
+		if server := newest[i].Val(); server != "" {
+			servers[i] = []string{server}
+		}
+		if all[i] == nil {
+			continue
+		}
+		for _, session := range s.live(all[i].Val()) {
+			if !slices.Contains(servers[i], session.Server) {
+				servers[i] = append(servers[i], session.Server)
+			}
+		}
+		slices.Sort(servers[i])
 	}
 	return servers, nil
 }
 
-// Sessions returns all sessions of the given members, a key once, in the order of mids and
-// then of keys.
+// Sessions returns where the sessions of the given members are: each key and comet once, in
+// the order of mids, then of keys and comets.
 func (s *Store) Sessions(ctx context.Context, mids []int64) ([]Session, error) {
 	if len(mids) == 0 {
 		return nil, nil
 	}
+	several := s.bounds.Load().PerKey != 1
 	pipe := s.client.Pipeline()
-	found := make([]*redis.MapStringStringCmd, len(mids))
+	newest := make([]*redis.MapStringStringCmd, len(mids))
+	all := make([]*redis.StringSliceCmd, len(mids))
 	for i, mid := range mids {
-		found[i] = pipe.HGetAll(ctx, memberKey(mid))
+		newest[i] = pipe.HGetAll(ctx, memberKey(mid))
+		if several {
+			all[i] = pipe.HVals(ctx, sessionsKey(memberKey(mid)))
+		}
 	}
 	if err := run(ctx, pipe); err != nil {
 		return nil, s.failed(opMembers, fmt.Errorf("look up %d members in redis: %w", len(mids), err))
 	}
+	type at struct{ key, server string }
 	var sessions []Session
-	seen := make(map[string]bool)
+	seen := make(map[at]bool)
 	for i, mid := range mids {
-		first := len(sessions)
-		for key, server := range found[i].Val() {
-			if key != "" && server != "" && !seen[key] {
-				seen[key] = true
-				sessions = append(sessions, Session{Mid: mid, Key: key, Server: server})
+		found := make(map[at]bool)
+		for key, server := range newest[i].Val() {
+			found[at{key, server}] = true
+		}
+		if all[i] != nil {
+			for _, session := range s.live(all[i].Val()) {
+				found[at{session.Key, session.Server}] = true
 			}
 		}
-		slices.SortFunc(sessions[first:], func(a, b Session) int { return strings.Compare(a.Key, b.Key) })
+		for _, f := range slices.SortedFunc(maps.Keys(found), func(a, b at) int {
+			if c := strings.Compare(a.key, b.key); c != 0 {
+				return c
+			}
+			return strings.Compare(a.server, b.server)
+		}) {
+			if f.key != "" && f.server != "" && !seen[f] {
+				seen[f] = true
+				sessions = append(sessions, Session{Mid: mid, Key: f.key, Server: f.server})
+			}
+		}
 	}
 	return sessions, nil
+}
+
+// live reads the values of a hash of sessions, without those that have expired or can't be
+// read.
+func (s *Store) live(values []string) (list []Session) {
+	now := time.Now()
+	for _, v := range values {
+		session, renewed, ok := parseSession(v)
+		if ok && renewed.Add(s.expire).After(now) {
+			list = append(list, session)
+		}
+	}
+	return list
+}
+
+// parseSession reads "connected renewed mid length server key", which the scripts write.
+func parseSession(v string) (s Session, renewed time.Time, ok bool) {
+	fields := strings.SplitN(v, " ", 5)
+	if len(fields) != 5 {
+		return s, renewed, false
+	}
+	ms, err1 := strconv.ParseInt(fields[1], 10, 64)
+	mid, err2 := strconv.ParseInt(fields[2], 10, 64)
+	n, err3 := strconv.Atoi(fields[3])
+	rest := fields[4]
+	if err1 != nil || err2 != nil || err3 != nil || n < 0 || n > len(rest) {
+		return s, renewed, false
+	}
+	return Session{Mid: mid, Server: rest[:n], Key: rest[n:]}, time.UnixMilli(ms), true
 }

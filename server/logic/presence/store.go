@@ -10,19 +10,24 @@ import (
 	"log/slog"
 	"net"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
 )
 
-// A Store reads and writes presence. Its methods may be called from any goroutine; each is
-// one round trip (of pipelined commands with one key each, so that a cluster can serve them).
+// A Store reads and writes presence, with one session a key until SetBounds says otherwise.
+// Its methods may be called from any goroutine; each is one round trip of pipelined commands
+// that keep to one slot each, so that a cluster can serve them, and one more where a session
+// replaces others.
 type Store struct {
-	client redis.UniversalClient
-	expire time.Duration
-	log    *slog.Logger
-	errors map[operation]prometheus.Counter // never changed after Open
+	client    redis.UniversalClient
+	clustered bool
+	expire    time.Duration
+	bounds    atomic.Pointer[Bounds]
+	log       *slog.Logger
+	errors    map[operation]prometheus.Counter // never changed after Open
 }
 
 // An operation is a method of Store, for counting errors.
@@ -49,11 +54,13 @@ func Open(cfg Config, log *slog.Logger, reg prometheus.Registerer) *Store {
 	}, []string{"operation"})
 	reg.MustRegister(failures)
 	s := &Store{
-		client: redis.NewUniversalClient(cfg.options()),
-		expire: cfg.Expire,
-		log:    log,
-		errors: make(map[operation]prometheus.Counter),
+		client:    redis.NewUniversalClient(cfg.options()),
+		clustered: cfg.clustered(),
+		expire:    cfg.Expire,
+		log:       log,
+		errors:    make(map[operation]prometheus.Counter),
 	}
+	s.SetBounds(Bounds{PerKey: 1})
 	for _, op := range operations {
 		s.errors[op] = failures.WithLabelValues(string(op))
 	}

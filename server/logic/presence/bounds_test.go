@@ -1,0 +1,289 @@
+package presence
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+)
+
+// ids are the ids of sessions, sorted.
+func ids(list []Session) string {
+	var out []string
+	for _, s := range list {
+		out = append(out, s.id())
+	}
+	slices.Sort(out)
+	return strings.Join(out, " ")
+}
+
+// testBounds goes through what the bounds promise, over any kind of Redis.
+func testBounds(t *testing.T, ctx context.Context, s *Store) {
+	session := func(mid int64, key, server, id string) Session {
+		return Session{Mid: mid, Key: key, Server: server, ID: id}
+	}
+	add := func(x Session, replaced string) {
+		t.Helper()
+		a, err := s.Add(ctx, x)
+		if err != nil || a.Rejected || ids(a.Replaced) != replaced {
+			t.Fatalf("adding %v replaced %q, rejected %v, %v; want %q replaced", x, ids(a.Replaced), a.Rejected, err, replaced)
+		}
+	}
+	reject := func(x Session, holders string) {
+		t.Helper()
+		a, err := s.Add(ctx, x)
+		if err != nil || !a.Rejected || ids(a.Holders) != holders || len(a.Replaced) > 0 {
+			t.Fatalf("adding %v: %+v, %v; want it rejected for %q", x, a, err, holders)
+		}
+	}
+	servers := func(key, want string) {
+		t.Helper()
+		got, err := s.Servers(ctx, []string{key})
+		if err != nil || strings.Join(got[0], " ") != want {
+			t.Fatalf("key %s is on %q, %v; want %s", key, got, err, want)
+		}
+	}
+	members := func(mid int64, want string) {
+		t.Helper()
+		list, err := s.Sessions(ctx, []int64{mid})
+		var got []string
+		for _, x := range list {
+			got = append(got, x.Key+"@"+x.Server)
+		}
+		if err != nil || strings.Join(got, " ") != want {
+			t.Fatalf("member %d has %q, %v; want %s", mid, got, err, want)
+		}
+	}
+	remove := func(x Session, want bool) {
+		t.Helper()
+		if had, err := s.Remove(ctx, x); err != nil || had != want {
+			t.Fatalf("removing %v: %v, %v", x, had, err)
+		}
+	}
+	renew := func(x Session, want bool) {
+		t.Helper()
+		if replaced, err := s.Renew(ctx, x); err != nil || replaced != want {
+			t.Fatalf("renewing %v: replaced %v, %v", x, replaced, err)
+		}
+	}
+
+	// One a key: the older goes, on whatever comet, and its late end takes nothing away.
+	s.SetBounds(Bounds{PerKey: 1})
+	add(session(71, "one", "c1", "a-1"), "")
+	add(session(71, "one", "c1", "a-2"), "a-1")
+	remove(session(71, "one", "c1", "a-1"), false)
+	servers("one", "c1")
+	members(71, "one@c1")
+	add(session(72, "one", "c2", "b-1"), "a-2") // another member's now
+	members(71, "")
+	members(72, "one@c2")
+	renew(session(71, "one", "c1", "a-2"), true)
+	renew(session(72, "one", "c2", "b-1"), false)
+	servers("one", "c2")
+	remove(session(72, "one", "c2", "b-1"), true)
+	servers("one", "")
+	members(72, "")
+
+	// Three a key, on two comets, and keys that look odd.
+	s.SetBounds(Bounds{PerKey: 3})
+	for _, key := range []string{"s", "s {x} y", "s{}", "s\n\x00", "ключ", "s 1 2 3 "} {
+		if err := s.checkSlot(Session{Key: key}); err != nil {
+			if _, err := s.Add(ctx, session(0, key, "c1", "x")); err == nil || !strings.Contains(err.Error(), "closing brace") {
+				t.Fatalf("key %q in a cluster: %v", key, err)
+			}
+			continue
+		}
+		add(session(73, key, "c1", "a-1"), "")
+		add(session(73, key, "c2", "b-1"), "")
+		add(session(73, key, "c1", "a-2"), "")
+		servers(key, "c1 c2")
+		members(73, key+"@c1 "+key+"@c2")
+		add(session(73, key, "c3", "c-1"), "a-1")
+		servers(key, "c1 c2 c3")
+		remove(session(73, key, "c3", "c-1"), true)
+		servers(key, "c1 c2")
+		remove(session(73, key, "c2", "b-1"), true)
+		servers(key, "c1")
+		remove(session(73, key, "c1", "a-2"), true)
+		servers(key, "")
+		members(73, "")
+	}
+
+	// No bound, and a member's.
+	s.SetBounds(Bounds{PerMid: 2})
+	add(session(74, "x", "c1", "a-1"), "")
+	add(session(74, "y", "c2", "b-1"), "")
+	add(session(0, "x", "c1", "a-2"), "") // a key of somebody else's
+	add(session(74, "z", "c3", "c-1"), "a-1")
+	members(74, "y@c2 z@c3")
+	servers("x", "c1") // the other one
+	remove(session(0, "x", "c1", "a-2"), true)
+	servers("x", "")
+
+	// Rejected: by the member's bound, and nothing of it stays under the key.
+	s.SetBounds(Bounds{PerKey: 1, PerMid: 2, Reject: true})
+	reject(session(74, "w", "c1", "a-3"), "b-1 c-1")
+	servers("w", "")
+	members(74, "y@c2 z@c3")
+	// By the key's bound, and nothing of it stays with the member.
+	reject(session(75, "y", "c1", "a-4"), "b-1")
+	members(75, "")
+	// The session itself is no reason to reject it: a comet may ask twice.
+	add(session(74, "y", "c2", "b-1"), "")
+	remove(session(74, "y", "c2", "b-1"), true)
+	add(session(74, "w", "c1", "a-5"), "")
+	remove(session(74, "w", "c1", "a-5"), true)
+	remove(session(74, "z", "c3", "c-1"), true)
+	members(74, "")
+
+	// A comet that gives no ids has one session a key.
+	s.SetBounds(Bounds{PerKey: 2})
+	add(session(0, "g", "goim", ""), "")
+	add(session(0, "g", "goim", ""), "")
+	add(session(0, "g", "c1", "a-1"), "")
+	servers("g", "c1 goim")
+	remove(session(0, "g", "goim", ""), true)
+	remove(session(0, "g", "c1", "a-1"), true)
+}
+
+// What died without a word is forgotten when its time is over, and doesn't count.
+func TestExpiredSessionsDoNotCount(t *testing.T) {
+	mini := miniredis.RunT(t)
+	s := open(t, func(cfg *Config) { cfg.Addr, cfg.Expire = mini.Addr(), time.Minute })
+	s.SetBounds(Bounds{PerKey: 1, Reject: true})
+	ctx := t.Context()
+	if err := added(s.Add(ctx, Session{Key: "k", Server: "c1", ID: "a-1"})); err != nil {
+		t.Fatal(err)
+	}
+	if a, err := s.Add(ctx, Session{Key: "k", Server: "c2", ID: "b-1"}); err != nil || !a.Rejected {
+		t.Fatalf("%+v, %v", a, err)
+	}
+	// As if a minute had passed since it was renewed, while another session keeps the hash.
+	old := fmt.Sprintf("1 %d 0 2 c1k", time.Now().Add(-time.Minute).UnixMilli())
+	mini.HSet("ses_{key_k}", "a-1", old)
+	mini.HSet("ses_{key_k}", "junk", "no session")
+	if a, err := s.Add(ctx, Session{Key: "k", Server: "c2", ID: "b-1"}); err != nil || a.Rejected {
+		t.Fatalf("%+v, %v", a, err)
+	}
+	if got, _ := mini.HKeys("ses_{key_k}"); !slices.Equal(got, []string{"b-1"}) {
+		t.Errorf("sessions %q are left", got)
+	}
+}
+
+// Redis comes back empty: each heartbeat enters its session again.
+func TestRenewAfterLoss(t *testing.T) {
+	s, mini := openMini(t)
+	s.SetBounds(Bounds{PerKey: 2})
+	ctx := t.Context()
+	all := []Session{{Mid: 7, Key: "k", Server: "c1", ID: "a-1"}, {Mid: 7, Key: "k", Server: "c2", ID: "b-1"}}
+	for _, x := range all {
+		if err := added(s.Add(ctx, x)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mini.FlushAll() // the scripts too
+	for _, x := range all {
+		if replaced, err := s.Renew(ctx, x); err != nil || replaced {
+			t.Fatalf("replaced %v, %v", replaced, err)
+		}
+	}
+	if got, err := s.Servers(ctx, []string{"k"}); err != nil || !slices.Equal(got[0], []string{"c1", "c2"}) {
+		t.Errorf("%q, %v", got, err)
+	}
+	if got := mini.HGet("mid_7", "k"); got != "c1" {
+		t.Errorf("mid_7 has k on %q", got)
+	}
+}
+
+// Many connect with one key at the same instant, through several logics: there are never
+// more than the bound, and every other one is told that it has to go, or that it can't come.
+func TestConnectsAtTheSameInstant(t *testing.T) {
+	addr := startRedis(t)
+	for _, reject := range []bool{false, true} {
+		for _, bound := range []int{1, 3} {
+			t.Run(fmt.Sprintf("bound %d, reject %v", bound, reject), func(t *testing.T) {
+				const logics, rounds = 4, 50
+				var stores []*Store
+				for range logics {
+					s := open(t, func(cfg *Config) { cfg.Addr = addr })
+					s.SetBounds(Bounds{PerKey: bound, PerMid: bound, Reject: reject})
+					stores = append(stores, s)
+				}
+				for round := range rounds {
+					key := fmt.Sprintf("k-%v-%d-%d", reject, bound, round)
+					admissions := make([]Admission, 2*logics)
+					var all sync.WaitGroup
+					for i := range admissions {
+						all.Go(func() {
+							var err error
+							admissions[i], err = stores[i%logics].Add(context.Background(), Session{Mid: int64(1000*bound + round + 1), Key: key, Server: fmt.Sprint("c", i), ID: fmt.Sprint("s", i)})
+							if err != nil {
+								t.Error(err)
+							}
+						})
+					}
+					all.Wait()
+					gone := map[string]bool{}
+					for i, a := range admissions {
+						if a.Rejected {
+							gone[fmt.Sprint("s", i)] = true
+						}
+						for _, old := range a.Replaced {
+							if gone[old.ID] {
+								t.Fatalf("round %d: %s is replaced twice", round, old.ID)
+							}
+							gone[old.ID] = true
+						}
+					}
+					left, err := stores[0].client.HKeys(context.Background(), sessionsKey(sessionKey(key))).Result()
+					if err != nil {
+						t.Fatal(err)
+					}
+					if !reject && (len(left) != bound || len(gone) != len(admissions)-bound) || len(left) > bound {
+						t.Fatalf("round %d: %q are left of %d, %d are gone", round, left, len(admissions), len(gone))
+					}
+					for _, id := range left {
+						if gone[id] {
+							t.Fatalf("round %d: %s is there and was told to go", round, id)
+						}
+					}
+				}
+				if t.Failed() {
+					return
+				}
+			})
+		}
+	}
+}
+
+func TestSessionsKey(t *testing.T) {
+	for index, want := range map[string]string{
+		"mid_5":        "ses_{mid_5}",
+		"key_a":        "ses_{key_a}",
+		"key_{user}.1": "ses_key_{user}.1",
+		"key_{}x":      "ses_{key_{}x}", // no tag: a cluster hashes the whole, so this is refused there
+		"key_a{b":      "ses_{key_a{b}",
+	} {
+		if got := sessionsKey(index); got != want {
+			t.Errorf("%s: %s, want %s", index, got, want)
+		}
+	}
+}
+
+func FuzzParseSession(f *testing.F) {
+	f.Add("1 2 3 2 c1key")
+	f.Add("")
+	f.Add("1 2 3 99 c")
+	f.Add("1 2 3 -1 c")
+	f.Fuzz(func(t *testing.T, v string) {
+		s, _, ok := parseSession(v)
+		if ok && !strings.HasSuffix(v, s.Server+s.Key) {
+			t.Errorf("%q: %+v", v, s)
+		}
+	})
+}
