@@ -1,0 +1,282 @@
+package nodes
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"barrage/server/discovery"
+)
+
+// update rewrites the golden files: go test ./server/logic/nodes -update
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+func newBalancer() *Balancer {
+	return NewBalancer(slog.New(slog.DiscardHandler), prometheus.NewRegistry())
+}
+
+// comet is an instance in a region, with a weight and connections.
+func comet(host, region string, weight, conns int, more ...string) discovery.Instance {
+	in := discovery.Instance{
+		AppID: "goim.comet", Hostname: host, Region: region, Zone: region + "001", Env: "dev", Version: "1", Addrs: []string{"grpc://10.0.0.1:3109"},
+		LatestTimestamp: 1,
+		Metadata: map[string]string{
+			"weight": fmt.Sprint(weight), "offline": "false", "addrs": "1.1.1." + host[len(host)-1:], "conn_count": fmt.Sprint(conns), "ip_count": "1",
+		},
+	}
+	for i := 0; i+1 < len(more); i += 2 {
+		in.Metadata[more[i]] = more[i+1]
+	}
+	return in
+}
+
+// goim's arithmetic, by hand: weight = fixed + round((share - held/2) x all connections),
+// where share is the fixed weight's of all and held the connections' of all; a region's gain
+// counts in the share and in the sum.
+func TestWeights(t *testing.T) {
+	cases := []struct {
+		name               string
+		fixed, conns       int64
+		allFixed, allConns int64
+		gain               float64
+		want               int64
+	}{
+		{"nobody has connections", 10, 0, 20, 0, 1, 0},
+		{"nobody, in the region", 10, 0, 20, 0, 1.6, 0},
+		{"its share exactly", 10, 50, 20, 100, 1, 10 + 25},   // (0.5-0.25) x 100
+		{"none yet", 10, 0, 20, 100, 1, 10 + 50},             // 0.5 x 100
+		{"all of them", 10, 100, 20, 100, 1, 10 + 0},         // (0.5-0.5) x 100
+		{"in the region", 10, 50, 20, 100, 1.6, 16 + 37},     // 16/26 = 0.61538; (0.61538-0.25) x 100 = 36.5 -> 37
+		{"rounds down", 1, 0, 3, 100, 1, 1 + 33},             // 33.33
+		{"rounds up", 2, 0, 3, 100, 1, 2 + 67},               // 66.67
+		{"half goes down", 1, 0, 2, 1, 1, 1 + 0},             // 0.5: floor - more is -0.5
+		{"far too many", 1, 100, 100, 100, 1, 1},             // 1 + (0.01-0.5) x 100 = -48, least 1
+		{"capped", 1 << 20, 0, 1 << 20, 1 << 20, 1, 1 << 20}, // 2 x 2^20, most 2^20
+		{"a weight of zero", 0, 0, 10, 100, 1, 0},
+	}
+	for _, c := range cases {
+		n := &node{fixed: c.fixed, conns: c.conns}
+		n.weigh(c.allFixed, c.allConns, c.gain)
+		if n.weight != c.want {
+			t.Errorf("%s: %d, want %d", c.name, n.weight, c.want)
+		}
+	}
+}
+
+func TestChoose(t *testing.T) {
+	b := newBalancer()
+	if hosts, addrs := b.choose("", 1.6); len(hosts)+len(addrs) != 0 {
+		t.Errorf("of nothing: %q, %q", hosts, addrs)
+	}
+	b.Update([]discovery.Instance{comet("a1", "sh", 10, 100), comet("b2", "bj", 10, 10), comet("c3", "bj", 10, 40)})
+	hosts, addrs := b.choose("", 1.6)
+	if !slices.Equal(hosts, []string{"b2", "c3", "a1"}) || !slices.Equal(addrs, []string{"1.1.1.2", "1.1.1.3", "1.1.1.1"}) {
+		t.Errorf("%q, %q", hosts, addrs)
+	}
+	if b.nodes["b2"].conns != 11 || b.conns != 151 {
+		t.Errorf("the chosen one has %d connections of %d", b.nodes["b2"].conns, b.conns)
+	}
+	// In its own region the fuller one is the better one: 16+(16/36-50/151)x151 > 10+(10/30-...)x151.
+	if hosts, _ := b.choose("sh", 4); hosts[0] != "a1" {
+		t.Errorf("for a client of sh: %q", hosts)
+	}
+	// An instance that has not changed keeps what was counted here, another one doesn't.
+	b.Update([]discovery.Instance{comet("a1", "sh", 10, 100), comet("b2", "bj", 10, 10)})
+	if b.nodes["b2"].conns != 11 || b.conns != 112 {
+		t.Errorf("%d connections of %d", b.nodes["b2"].conns, b.conns)
+	}
+	newer := comet("b2", "bj", 10, 30)
+	newer.LatestTimestamp = 2
+	b.Update([]discovery.Instance{comet("a1", "sh", 10, 100), newer})
+	if b.nodes["b2"].conns != 30 {
+		t.Errorf("%d connections", b.nodes["b2"].conns)
+	}
+	// New clients spread evenly where the weights are equal.
+	b.Update([]discovery.Instance{comet("x1", "sh", 10, 0), comet("y2", "sh", 10, 0)})
+	counts := map[string]int{}
+	for range 4000 {
+		hosts, _ := b.choose("", 1.6)
+		counts[hosts[0]]++
+	}
+	if counts["x1"] < 1990 || counts["x1"] > 2010 || counts["x1"]+counts["y2"] != 4000 {
+		t.Errorf("%v", counts)
+	}
+}
+
+func TestAtMostFive(t *testing.T) {
+	b := newBalancer()
+	var list []discovery.Instance
+	for i := range 9 {
+		list = append(list, comet(fmt.Sprint("c", i), "sh", 10, 10*i, "addrs", fmt.Sprintf("1.0.0.%d, 2.0.0.%d", i, i)))
+	}
+	b.Update(list)
+	if hosts, addrs := b.choose("", 1); len(hosts) != 5 || len(addrs) != 10 || addrs[1] != "2.0.0.0" {
+		t.Errorf("%q, %q", hosts, addrs)
+	}
+}
+
+// More than half of the comets vanish: that is discovery's mistake, until it has lasted.
+func TestHalfLost(t *testing.T) {
+	b := newBalancer()
+	now := time.Unix(1000, 0)
+	b.now = func() time.Time { return now }
+	all := []discovery.Instance{comet("a1", "sh", 10, 1), comet("b2", "sh", 10, 1), comet("c3", "sh", 10, 1), comet("d4", "sh", 10, 1)}
+	known := func(want int) {
+		t.Helper()
+		b.choose("", 1)
+		if len(b.nodes) != want {
+			t.Fatalf("%d nodes are known, want %d", len(b.nodes), want)
+		}
+	}
+	b.Update(all)
+	known(4)
+	b.Update(all[:2]) // half is believed
+	known(2)
+	b.Update(all)
+	b.Update(all[:1])
+	known(4)
+	now = now.Add(lossPatience - time.Second)
+	b.Update(nil)
+	known(4)
+	if n := testutil.ToFloat64(b.refused); n != 2 {
+		t.Errorf("%v refused lists", n)
+	}
+	if got := b.Instances(); len(got) != 0 {
+		t.Errorf("instances are %v; they are what discovery says", got)
+	}
+	b.Update(all[:3]) // they come back
+	known(3)
+	b.Update(all[:1])
+	known(3)
+	now = now.Add(lossPatience) // without another word from discovery
+	known(1)
+	b.Update(nil)
+	known(1)
+	now = now.Add(lossPatience)
+	known(0)
+	b.Update(all)
+	known(4)
+}
+
+func TestOddMetadata(t *testing.T) {
+	b := newBalancer()
+	b.Update([]discovery.Instance{
+		comet("ok1", "sh", 10, 1),
+		comet("off2", "sh", 10, 1, "offline", "true"),
+		comet("off3", "sh", 10, 1, "offline", "maybe"),
+		comet("conn4", "sh", 10, 1, "conn_count", "many"),
+		comet("ip5", "sh", 10, 1, "ip_count", ""),
+		comet("weight6", "sh", 10, 1, "weight", "9999999999"),
+		comet("ok1", "bj", 10, 500), // twice
+		{Hostname: "none7"},
+		comet("noaddr8", "sh", 10, 1, "addrs", " , "),
+	})
+	hosts, addrs := b.choose("", 1)
+	slices.Sort(hosts)
+	if !slices.Equal(hosts, []string{"noaddr8", "ok1"}) || !slices.Equal(addrs, []string{"1.1.1.1"}) {
+		t.Errorf("%q, %q", hosts, addrs)
+	}
+	if n := testutil.ToFloat64(b.skipped); n != 1 {
+		t.Errorf("%v are skipped", n)
+	}
+}
+
+func TestRegions(t *testing.T) {
+	r := NewRegions(map[string][]string{
+		"bj": {"北京", "10.0.0.0/8", "2001:db8::/32"}, "sh": {"上海", "10.1.0.0/16", "10.1.2.3/32"}, "gz": {"10.1.2.0/24"},
+	}, slog.New(slog.DiscardHandler))
+	for addr, want := range map[string]string{
+		"10.9.9.9": "bj", "10.1.9.9": "sh", "10.1.2.9": "gz", "10.1.2.3": "sh", "::ffff:10.1.2.3": "sh", "2001:db8::1": "bj",
+		"192.168.0.1": "", "": "", "junk": "", "北京": "",
+	} {
+		if got := r.Of(addr); got != want {
+			t.Errorf("%q is in %q, want %q", addr, got, want)
+		}
+	}
+}
+
+// What clients read, to the byte as goim prints it.
+func TestGolden(t *testing.T) {
+	b := newBalancer()
+	advice := &Advice{Node: DefaultConfig(), Backoff: DefaultBackoff(), Regions: NewRegions(nil, slog.New(slog.DiscardHandler)), Balancer: b}
+	show := func(v any) string {
+		text, err := json.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	var out strings.Builder
+	fmt.Fprintf(&out, "no comet\n%s\n%s\n", show(advice.For("web", "")), show(b.Instances()))
+	b.Update([]discovery.Instance{comet("comet-1", "sh", 10, 100, "addrs", "1.2.3.4,5.6.7.8"), comet("comet-2", "bj", 10, 5)})
+	fmt.Fprintf(&out, "web\n%s\n", show(advice.For("web", "9.9.9.9")))
+	fmt.Fprintf(&out, "android\n%s\n", show(advice.For("android", "")))
+	advice.Node = Config{Heartbeat: time.Second, HeartbeatMax: 1}
+	fmt.Fprintf(&out, "zeros are absent\n%s\n", show(advice.For("", "")))
+	fmt.Fprintf(&out, "instances\n%s\n", show(b.Instances()))
+	path := filepath.Join("testdata", "nodes.txt")
+	if *update {
+		os.MkdirAll("testdata", 0o755)
+		if err := os.WriteFile(path, []byte(out.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil || out.String() != string(want) {
+		t.Errorf("%v; got:\n%s", err, out.String())
+	}
+}
+
+func TestManyAtOnce(t *testing.T) {
+	b := newBalancer()
+	var all sync.WaitGroup
+	for i := range 4 {
+		all.Go(func() {
+			for k := range 300 {
+				if i == 0 {
+					b.Update([]discovery.Instance{comet("a1", "sh", 10, k), comet("b2", "sh", 10, 300-k)})
+				}
+				b.choose("sh", 1.6)
+				b.Instances()
+			}
+		})
+	}
+	all.Wait()
+}
+
+func TestValidate(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*Config, *Backoff)
+		want   string
+	}{
+		"defaults":  {func(*Config, *Backoff) {}, ""},
+		"port":      {func(c *Config, _ *Backoff) { c.WSPort = 70000 }, "node.wsPort: 70000 is outside 0 to 65535"},
+		"heartbeat": {func(c *Config, _ *Backoff) { c.Heartbeat = 0 }, "node.heartbeat"},
+		"missed":    {func(c *Config, _ *Backoff) { c.HeartbeatMax = 0 }, "node.heartbeatMax"},
+		"weight":    {func(c *Config, _ *Backoff) { c.RegionWeight = 0 }, "node.regionWeight"},
+		"delay":     {func(_ *Config, b *Backoff) { b.BaseDelay = 301 }, "backoff.baseDelay"},
+		"factor":    {func(_ *Config, b *Backoff) { b.Factor = 0.5 }, "backoff.factor"},
+		"jitter":    {func(_ *Config, b *Backoff) { b.Jitter = 2 }, "backoff.jitter"},
+	} {
+		node, backoff := DefaultConfig(), DefaultBackoff()
+		c.change(&node, &backoff)
+		err := node.Validate()
+		if err == nil {
+			err = backoff.Validate()
+		}
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
