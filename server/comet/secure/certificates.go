@@ -107,7 +107,12 @@ func (c *Certificates) reloadIfChanged() {
 // TLS returns what connections begin with: TLS 1.2 and up, the given application protocols
 // (ALPN) and no others, and the certificate that fits the name that the client asks for.
 func (c *Certificates) TLS(protocols ...string) *tls.Config {
-	return &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: protocols, GetCertificate: c.pick}
+	return &tls.Config{
+		MinVersion:                  tls.VersionTLS12,
+		NextProtos:                  protocols,
+		GetCertificate:              c.pick,
+		DynamicRecordSizingDisabled: true, // a frame is of use when it is whole; small records only cost more sends
+	}
 }
 
 // pick returns the first certificate that the client can use, or the first of all.

@@ -10,8 +10,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
-	"os"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -19,7 +17,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"barrage/server/comet/secure/securetest"
 )
@@ -180,6 +177,102 @@ func TestSlowReader(t *testing.T) {
 	}
 }
 
+// fill sends until the peer's window is full and returns what was taken.
+func fill(t *testing.T, c *Conn) []byte {
+	t.Helper()
+	data := make([]byte, 4<<20)
+	rand.NewChaCha8([32]byte{2}).Read(data)
+	n, err := c.Send(data)
+	if err != nil || n == len(data) {
+		t.Fatalf("took %d of %d, %v", n, len(data), err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.flushing {
+		t.Fatal("no ciphertext waits")
+	}
+	return data[:n]
+}
+
+// What was taken before Shutdown still arrives, and then the orderly end.
+func TestShutdownLosesNothing(t *testing.T) {
+	certs, pool := certificates(t)
+	e, err := connect(t, certs.TLS(), &tls.Config{RootCAs: pool, ServerName: "127.0.0.1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	taken := fill(t, e.server)
+	e.server.Shutdown()
+	e.server.Shutdown() // again is no harm
+	if n, err := e.server.Send([]byte("late")); n != 0 || err == nil {
+		t.Errorf("took %d more, %v", n, err)
+	}
+	if _, err := e.client.Write([]byte("nobody hears this")); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		_, err := e.server.Read(make([]byte, 100))
+		ended <- err
+	}()
+	e.client.SetReadDeadline(time.Now().Add(wait))
+	got, err := io.ReadAll(e.client)
+	if err != nil || !bytes.Equal(got, taken) {
+		t.Errorf("%d of %d bytes arrived, %v", len(got), len(taken), err)
+	}
+	if err := <-ended; err == nil {
+		t.Error("the server read what came after its end")
+	}
+}
+
+// A client that never reads is not waited for much longer than linger.
+func TestShutdownOfOneThatNeverReads(t *testing.T) {
+	t.Parallel()
+	certs, pool := certificates(t)
+	e, err := connect(t, certs.TLS(), &tls.Config{RootCAs: pool, ServerName: "127.0.0.1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fill(t, e.server)
+	began := time.Now()
+	e.server.Shutdown()
+	if took := time.Since(began); took > linger/2 {
+		t.Errorf("Shutdown took %v", took)
+	}
+	if _, err := e.server.Read(make([]byte, 100)); err == nil {
+		t.Error("no end")
+	}
+	if took := time.Since(began); took > wait {
+		t.Errorf("the end took %v", took)
+	}
+}
+
+// Nothing is sent once the socket is closed, when its descriptor may be another's.
+func TestSendAfterClose(t *testing.T) {
+	certs, pool := certificates(t)
+	for name, prepare := range map[string]func(*Conn){"idle": func(*Conn) {}, "window full": func(c *Conn) { fill(t, c) }} {
+		t.Run(name, func(t *testing.T) {
+			e, err := connect(t, certs.TLS(), &tls.Config{RootCAs: pool, ServerName: "127.0.0.1"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			prepare(e.server)
+			if err := e.server.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if n, err := e.server.Send([]byte("late")); n != 0 || !errors.Is(err, net.ErrClosed) {
+				t.Errorf("took %d, %v", n, err)
+			}
+			e.server.Shutdown()
+			eventually(t, "no goroutine waits", func() bool {
+				e.server.mu.Lock()
+				defer e.server.mu.Unlock()
+				return !e.server.flushing && e.server.pending == nil
+			})
+		})
+	}
+}
+
 // Ends at any time, while others send and read: nothing hangs, nothing panics.
 func TestEndsAtAnyTime(t *testing.T) {
 	certs, pool := certificates(t)
@@ -259,126 +352,5 @@ func TestOldVersionIsRefused(t *testing.T) {
 	_, err := connect(t, certs.TLS(), &tls.Config{RootCAs: pool, ServerName: "127.0.0.1", MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11})
 	if err == nil || !strings.Contains(err.Error(), "version") {
 		t.Errorf("error is %v", err)
-	}
-}
-
-// serial is the certificate that a client that asks for name gets.
-func serial(t testing.TB, certs *Certificates, pool *x509.CertPool, name string) string {
-	t.Helper()
-	e, err := connect(t, certs.TLS(), &tls.Config{RootCAs: pool, ServerName: name})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return e.client.ConnectionState().PeerCertificates[0].SerialNumber.String()
-}
-
-// New files take the place of old ones for connections that begin from then on; those that
-// can't be used don't.
-func TestReload(t *testing.T) {
-	dir := t.TempDir()
-	cert, key, pool := securetest.Pair(t, dir, "a", "127.0.0.1")
-	certs, err := NewCertificates(Files{[]string{cert}, []string{key}}, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
-	if err != nil {
-		t.Fatal(err)
-	}
-	old, err := connect(t, certs.TLS(), &tls.Config{RootCAs: pool, ServerName: "127.0.0.1"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	first := serial(t, certs, pool, "127.0.0.1")
-	ctx, cancel := context.WithCancel(context.Background())
-	var watching sync.WaitGroup
-	watching.Go(func() { certs.Watch(ctx, time.Millisecond) })
-	defer watching.Wait()
-	defer cancel()
-
-	if err := os.WriteFile(cert, []byte("junk"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "the failure is counted", func() bool { return testutil.ToFloat64(certs.failures) > 0 })
-	if got := serial(t, certs, pool, "127.0.0.1"); got != first {
-		t.Error("a broken file changed the certificate")
-	}
-	_, _, pool = securetest.Pair(t, dir, "a", "127.0.0.1")
-	eventually(t, "it is read anew", func() bool { return testutil.ToFloat64(certs.reloads) > 0 })
-	eventually(t, "new connections get it", func() bool {
-		e, err := connect(t, certs.TLS(), &tls.Config{RootCAs: pool, ServerName: "127.0.0.1"})
-		return err == nil && e.client.ConnectionState().PeerCertificates[0].SerialNumber.String() != first
-	})
-	if n, err := old.server.Send([]byte("still here")); n != 10 || err != nil {
-		t.Errorf("the old connection took %d, %v", n, err)
-	}
-}
-
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(wait); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", wait, what)
-		}
-	}
-}
-
-func TestCertificateByName(t *testing.T) {
-	dir := t.TempDir()
-	certA, keyA, poolA := securetest.Pair(t, dir, "a", "a.example.com")
-	certB, keyB, poolB := securetest.Pair(t, dir, "b", "b.example.com")
-	certs, err := NewCertificates(Files{[]string{certA, certB}, []string{keyA, keyB}}, slog.New(slog.DiscardHandler), prometheus.NewRegistry())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if serial(t, certs, poolA, "a.example.com") == serial(t, certs, poolB, "b.example.com") {
-		t.Error("both names get one certificate")
-	}
-}
-
-func TestBadFiles(t *testing.T) {
-	dir := t.TempDir()
-	cert, key, _ := securetest.Pair(t, dir, "a", "a")
-	_, otherKey, _ := securetest.Pair(t, dir, "b", "b")
-	missing := filepath.Join(dir, "missing.pem")
-	for _, c := range []struct {
-		name  string
-		files Files
-		want  string
-	}{
-		{"none", Files{}, "0 certificate files"},
-		{"no key", Files{[]string{cert}, nil}, "1 certificate files and 0 key files"},
-		{"missing", Files{[]string{missing}, []string{key}}, missing},
-		{"missing key", Files{[]string{cert}, []string{missing}}, missing},
-		{"another's key", Files{[]string{cert}, []string{otherKey}}, otherKey},
-		{"no PEM", Files{[]string{os.Args[0]}, []string{key}}, os.Args[0]},
-	} {
-		if _, err := NewCertificates(c.files, slog.New(slog.DiscardHandler), prometheus.NewRegistry()); err == nil || !strings.Contains(err.Error(), c.want) {
-			t.Errorf("%s: %v, want %q in it", c.name, err, c.want)
-		}
-	}
-}
-
-// BenchmarkMemory is what one idle connection takes, both ends and the goroutine that reads
-// not counted.
-func BenchmarkMemory(b *testing.B) {
-	certs, pool := certificates(b)
-	var before, after runtime.MemStats
-	const n = 200
-	for range b.N {
-		var list []ends
-		runtime.GC()
-		runtime.ReadMemStats(&before)
-		for range n {
-			e, err := connect(b, certs.TLS(), &tls.Config{RootCAs: pool, ServerName: "127.0.0.1"})
-			if err != nil {
-				b.Fatal(err)
-			}
-			e.client = nil
-			list = append(list, e)
-		}
-		runtime.GC()
-		runtime.ReadMemStats(&after)
-		b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/n, "B/conn")
-		for _, e := range list {
-			e.server.Close()
-			e.tcp.Close()
-		}
 	}
 }
