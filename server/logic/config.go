@@ -8,6 +8,8 @@ import (
 
 	"barrage/server/admin"
 	"barrage/server/discovery"
+	"barrage/server/logic/auth"
+	"barrage/server/logic/nodes"
 	"barrage/server/logic/presence"
 	"barrage/server/logic/producer"
 )
@@ -20,9 +22,13 @@ type Config struct {
 	HTTPServer HTTPServerConfig `toml:"httpServer"`
 	Kafka      producer.Config  `toml:"kafka"`
 	Redis      presence.Config  `toml:"redis"`
-	Node       NodeConfig       `toml:"node"`
-	Online     OnlineConfig     `toml:"online"`
-	Admin      admin.Config     `toml:"admin"`
+	Node       nodes.Config     `toml:"node"`
+	Backoff    nodes.Backoff    `toml:"backoff"`
+	// Regions are the clients of each region, see nodes.NewRegions.
+	Regions map[string][]string `toml:"regions" doc:"For each region the networks (10.1.0.0/16) of its clients."`
+	Session SessionConfig       `toml:"session"`
+	Online  OnlineConfig        `toml:"online"`
+	Admin   admin.Config        `toml:"admin"`
 }
 
 // RPCServerConfig is the gRPC service that comets call.
@@ -44,18 +50,32 @@ type HTTPServerConfig struct {
 	ReadTimeout  time.Duration `toml:"readTimeout" doc:"time from a request's first byte to its last"`
 	WriteTimeout time.Duration `toml:"writeTimeout" doc:"time to write an answer"`
 	IdleTimeout  time.Duration `toml:"idleTimeout" doc:"how long a connection waits for its next request"`
+	Auth         auth.Config   `toml:"auth"`
 	MaxBody      int           `toml:"maxBody" doc:"largest message in bytes; the topic's max.message.bytes must be a little more (4 KiB and the keys' length)"`
 }
 
-// NodeConfig is what clients are told.
-type NodeConfig struct {
-	Heartbeat    time.Duration `toml:"heartbeat" doc:"time between two heartbeats of a client"`
-	HeartbeatMax int           `toml:"heartbeatMax" doc:"heartbeats that a client may miss before its session is closed"`
+// SessionConfig bounds how many sessions there may be at a time, over all comets.
+type SessionConfig struct {
+	MaxPerKey int    `toml:"maxPerKey" doc:"sessions with one key, 0 for any number"`
+	MaxPerMid int    `toml:"maxPerMid" doc:"sessions of one member, 0 for any number"`
+	Policy    string `toml:"policy" doc:"what happens to the one too many: replace (the oldest is closed) or reject (it is not let in)"`
 }
+
+// bounds are the settings as presence knows them.
+func (c *SessionConfig) bounds() presence.Bounds {
+	return presence.Bounds{PerKey: c.MaxPerKey, PerMid: c.MaxPerMid, Reject: c.Policy == policyReject}
+}
+
+// Policies for the session that is one too many.
+const (
+	policyReplace = "replace"
+	policyReject  = "reject"
+)
 
 // OnlineConfig is how sessions are counted.
 type OnlineConfig struct {
 	Period time.Duration `toml:"period" doc:"time between two sums of all comets' room counts"`
+	MaxAge time.Duration `toml:"maxAge" doc:"age from which on a comet's room counts are not counted"`
 }
 
 // maxHeader bounds a request's line and header, thus the keys of one push.
@@ -88,11 +108,13 @@ func DefaultConfig() Config {
 			IdleTimeout:  time.Minute,
 			MaxBody:      1 << 20,
 		},
-		Kafka:  producer.DefaultConfig(),
-		Redis:  presence.DefaultConfig(),
-		Node:   NodeConfig{Heartbeat: 4 * time.Minute, HeartbeatMax: 2},
-		Online: OnlineConfig{Period: 10 * time.Second},
-		Admin:  admin.DefaultConfig("logic"),
+		Kafka:   producer.DefaultConfig(),
+		Redis:   presence.DefaultConfig(),
+		Node:    nodes.DefaultConfig(),
+		Backoff: nodes.DefaultBackoff(),
+		Session: SessionConfig{MaxPerKey: 1, Policy: policyReplace},
+		Online:  OnlineConfig{Period: 10 * time.Second, MaxAge: presence.MaxReportAge},
+		Admin:   admin.DefaultConfig("logic"),
 	}
 }
 
@@ -100,8 +122,6 @@ func DefaultConfig() Config {
 func IgnoredKeys() []string {
 	return []string{
 		"perf", "useNats", "nats", "rpcClient", "rpcServer.dial", "env.env", "env.ipAddrs",
-		"regions", "backoff", "node.defaultDomain", "node.hostDomain", "node.tcpPort",
-		"node.wsPort", "node.wssPort", "node.regionWeight",
 	}
 }
 
@@ -135,8 +155,8 @@ func (c *Config) Validate() error {
 		{"httpServer.readTimeout", c.HTTPServer.ReadTimeout, 10 * time.Millisecond, 10 * time.Minute},
 		{"httpServer.writeTimeout", c.HTTPServer.WriteTimeout, 10 * time.Millisecond, 10 * time.Minute},
 		{"httpServer.idleTimeout", c.HTTPServer.IdleTimeout, 10 * time.Millisecond, 24 * time.Hour},
-		{"node.heartbeat", c.Node.Heartbeat, time.Second, 24 * time.Hour},
-		{"online.period", c.Online.Period, 100 * time.Millisecond, presence.MaxReportAge},
+		{"online.maxAge", c.Online.MaxAge, time.Second, 24 * time.Hour},
+		{"online.period", c.Online.Period, 10 * time.Millisecond, c.Online.MaxAge},
 	} {
 		if t.value < t.low || t.value > t.high {
 			return fmt.Errorf("%s: %v is outside %v to %v", t.name, t.value, t.low, t.high)
@@ -145,8 +165,22 @@ func (c *Config) Validate() error {
 	if c.HTTPServer.MaxBody < 1 || c.HTTPServer.MaxBody > 15<<20 {
 		return fmt.Errorf("httpServer.maxBody: %d is outside 1 to %d", c.HTTPServer.MaxBody, 15<<20)
 	}
-	if c.Node.HeartbeatMax < 1 || c.Node.HeartbeatMax > 1000 {
-		return fmt.Errorf("node.heartbeatMax: %d is outside 1 to 1000", c.Node.HeartbeatMax)
+	for _, n := range []struct {
+		name  string
+		value int
+	}{{"maxPerKey", c.Session.MaxPerKey}, {"maxPerMid", c.Session.MaxPerMid}} {
+		if n.value < 0 || n.value > 10_000 {
+			return fmt.Errorf("session.%s: %d is outside 0 to 10000", n.name, n.value)
+		}
+	}
+	if p := c.Session.Policy; p != policyReplace && p != policyReject {
+		return fmt.Errorf("session.policy: %q is neither %s nor %s", p, policyReplace, policyReject)
+	}
+	if err := c.Node.Validate(); err != nil {
+		return err
+	}
+	if err := c.Backoff.Validate(); err != nil {
+		return err
 	}
 	if err := c.Kafka.Validate(); err != nil {
 		return err

@@ -9,11 +9,14 @@ import (
 	"math"
 	"net/http"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"github.com/cloudwego/hertz/pkg/app"
 	"github.com/cloudwego/hertz/pkg/app/server"
 	"github.com/cloudwego/hertz/pkg/network/standard"
+
+	"barrage/server/logic/auth"
 )
 
 // Codes of answers. The HTTP status is always 200.
@@ -30,6 +33,7 @@ type api struct {
 	cfg     *HTTPServerConfig
 	pusher  *pusher
 	online  *online
+	live    *atomic.Pointer[live]
 	log     *slog.Logger
 	metrics *metrics
 }
@@ -52,13 +56,17 @@ func newHTTP(a *api, l *listener) *server.Hertz {
 	)
 	hertz.Use(a.recover)
 	group := hertz.Group("/goim")
-	group.POST("/push/keys", a.push(kindKeys, a.pushKeys))
-	group.POST("/push/mids", a.push(kindMids, a.pushMids))
-	group.POST("/push/room", a.push(kindRoom, a.pushRoom))
-	group.POST("/push/all", a.push(kindAll, a.pushAll))
-	group.GET("/online/top", a.onlineTop)
-	group.GET("/online/room", a.onlineRoom)
-	group.GET("/online/total", a.onlineTotal)
+	push := group.Group("/push", a.authorize(func(*live) bool { return true }))
+	push.POST("/keys", a.push(kindKeys, a.pushKeys))
+	push.POST("/mids", a.push(kindMids, a.pushMids))
+	push.POST("/room", a.push(kindRoom, a.pushRoom))
+	push.POST("/all", a.push(kindAll, a.pushAll))
+	read := group.Group("", a.authorize(func(l *live) bool { return l.auth.All() }))
+	read.GET("/online/top", a.onlineTop)
+	read.GET("/online/room", a.onlineRoom)
+	read.GET("/online/total", a.onlineTotal)
+	read.GET("/nodes/weighted", a.nodesWeighted)
+	read.GET("/nodes/instances", a.nodesInstances)
 	return hertz
 }
 
@@ -168,6 +176,41 @@ func (a *api) onlineRoom(_ context.Context, req *app.RequestContext) {
 
 func (a *api) onlineTotal(_ context.Context, req *app.RequestContext) {
 	answer(req, codeOK, "", a.online.total.Load())
+}
+
+func (a *api) nodesWeighted(_ context.Context, req *app.RequestContext) {
+	answer(req, codeOK, "", a.live.Load().advice.For(string(req.QueryArgs().Peek("platform")), req.ClientIP()))
+}
+
+func (a *api) nodesInstances(_ context.Context, req *app.RequestContext) {
+	answer(req, codeOK, "", a.live.Load().advice.Balancer.Instances())
+}
+
+// authorize lets a request on whose key is accepted, where one is asked for.
+func (a *api) authorize(asked func(*live) bool) app.HandlerFunc {
+	return func(ctx context.Context, req *app.RequestContext) {
+		l := a.live.Load()
+		if !asked(l) {
+			req.Next(ctx)
+			return
+		}
+		subject, err := l.auth.Check(string(req.Request.Header.Peek("Authorization")))
+		if err != nil {
+			a.log.Debug("request refused", "path", string(req.Path()), "addr", req.RemoteAddr().String(), "err", err)
+			said := auth.ErrRefused // and not what exactly was wrong with a token
+			if errors.Is(err, auth.ErrMissing) {
+				said = auth.ErrMissing
+			}
+			req.SetConnectionClose() // the body is not read
+			a.refuse(req, unauthorized, said.Error())
+			req.Abort()
+			return
+		}
+		if subject != "" {
+			a.log.Debug("request accepted", "path", string(req.Path()), "subject", subject)
+		}
+		req.Next(ctx)
+	}
 }
 
 // refuse answers a request that was wrong.

@@ -55,6 +55,18 @@ func TestAnswers(t *testing.T) {
 		{"rooms", "GET", "/goim/online/room?type=live&rooms=1000&rooms=9&rooms=unknown", `{"code":0,"message":"","data":{"1000":150,"9":3,"unknown":0}}`},
 		{"rooms without rooms", "GET", "/goim/online/room?type=live", `{"code":-400,"message":"rooms: missing"}`},
 		{"rooms without type", "GET", "/goim/online/room?rooms=1", `{"code":-400,"message":"type: missing"}`},
+		{"a key named twice", "POST", "/goim/push/keys?operation=1000&keys=known&keys=known", success},
+		{"form encoding", "POST", "/goim/push/room?operation=1000&type=li%76e&room=a+b%26c", success},
+		{"form encoding of a list", "GET", "/goim/online/room?type=li%76e&rooms=1000&rooms=%39&rooms=a+b", `{"code":0,"message":"","data":{"1000":150,"9":3,"a b":0}}`},
+		{"a room with a question mark", "GET", "/goim/online/room?type=live&rooms=9?&rooms=9%3F", `{"code":0,"message":"","data":{"9?":0}}`},
+		{"parameters that nobody knows", "GET", "/goim/online/room?x=1&type=live&rooms=9&&=", `{"code":0,"message":"","data":{"9":3}}`},
+		{"a comma is part of a value", "GET", "/goim/online/room?type=live&rooms=9,1000", `{"code":0,"message":"","data":{"9,1000":0}}`},
+		{"the first of several", "GET", "/goim/online/top?type=live&type=video&limit=1&limit=9", `{"code":0,"message":"","data":[{"room_id":"1000","count":150}]}`},
+		{"nodes for a browser", "GET", "/goim/nodes/weighted?platform=web", `{"code":0,"message":"","data":{"domain":"conn.goim.io","tcp_port":3101,"ws_port":3102,"wss_port":3103,"heartbeat":240,"nodes":["comet-1.goim.io","comet-2.goim.io"],"backoff":{"max_delay":300,"base_delay":3,"factor":1.8,"jitter":0.3},"heartbeat_max":2}}`},
+		{"nodes without addresses", "GET", "/goim/nodes/weighted", `{"code":0,"message":"","data":{"domain":"conn.goim.io","tcp_port":3101,"ws_port":3102,"wss_port":3103,"heartbeat":240,"nodes":["conn.goim.io"],"backoff":{"max_delay":300,"base_delay":3,"factor":1.8,"jitter":0.3},"heartbeat_max":2}}`},
+		{"instances", "GET", "/goim/nodes/instances", `{"code":0,"message":"","data":[` +
+			`{"region":"","zone":"","env":"","appid":"goim.comet","hostname":"comet-1","addrs":null,"version":"","latest_timestamp":0,"metadata":{"conn_count":"3","ip_count":"2","offline":"false","weight":"10"}},` +
+			`{"region":"","zone":"","env":"","appid":"goim.comet","hostname":"comet-2","addrs":null,"version":"","latest_timestamp":0,"metadata":{"conn_count":"3","ip_count":"2","offline":"false","weight":"10"}}]}`},
 		{"total", "GET", "/goim/online/total", `{"code":0,"message":"","data":{"conn_count":6,"ip_count":4}}`},
 	} {
 		t.Run(test.name, func(t *testing.T) {

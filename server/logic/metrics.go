@@ -32,6 +32,7 @@ type refusal string
 
 const (
 	badParameter   refusal = "parameter"
+	unauthorized   refusal = "unauthorized"
 	bodyTooLarge   refusal = "body_too_large"
 	bodyIncomplete refusal = "body_incomplete" // the client stopped, or took longer than readTimeout
 )
@@ -55,7 +56,19 @@ const (
 	callFailed  callResult = "failed"  // ours, Redis' or the time's
 )
 
+// A closeResult is how asking a comet to close replaced sessions ended.
+type closeResult string
+
+const (
+	closeOK          closeResult = "ok"
+	closeUnsupported closeResult = "unsupported" // the comet can't be asked
+	closeFailed      closeResult = "failed"
+	closeLeft        closeResult = "left" // too many at a time: the session hears of it with its next report
+)
+
 type metrics struct {
+	closes   map[closeResult]prometheus.Counter
+	rejected prometheus.Counter
 	pushes   map[pushKind]map[pushResult]prometheus.Counter
 	latency  map[pushKind]prometheus.Observer
 	refusals map[refusal]prometheus.Counter
@@ -94,7 +107,16 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		Help:    "Time to answer a call of a comet, by method.",
 		Buckets: prometheus.ExponentialBuckets(0.0001, 2, 15),
 	}, []string{"method"})
+	closes := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "barrage_logic_sessions_replaced_total",
+		Help: "Sessions that had to go since others took their place on another comet, by what came of asking their comet.",
+	}, []string{"result"})
 	m := &metrics{
+		closes: make(map[closeResult]prometheus.Counter),
+		rejected: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "barrage_logic_sessions_rejected_total",
+			Help: "Sessions that were not let in since their key or member has as many as it may.",
+		}),
 		pushes:   make(map[pushKind]map[pushResult]prometheus.Counter),
 		latency:  make(map[pushKind]prometheus.Observer),
 		refusals: make(map[refusal]prometheus.Counter),
@@ -121,7 +143,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}
 		m.latency[kind] = latency.WithLabelValues(string(kind))
 	}
-	for _, reason := range []refusal{badParameter, bodyTooLarge, bodyIncomplete} {
+	for _, reason := range []refusal{badParameter, unauthorized, bodyTooLarge, bodyIncomplete} {
 		m.refusals[reason] = refusals.WithLabelValues(string(reason))
 	}
 	for _, reason := range []cut{cutReading, cutWriting, cutPanicked, cutStopping} {
@@ -134,7 +156,10 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}
 		m.callTime[method] = callTime.WithLabelValues(method)
 	}
-	reg.MustRegister(pushes, latency, refusals, cuts, m.conns, calls, callTime, m.comets, m.rooms)
+	for _, result := range []closeResult{closeOK, closeUnsupported, closeFailed, closeLeft} {
+		m.closes[result] = closes.WithLabelValues(string(result))
+	}
+	reg.MustRegister(closes, m.rejected, pushes, latency, refusals, cuts, m.conns, calls, callTime, m.comets, m.rooms)
 	return m
 }
 
@@ -148,7 +173,7 @@ func (m *metrics) called(method string, code codes.Code, took time.Duration) {
 	switch code {
 	case codes.OK:
 		result = callOK
-	case codes.InvalidArgument, codes.Canceled, codes.Unimplemented:
+	case codes.InvalidArgument, codes.Canceled, codes.Unimplemented, codes.AlreadyExists:
 		result = callRefused
 	}
 	m.calls[method][result].Inc()

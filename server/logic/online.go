@@ -16,7 +16,7 @@ import (
 
 // A summer adds up what comets reported of their rooms.
 type summer interface {
-	Sum(ctx context.Context, servers []string, now time.Time) (map[string]int32, error)
+	Sum(ctx context.Context, servers []string, oldest time.Time) (map[string]int32, error)
 }
 
 // online is what logic knows of the whole cluster's sessions: a picture that is drawn anew
@@ -24,6 +24,7 @@ type summer interface {
 type online struct {
 	summer  summer
 	period  time.Duration
+	maxAge  time.Duration // of a comet's report
 	timeout time.Duration // of one sum
 	log     *slog.Logger
 	metrics *metrics
@@ -39,7 +40,7 @@ type totals struct {
 }
 
 func newOnline(s summer, cfg *Config, log *slog.Logger, m *metrics) *online {
-	o := &online{summer: s, period: cfg.Online.Period, timeout: cfg.RPCServer.Timeout, log: log, metrics: m}
+	o := &online{summer: s, period: cfg.Online.Period, maxAge: cfg.Online.MaxAge, timeout: cfg.RPCServer.Timeout, log: log, metrics: m}
 	o.rooms.Store(&map[string]int32{})
 	o.total.Store(&totals{})
 	return o
@@ -84,7 +85,7 @@ func (o *online) run(ctx context.Context, instances <-chan []discovery.Instance)
 func (o *online) sum(ctx context.Context, comets []string) error {
 	ctx, cancel := context.WithTimeout(ctx, o.timeout)
 	defer cancel()
-	rooms, err := o.summer.Sum(ctx, comets, time.Now())
+	rooms, err := o.summer.Sum(ctx, comets, time.Now().Add(-o.maxAge))
 	if err != nil {
 		return fmt.Errorf("sum room counts: %w", err)
 	}

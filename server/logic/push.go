@@ -20,7 +20,7 @@ type sender interface {
 
 // A locator knows which comets hold which sessions.
 type locator interface {
-	Servers(ctx context.Context, keys []string) ([]string, error)
+	Servers(ctx context.Context, keys []string) ([][]string, error)
 	Sessions(ctx context.Context, mids []int64) ([]presence.Session, error)
 }
 
@@ -32,7 +32,7 @@ type pusher struct {
 	lookup  time.Duration // that the locator may take
 }
 
-// pushKeys sends body to sessions, and returns how many of them are on some comet.
+// pushKeys sends body to the sessions of keys, and returns on how many comets they are.
 func (p *pusher) pushKeys(ctx context.Context, operation int32, keys []string, body []byte) (online int, err error) {
 	lookup, cancel := context.WithTimeout(ctx, p.lookup)
 	defer cancel()
@@ -41,8 +41,13 @@ func (p *pusher) pushKeys(ctx context.Context, operation int32, keys []string, b
 		return 0, err
 	}
 	var targets targets
-	for i, server := range servers {
-		if server != "" && keys[i] != "" {
+	seen := make(map[string]bool, len(keys))
+	for i, list := range servers {
+		if keys[i] == "" || seen[keys[i]] {
+			continue
+		}
+		seen[keys[i]] = true
+		for _, server := range list {
 			targets.add(server, keys[i])
 			online++
 		}

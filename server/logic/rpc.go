@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"path"
 	"runtime/debug"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -22,8 +23,8 @@ import (
 
 // A registry remembers sessions and room counts.
 type registry interface {
-	Add(ctx context.Context, session presence.Session) error
-	Renew(ctx context.Context, session presence.Session) error
+	Add(ctx context.Context, session presence.Session) (presence.Admission, error)
+	Renew(ctx context.Context, session presence.Session) (replaced bool, err error)
 	Remove(ctx context.Context, session presence.Session) (had bool, err error)
 	Report(ctx context.Context, server string, rooms map[string]int32, now time.Time) error
 }
@@ -36,11 +37,13 @@ type Receiver func(ctx context.Context, mid int64, frame *protocol.Proto) error
 type service struct {
 	pb.UnimplementedLogicServer
 
-	registry  registry
-	online    *online
-	receive   Receiver // nil: frames are only counted
-	heartbeat time.Duration
-	log       *slog.Logger
+	registry registry
+	peers    *peers
+	online   *online
+	live     *atomic.Pointer[live]
+	receive  Receiver // nil: frames are only counted
+	metrics  *metrics
+	log      *slog.Logger
 }
 
 // Connect reads the token of a new session and enters the session.
@@ -58,24 +61,60 @@ func (s *service) Connect(ctx context.Context, req *pb.ConnectReq) (*pb.ConnectR
 	if token.Key == "" {
 		token.Key = uuid.NewString()
 	}
-	session := presence.Session{Mid: token.Mid, Key: token.Key, Server: req.GetServer()}
-	if err := s.registry.Add(ctx, session); err != nil {
-		return nil, unavailable(ctx, err)
+	session := presence.Session{Mid: token.Mid, Key: token.Key, Server: req.GetServer(), ID: req.GetSession()}
+	admission, err := s.admit(ctx, session)
+	if err != nil {
+		return nil, err
 	}
 	s.log.Debug("session connected", "session", token.Key, "mid", token.Mid, "comet", req.GetServer(),
 		"room", token.RoomID, "platform", token.Platform)
-	return &pb.ConnectReply{
+	node := &s.live.Load().advice.Node
+	reply := &pb.ConnectReply{
 		Mid:       token.Mid,
 		Key:       token.Key,
 		RoomID:    token.RoomID,
 		Accepts:   token.Accepts,
-		Heartbeat: int64(s.heartbeat),
-	}, nil
+		Heartbeat: int64(node.Heartbeat) * int64(node.HeartbeatMax),
+		Managed:   session.ID != "", // else the comet tells sessions of a key apart by itself
+	}
+	var elsewhere []presence.Session
+	for _, old := range admission.Replaced {
+		if old.Server != session.Server {
+			elsewhere = append(elsewhere, old)
+		} else {
+			reply.Replaced = append(reply.Replaced, &pb.SessionRef{Key: old.Key, Session: old.ID})
+		}
+	}
+	s.peers.dismiss(elsewhere)
+	return reply, nil
 }
 
-// Disconnect forgets a session, unless its key is another comet's by now.
+// admit enters a session. Before it is rejected, those that hold its place are looked for:
+// what a crash left behind locks nobody out.
+func (s *service) admit(ctx context.Context, session presence.Session) (presence.Admission, error) {
+	admission, err := s.registry.Add(ctx, session)
+	if err != nil || !admission.Rejected {
+		return admission, unavailable(ctx, err)
+	}
+	if gone := s.peers.stale(ctx, admission.Holders); len(gone) > 0 {
+		for _, old := range gone {
+			if _, err := s.registry.Remove(ctx, old); err != nil {
+				return admission, unavailable(ctx, err)
+			}
+		}
+		admission, err = s.registry.Add(ctx, session)
+		if err != nil || !admission.Rejected {
+			return admission, unavailable(ctx, err)
+		}
+	}
+	s.metrics.rejected.Inc()
+	return admission, status.Errorf(codes.AlreadyExists, "session %q of member %d: %d sessions have its place (session.maxPerKey, session.maxPerMid)",
+		session.Key, session.Mid, len(admission.Holders))
+}
+
+// Disconnect forgets a session. Others with its key stay.
 func (s *service) Disconnect(ctx context.Context, req *pb.DisconnectReq) (*pb.DisconnectReply, error) {
-	session := presence.Session{Mid: req.GetMid(), Key: req.GetKey(), Server: req.GetServer()}
+	session := presence.Session{Mid: req.GetMid(), Key: req.GetKey(), Server: req.GetServer(), ID: req.GetSession()}
 	had, err := s.registry.Remove(ctx, session)
 	if err != nil {
 		return nil, unavailable(ctx, err)
@@ -84,13 +123,15 @@ func (s *service) Disconnect(ctx context.Context, req *pb.DisconnectReq) (*pb.Di
 	return &pb.DisconnectReply{Has: had}, nil
 }
 
-// Heartbeat keeps a session from being forgotten, and enters it again if it was.
+// Heartbeat keeps a session from being forgotten, and enters it again if it was. It says so
+// where others have taken its place.
 func (s *service) Heartbeat(ctx context.Context, req *pb.HeartbeatReq) (*pb.HeartbeatReply, error) {
-	session := presence.Session{Mid: req.GetMid(), Key: req.GetKey(), Server: req.GetServer()}
-	if err := s.registry.Renew(ctx, session); err != nil {
+	session := presence.Session{Mid: req.GetMid(), Key: req.GetKey(), Server: req.GetServer(), ID: req.GetSession()}
+	replaced, err := s.registry.Renew(ctx, session)
+	if err != nil {
 		return nil, unavailable(ctx, err)
 	}
-	return &pb.HeartbeatReply{}, nil
+	return &pb.HeartbeatReply{Replaced: replaced}, nil
 }
 
 // RenewOnline takes a comet's room counts and returns those of all comets, as last summed.
@@ -117,8 +158,16 @@ func (s *service) Receive(ctx context.Context, req *pb.ReceiveReq) (*pb.ReceiveR
 	return &pb.ReceiveReply{}, nil
 }
 
-// unavailable is the answer when Redis failed: the comet may try again.
+// Nodes returns the comets that a new client should try.
+func (s *service) Nodes(_ context.Context, req *pb.NodesReq) (*pb.NodesReply, error) {
+	return s.live.Load().advice.For(req.GetPlatform(), req.GetClientIP()), nil
+}
+
+// unavailable is the answer when Redis failed: the comet may try again. No error stays none.
 func unavailable(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
 	if ctx.Err() != nil {
 		return status.FromContextError(ctx.Err()).Err()
 	}

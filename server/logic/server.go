@@ -14,6 +14,7 @@ import (
 	"net"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cloudwego/hertz/pkg/app/server"
@@ -21,6 +22,7 @@ import (
 	"google.golang.org/grpc"
 
 	"barrage/server/discovery"
+	"barrage/server/logic/nodes"
 	"barrage/server/logic/presence"
 	"barrage/server/logic/producer"
 )
@@ -56,6 +58,9 @@ type Server struct {
 	store    *presence.Store
 	producer *producer.Producer
 	online   *online
+	peers    *peers
+	balancer *nodes.Balancer
+	live     atomic.Pointer[live]
 	api      *api
 	rpc      *grpc.Server
 	metrics  *metrics
@@ -63,6 +68,9 @@ type Server struct {
 	http         *server.Hertz // set by Listen
 	httpListener *listener     // set by Listen
 	rpcListener  net.Listener  // set by Listen
+
+	reloading sync.Mutex // held by Reload
+	applied   Config     // reloading guards; cfg with what Reload changed
 
 	mu       sync.Mutex
 	redis    error // why Redis can't be used, nil when it can
@@ -81,6 +89,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	}
 	s := &Server{
 		cfg:      cfg,
+		applied:  cfg,
 		deps:     deps,
 		log:      deps.Log,
 		store:    presence.Open(cfg.Redis, deps.Log, deps.Metrics),
@@ -88,20 +97,31 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		metrics:  newMetrics(deps.Metrics),
 		redis:    errors.New("redis: no answer yet"),
 	}
+	s.balancer = nodes.NewBalancer(deps.Log, deps.Metrics)
+	now, err := newLive(&s.cfg, s.balancer, s.log)
+	if err != nil {
+		return nil, err
+	}
+	s.live.Store(now)
+	s.store.SetBounds(cfg.Session.bounds())
+	s.peers = newPeers(cfg.RPCServer.Timeout, s.log, s.metrics)
 	s.online = newOnline(s.store, &s.cfg, s.log, s.metrics)
 	s.api = &api{
 		cfg:     &s.cfg.HTTPServer,
 		pusher:  &pusher{sender: s.producer, locator: s.store, lookup: cfg.RPCServer.Timeout},
 		online:  s.online,
+		live:    &s.live,
 		log:     s.log,
 		metrics: s.metrics,
 	}
 	s.rpc = newGRPC(&s.cfg.RPCServer, &service{
-		registry:  s.store,
-		online:    s.online,
-		receive:   deps.Receive,
-		heartbeat: cfg.Node.Heartbeat * time.Duration(cfg.Node.HeartbeatMax),
-		log:       s.log,
+		registry: s.store,
+		peers:    s.peers,
+		online:   s.online,
+		live:     &s.live,
+		receive:  deps.Receive,
+		metrics:  s.metrics,
+		log:      s.log,
 	}, s.metrics, s.log)
 	if deps.Register != nil {
 		s.register = errors.New("discovery: not registered yet")
@@ -156,7 +176,9 @@ func (s *Server) Run(ctx context.Context) error {
 			stop(err)
 		}
 	})
-	working.Go(func() { s.online.run(backing, s.deps.Instances) })
+	comets := make(chan []discovery.Instance)
+	working.Go(func() { s.online.run(backing, comets) })
+	working.Go(func() { s.watchComets(backing, comets) })
 	working.Go(func() { s.watchRedis(backing) })
 	serving.Go(func() {
 		if err := s.http.Run(); err != nil && ctx.Err() == nil {
@@ -171,6 +193,7 @@ func (s *Server) Run(ctx context.Context) error {
 	if s.deps.Register != nil {
 		registering.Go(func() { s.keepRegistered(ctx) })
 	}
+	s.warnIfOpen(&s.cfg)
 	s.log.Info("logic serves", "http", s.HTTPAddr().String(), "rpc", s.RPCAddr().String())
 
 	<-ctx.Done()
@@ -179,6 +202,7 @@ func (s *Server) Run(ctx context.Context) error {
 	serving.Wait()
 	stopBacking()
 	working.Wait()
+	s.peers.close()
 	err := s.store.Close()
 	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) && !errors.Is(cause, context.DeadlineExceeded) {
 		return cause
@@ -212,6 +236,27 @@ func (s *Server) stopServing() {
 		s.rpc.GracefulStop()
 	})
 	stopping.Wait()
+}
+
+// watchComets tells those who need the list of comets of it, until ctx ends.
+func (s *Server) watchComets(ctx context.Context, online chan<- []discovery.Instance) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case list, more := <-s.deps.Instances:
+			if !more {
+				return
+			}
+			s.balancer.Update(list)
+			s.peers.update(list)
+			select {
+			case online <- list:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
 }
 
 // keepRegistered makes us known to discovery until ctx ends.

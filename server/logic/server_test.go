@@ -128,6 +128,12 @@ func TestStopAnswersWhatIsUnderWay(t *testing.T) {
 	if _, err := idle.Read(make([]byte, 1)); err != nil {
 		t.Fatal(err)
 	}
+	eventually(t, "the first request is answered", func() error {
+		if n := c.server.httpListener.busy(); n != 0 {
+			return fmt.Errorf("%d requests are under way", n)
+		}
+		return nil
+	})
 	answer := make(chan string, 1)
 	go func() {
 		got, err := c.tryPost(roomPath, "last words")

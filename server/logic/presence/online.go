@@ -15,7 +15,7 @@ const (
 	// onlineFields is how many fields a comet's room counts are spread over.
 	onlineFields = 64
 
-	// MaxReportAge is the age from which on a comet's room counts are not counted.
+	// MaxReportAge is the age from which on goim doesn't count a comet's room counts.
 	MaxReportAge = 5 * time.Minute
 )
 
@@ -67,8 +67,8 @@ func (s *Store) Report(ctx context.Context, server string, rooms map[string]int3
 }
 
 // Sum returns the sessions in each room over the given comets, without reports that are
-// older than MaxReportAge.
-func (s *Store) Sum(ctx context.Context, servers []string, now time.Time) (map[string]int32, error) {
+// from before oldest.
+func (s *Store) Sum(ctx context.Context, servers []string, oldest time.Time) (map[string]int32, error) {
 	sum := make(map[string]int32)
 	if len(servers) == 0 {
 		return sum, nil
@@ -81,7 +81,6 @@ func (s *Store) Sum(ctx context.Context, servers []string, now time.Time) (map[s
 	if err := run(ctx, pipe); err != nil {
 		return nil, s.failed(opSum, fmt.Errorf("read room counts of %d comets from redis: %w", len(servers), err))
 	}
-	oldest := now.Add(-MaxReportAge).Unix()
 	for i, server := range servers {
 		for field, value := range found[i].Val() {
 			var part report
@@ -90,7 +89,7 @@ func (s *Store) Sum(ctx context.Context, servers []string, now time.Time) (map[s
 				s.log.Warn("skipped room counts that can't be read", "comet", server, "field", field, "err", err)
 				continue
 			}
-			if part.Updated < oldest {
+			if part.Updated < oldest.Unix() {
 				continue
 			}
 			for room, count := range part.RoomCount {
