@@ -1,0 +1,161 @@
+package console
+
+import (
+	"fmt"
+	"log/slog"
+	"testing"
+
+	"github.com/chromedp/chromedp"
+)
+
+// shown is an expression that is true when the list has a message with this text, whose
+// row matches pattern as a whole.
+func shown(text, pattern string) string {
+	return fmt.Sprintf(`[...document.querySelectorAll("#messages li")].some((li) => li.querySelector(".text").textContent === %q && /%s/.test(li.innerText))`, text, pattern)
+}
+
+const connected = `document.querySelector("#status").dataset.state === "open"`
+
+// A user's way through the page, in a real browser with real processes behind it.
+func TestThePageInABrowser(t *testing.T) {
+	b := newBrowser(t)
+	c := startCluster(t)
+	page := serveConsole(t, DefaultConfig(), Deps{
+		Log: slog.New(slog.DiscardHandler),
+		API: func() string { return c.api }, WebSocket: func() string { return c.webSocket },
+	})
+	b.do("open the page", chromedp.Navigate(page.pageURL()))
+	b.until("the page shows the cluster", `document.querySelector("#totals").textContent.includes("0 connections from 0 addresses")`)
+	b.screenshot("1-opened")
+
+	b.click("#connect")
+	b.until("connected", connected)
+	b.until("the room has one member", `document.querySelector("#online").textContent === "1"`)
+	b.until("the cluster's largest room is listed", `document.querySelector("#rooms").textContent.includes("live://10001")`)
+
+	t.Run("push from the form", func(t *testing.T) {
+		b.click("#push")
+		b.until("the push arrives with its latency", shown("Hello from this page", `1000[^]*room live:\/\/1000|1000[^]*ms`))
+		b.until("the API's answer is shown", `document.querySelector("#answer").textContent.startsWith('200 {"code":0,"message":""} in ')`)
+		latency := eval[string](b, `document.querySelector("#messages .latency").textContent`)
+		if !eval[bool](b, `/^\d+(\.\d)? ms$/.test(document.querySelector("#messages .latency").textContent)`) {
+			t.Errorf("the latency is %q", latency)
+		}
+		b.until("the figures have it", `/^\d/.test(document.querySelector("#p50").textContent) && document.querySelector("#received").textContent === "1"`)
+		b.until("a screen reader is told", `document.querySelector("#spoken").textContent === "1 new message, the newest: Hello from this page"`)
+	})
+
+	t.Run("text and bytes as they are", func(t *testing.T) {
+		c.push("room?operation=1&type=live&room=1000", "<img src=x onerror=alert(1)>")
+		b.until("markup is text", shown("<img src=x onerror=alert(1)>", `^`))
+		c.push("room?operation=1000&type=live&room=1000", "\xff\x00\x01")
+		b.until("bytes are shown", shown("ff 00 01", `19 B`))
+		c.push("room?operation=1000&type=live&room=1000", `{"t":"soon","text":7}`)
+		b.until("other JSON is shown as it is", shown(`{"t":"soon","text":7}`, `^`))
+	})
+
+	t.Run("change the room", func(t *testing.T) {
+		b.fill("#room-input", "live://2000")
+		b.click("#room-form button")
+		b.until("in the new room", `document.querySelector("#online-room").textContent === "live://2000"`)
+		c.push("room?operation=1000&type=live&room=1000", "to the old room")
+		c.push("room?operation=1000&type=live&room=2000", "to the new room")
+		b.until("the push to the new room arrives", shown("to the new room", `^`))
+		if eval[bool](b, shown("to the old room", `^`)) {
+			t.Error("a push to the old room arrived")
+		}
+		b.click("#leave-room")
+		b.until("in no room", `document.querySelector("#online-room").textContent === "" && document.querySelector("#online").textContent === "–"`)
+		b.fill("#room-input", "live://2000")
+		b.click("#room-form button")
+		b.until("in the room again", `document.querySelector("#online").textContent === "1"`)
+	})
+
+	t.Run("subscriptions", func(t *testing.T) {
+		b.click(`#subs button[aria-label="Unsubscribe from 1000"]`)
+		b.until("unsubscribed", `document.querySelectorAll("#subs li").length === 1`)
+		b.fill("#sub-input", "1002, 1003")
+		b.click("#sub-form .joined button")
+		b.until("subscribed", `[...document.querySelectorAll("#subs li")].map((li) => li.firstChild.data).join() === "1001,1002,1003"`)
+		c.push("all?operation=1000", "not wanted")
+		c.push("all?operation=1003", "wanted")
+		b.until("the operation subscribed to arrives", shown("wanted", `1003`))
+		if eval[bool](b, shown("not wanted", `^`)) {
+			t.Error("the other arrived as well")
+		}
+	})
+
+	t.Run("push to keys, members and everyone", func(t *testing.T) {
+		b.fill(`#push-form [name=operation]`, "1002")
+		b.click(`#push-form [value=keys]`)
+		b.fill(`#push-form [name=text]`, "to my key")
+		b.click("#push")
+		b.until("the push to the key arrives", shown("to my key", `1002`))
+		b.click(`#push-form [value=all]`)
+		b.fill(`#push-form [name=text]`, "to 'all' & sundry")
+		if curl := eval[string](b, `document.querySelector("#curl").textContent`); curl == "" {
+			t.Error("no curl command")
+		}
+		b.click("#push")
+		b.until("the push to everyone arrives", shown("to 'all' & sundry", `1002`))
+		b.click(`#push-form [value=mids]`)
+		b.fill(`#push-form [name=mids]`, "7")
+		b.click("#push")
+		b.until("nobody is member 7", `document.querySelector("#answer").textContent.startsWith('200 {"code":0')`)
+		b.click(`#push-form [value=room]`)
+	})
+	b.quiet()
+
+	t.Run("reconnect after comet restarts", func(t *testing.T) {
+		c.comet.stop()
+		b.until("the page says so", `document.querySelector("#status-text").textContent.startsWith("Reconnecting")`)
+		c.startComet()
+		b.until("connected again", connected)
+		c.push("room?operation=1000&type=live&room=2000", "after the restart")
+		b.until("a push to the room arrives", shown("after the restart", `^`))
+		c.push("all?operation=1003", "subscribed still")
+		b.until("subscriptions are kept", shown("subscribed still", `1003`))
+		b.quiet("WebSocket connection to")
+	})
+
+	t.Run("a reload comes back to the room", func(t *testing.T) {
+		b.do("reload", chromedp.Reload())
+		b.until("connected", connected)
+		b.until("in the room", `document.querySelector("#online-room").textContent === "live://2000"`)
+	})
+
+	t.Run("repeated pushes", func(t *testing.T) {
+		b.fill(`#push-form [name=repeat]`, "50")
+		b.click("#push")
+		b.until("the rate is shown", `Number(document.querySelector("#rate").textContent) > 5`)
+		b.until("the line is drawn", `document.querySelector("#latency-spark .line").getAttribute("d").includes("L")`)
+	})
+	pictures(b)
+	b.click("#push")
+	b.until("stopped", `document.querySelector("#push").textContent === "Push"`)
+	b.quiet()
+
+	t.Run("without logic", func(t *testing.T) {
+		c.logic.stop()
+		b.fill(`#push-form [name=repeat]`, "0")
+		b.click("#push")
+		b.until("the page says that the push API is away", `document.querySelector("#answer").textContent.includes("the push API at `+c.api+` does not answer")`)
+		b.until("so does the cluster's part", `document.querySelector("#cluster-trouble").textContent.includes("does not answer")`)
+		b.screenshot("8-no-logic")
+		b.quiet("502 (Bad Gateway)")
+	})
+}
+
+// pictures looks at the page in light and dark, wide and narrow: nothing may stick out.
+func pictures(b *browser) {
+	for _, width := range []int64{1280, 1000, 760, 390, 320} {
+		for _, scheme := range []string{"light", "dark"} {
+			b.show(width, 900, scheme)
+			if over := eval[int64](b, `document.documentElement.scrollWidth - innerWidth`); over > 0 {
+				b.t.Errorf("at a width of %d the page is %d wider", width, over)
+			}
+			b.screenshot(fmt.Sprintf("5-%d-%s", width, scheme))
+		}
+	}
+	b.show(1280, 960, "light")
+}
