@@ -205,23 +205,25 @@ func TestRenewAfterLoss(t *testing.T) {
 func TestConnectsAtTheSameInstant(t *testing.T) {
 	addr := startRedis(t)
 	for _, reject := range []bool{false, true} {
-		for _, bound := range []int{1, 3} {
-			t.Run(fmt.Sprintf("bound %d, reject %v", bound, reject), func(t *testing.T) {
+		for _, bounds := range []Bounds{{PerKey: 1}, {PerKey: 1, PerMid: 1}, {PerKey: 3}, {PerKey: 3, PerMid: 3}} {
+			bounds.Reject = reject
+			bound := bounds.PerKey
+			t.Run(fmt.Sprintf("%+v", bounds), func(t *testing.T) {
 				const logics, rounds = 4, 50
 				var stores []*Store
 				for range logics {
 					s := open(t, func(cfg *Config) { cfg.Addr = addr })
-					s.SetBounds(Bounds{PerKey: bound, PerMid: bound, Reject: reject})
+					s.SetBounds(bounds)
 					stores = append(stores, s)
 				}
 				for round := range rounds {
-					key := fmt.Sprintf("k-%v-%d-%d", reject, bound, round)
+					key := fmt.Sprintf("k-%v-%d-%d-%d", reject, bounds.PerKey, bounds.PerMid, round)
 					admissions := make([]Admission, 2*logics)
 					var all sync.WaitGroup
 					for i := range admissions {
 						all.Go(func() {
 							var err error
-							admissions[i], err = stores[i%logics].Add(context.Background(), Session{Mid: int64(1000*bound + round + 1), Key: key, Server: fmt.Sprint("c", i), ID: fmt.Sprint("s", i)})
+							admissions[i], err = stores[i%logics].Add(context.Background(), Session{Mid: int64(1000*(bounds.PerKey+10*bounds.PerMid) + round + 1), Key: key, Server: fmt.Sprint("c", i), ID: fmt.Sprint("s", i)})
 							if err != nil {
 								t.Error(err)
 							}

@@ -22,37 +22,35 @@ import (
 //
 // A session is written as "connected renewed mid length server key", the times in ms since
 // 1970 and length the server's, in bytes.
+//
+// A crowd may share a key or a member, where those have no bound: everybody is 123 in many a
+// test. So a script reads a whole hash only when it must count against a bound, when the hash
+// is small, or so seldom that it costs little on average.
 
 // library is in front of every script.
 const library = `
 local index, sessions = KEYS[1], KEYS[2]
 local kind, now, expire = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local id, server, key, mid = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local crowd = 256 -- sessions from which on a hash isn't read as a whole for one of them
 
--- read returns the sessions that are alive, oldest first, and forgets the others.
-local function read()
-	local live, all = {}, redis.call('HGETALL', sessions)
-	for i = 1, #all, 2 do
-		local connected, renewed, m, n, rest = string.match(all[i + 1], '^(%d+) (%d+) (%-?%d+) (%d+) (.*)$')
-		if connected and tonumber(renewed) + expire > now then
-			n = tonumber(n)
-			table.insert(live, {id = all[i], connected = tonumber(connected), mid = m,
-				server = string.sub(rest, 1, n), key = string.sub(rest, n + 1)})
-		else
-			redis.call('HDEL', sessions, all[i])
-		end
-	end
-	table.sort(live, function(a, b)
-		if a.connected ~= b.connected then return a.connected < b.connected end
-		return a.id < b.id
-	end)
-	return live
+-- parse returns the session in a field; whether it is alive; nil for junk.
+local function parse(field, value)
+	local connected, renewed, m, n, rest = string.match(value, '^(%d+) (%d+) (%-?%d+) (%d+) (.*)$')
+	if not connected then return nil, false end
+	n = tonumber(n)
+	local s = {id = field, connected = connected, mid = m, server = string.sub(rest, 1, n), key = string.sub(rest, n + 1)}
+	return s, tonumber(renewed) + expire > now
 end
 
--- write enters the session of ARGV.
-local function write(connected)
-	redis.call('HSET', sessions, id, string.format('%s %s %s %d ', connected, ARGV[2], mid, #server) .. server .. key)
-	redis.call('PEXPIRE', sessions, expire)
+-- oldestFirst sorts sessions by when they connected.
+local function oldestFirst(list)
+	table.sort(list, function(a, b)
+		local x, y = tonumber(a.connected), tonumber(b.connected)
+		if x ~= y then return x < y end
+		return a.id < b.id
+	end)
+	return list
 end
 
 -- point makes goim's entry name s's server.
@@ -65,18 +63,72 @@ local function point(s)
 	end
 end
 
--- settle has goim's entry for key k name the newest of the live sessions under it, and, if
--- there is none, forgets it where it still names the server was.
+-- settle is for when a session of key k has gone that was on the server was: if goim's entry
+-- names that, it has it name the newest of the live sessions under the key, and where there
+-- is none forgets it. It returns how many it forgot.
 local function settle(live, k, was)
+	local named
+	if kind == 'key' then named = redis.call('GET', index) else named = redis.call('HGET', index, k) end
+	if named and named ~= was then return 0 end
+	if type(live) == 'function' then live = live() end
 	for i = #live, 1, -1 do
-		if live[i].key == k then return point(live[i]) end
+		if live[i].key == k then
+			point(live[i])
+			return 0
+		end
 	end
-	if kind == 'key' then
-		if redis.call('GET', index) == was then return redis.call('DEL', index) end
-	elseif redis.call('HGET', index, k) == was then
-		return redis.call('HDEL', index, k)
+	if not named then return 0 end
+	if kind == 'key' then return redis.call('DEL', index) end
+	return redis.call('HDEL', index, k)
+end
+
+-- read returns the sessions that are alive, oldest first, and forgets the others.
+local function read()
+	local live, dead, all = {}, {}, redis.call('HGETALL', sessions)
+	for i = 1, #all, 2 do
+		local s, alive = parse(all[i], all[i + 1])
+		if alive then
+			table.insert(live, s)
+		else
+			redis.call('HDEL', sessions, all[i])
+			if s then table.insert(dead, s) end
+		end
 	end
-	return 0
+	oldestFirst(live)
+	for _, s in ipairs(dead) do settle(live, s.key, s.server) end
+	return live
+end
+
+-- look is read, or in a crowd only some of its sessions.
+local function look()
+	if redis.call('HLEN', sessions) <= crowd then return read() end
+	if redis.replicate_commands then redis.replicate_commands() end -- servers before 5 need to be told
+	local live, some = {}, redis.call('HSCAN', sessions, '0', 'COUNT', crowd)[2]
+	for i = 1, #some, 2 do
+		local s, alive = parse(some[i], some[i + 1])
+		if alive then table.insert(live, s) end
+	end
+	return oldestFirst(live)
+end
+
+-- clean forgets the sessions that are dead, among n, but not every time.
+local function clean(n)
+	if n > 0 and (n <= 8 or now % n == 0) then read() end
+end
+
+-- write enters the session of ARGV.
+local function write(connected)
+	redis.call('HSET', sessions, id, string.format('%s %s %s %d ', connected, ARGV[2], mid, #server) .. server .. key)
+	redis.call('PEXPIRE', sessions, expire)
+end
+
+-- without returns the sessions but that of ARGV.
+local function without(live)
+	local others = {}
+	for _, s in ipairs(live) do
+		if s.id ~= id then table.insert(others, s) end
+	end
+	return others
 end
 
 local function list(first, some)
@@ -90,57 +142,71 @@ end
 
 // The scripts. Each returns a list whose first element is 1 or 0.
 var (
-	// addScript enters a session. With ARGV[8], the bound, above 0 there are never more than
+	// addScript enters a session; enter does without, where it can. With ARGV[8], the bound, above 0 there are never more than
 	// that: by ARGV[9] the oldest go (1, and those), or the new one is not entered (0, and
 	// those that are there).
 	addScript = redis.NewScript(library + `
 local bound, policy = tonumber(ARGV[8]), ARGV[9]
-local others = {}
-for _, s in ipairs(read()) do
-	if s.id ~= id then table.insert(others, s) end
-end
-local replaced = {}
-if bound > 0 and #others >= bound then
-	if policy == 'reject' then return list(0, others) end
+local replaced, others = {}, {}
+local n = redis.call('HLEN', sessions)
+if bound > 0 and n >= bound then
+	others = without(read())
+	if #others >= bound and policy == 'reject' then return list(0, others) end
 	while #others >= bound do
 		local s = table.remove(others, 1)
 		redis.call('HDEL', sessions, s.id)
 		table.insert(replaced, s)
 	end
+else
+	clean(n)
 end
 write(ARGV[2])
-local me = {id = id, server = server, key = key, mid = mid}
-table.insert(others, me)
-point(me)
+point({server = server, key = key})
 for _, s in ipairs(replaced) do
 	if s.key ~= key then settle(others, s.key, s.server) end
 end
 return list(1, replaced)`)
 
 	// renewScript keeps a session from expiring, and enters it again when it is not there: 1.
-	// When it is not there since others have taken its place, 0.
+	// When others have its place, 0: it is not there and they are as many as may be, or it is
+	// and as many are newer, since the bound was lowered.
 	renewScript = redis.NewScript(library + `
 local bound = tonumber(ARGV[8])
-local live, connected = read(), nil
-for _, s in ipairs(live) do
-	if s.id == id then connected = string.format('%.0f', s.connected) end
-end
-if not connected and bound > 0 and #live >= bound then return {0} end
-write(connected or ARGV[2])
-local missing
-if kind == 'key' then
-	missing = redis.call('PEXPIRE', index, expire) == 0
+local n, value = redis.call('HLEN', sessions), redis.call('HGET', sessions, id)
+local me, alive
+if value then me, alive = parse(id, value) end
+if not alive then me = nil end
+if bound > 0 and (n > bound or n == bound and not me) then
+	local newer, live = 0, read()
+	for i = #live, 1, -1 do
+		if live[i].id == id then break end
+		newer = newer + 1
+	end
+	if newer >= bound then
+		if me then
+			redis.call('HDEL', sessions, id)
+			settle(without(live), key, server)
+		end
+		return {0}
+	end
 else
-	missing = redis.call('HEXISTS', index, key) == 0
+	clean(n)
+end
+write(me and me.connected or ARGV[2])
+local there
+if kind == 'key' then
+	there = redis.call('PEXPIRE', index, expire) == 1
+else
+	there = redis.call('HEXISTS', index, key) == 1
 	redis.call('PEXPIRE', index, expire)
 end
-if missing then point({server = server, key = key}) end
+if not there then point({server = server, key = key}) end
 return {1}`)
 
 	// removeScript forgets a session, and whether it was there.
 	removeScript = redis.NewScript(library + `
 local had = redis.call('HDEL', sessions, id)
-local gone = settle(read(), key, server)
+local gone = settle(look, key, server)
 if had == 1 or gone == 1 then return {1} end
 return {0}`)
 )
@@ -182,73 +248,128 @@ func (s *Store) checkSlot(session Session) error {
 	return fmt.Errorf("session key %q: a key with a closing brace can't be kept in a Redis cluster", session.Key)
 }
 
-// A call is one run of a script.
+// A call is what is done for a session at one place.
 type call struct {
-	script *redis.Script
-	place  place
-	args   []any
-	result []any // once run: what the script returned
+	place   place
+	session Session
+	now     time.Time
+	script  *redis.Script // nil: it is entered, without a script
+	more    []any         // arguments behind those that all scripts have
+
+	ok     bool      // the answer
+	listed []Session // by the answer; those that were replaced, or are in the way
 }
 
-// call makes a call for session, with more arguments behind those that all scripts have.
-func (s *Store) call(script *redis.Script, p place, session Session, now time.Time, more ...any) *call {
-	args := []any{p.kind, now.UnixMilli(), s.expire.Milliseconds(), session.id(), session.Server, session.Key, session.Mid}
-	return &call{script: script, place: p, args: append(args, more...)}
+// entries returns the calls that enter session. The bounds that nearly everybody has, none at
+// all and one a key where the newest stays, need no script: as one transaction it is one
+// decision as well, and costs a third in Redis and a tenth in miniredis. (In a cluster a
+// transaction can't have both places.)
+func (s *Store) entries(session Session, now time.Time, b Bounds) (calls []*call) {
+	script := addScript
+	if !s.clustered && b.PerMid == 0 && (b.PerKey == 0 || b.PerKey == 1 && !b.Reject) {
+		script = nil
+	}
+	policy := "replace"
+	if b.Reject {
+		policy = "reject"
+	}
+	for _, p := range session.places(b) {
+		calls = append(calls, &call{place: p, session: session, now: now, script: script, more: []any{p.bound, policy}})
+	}
+	return calls
 }
 
-// run makes the calls in one round trip, and in one more where Redis doesn't know a script.
-func (s *Store) runScripts(ctx context.Context, calls []*call) error {
-	unknown, err := s.try(ctx, calls, func(pipe redis.Pipeliner, c *call) *redis.Cmd {
-		return pipe.EvalSha(ctx, c.script.Hash(), c.place.keys(), c.args...)
-	})
+// runAll makes the calls in one round trip, and in one more where Redis doesn't know a
+// script. Outside of a cluster nothing comes between them: sessions that connect at the same
+// instant meet in the same order at all places, and none replaces each other.
+func (s *Store) runAll(ctx context.Context, calls []*call) error {
+	unknown, err := s.try(ctx, calls, (*redis.Script).EvalSha)
 	if err == nil && len(unknown) > 0 {
-		_, err = s.try(ctx, unknown, func(pipe redis.Pipeliner, c *call) *redis.Cmd {
-			return c.script.Eval(ctx, pipe, c.place.keys(), c.args...)
-		})
+		_, err = s.try(ctx, unknown, (*redis.Script).Eval)
 	}
 	return err
 }
 
-func (p place) keys() []string { return []string{p.index, p.sessions} }
+type evaluate func(script *redis.Script, ctx context.Context, to redis.Scripter, keys []string, args ...any) *redis.Cmd
 
-func (s *Store) try(ctx context.Context, calls []*call, run func(redis.Pipeliner, *call) *redis.Cmd) (unknown []*call, err error) {
-	pipe := s.client.Pipeline()
-	commands := make([]*redis.Cmd, len(calls))
+func (s *Store) try(ctx context.Context, calls []*call, eval evaluate) (unknown []*call, err error) {
+	pipe := s.client.TxPipeline()
+	if s.clustered || len(calls) == 1 && calls[0].script != nil {
+		pipe = s.client.Pipeline() // each script is a transaction by itself
+	}
+	answers := make([]func() error, len(calls))
 	for i, c := range calls {
-		commands[i] = run(pipe, c)
+		if c.script == nil {
+			answers[i] = c.enter(ctx, pipe, s.expire)
+		} else {
+			answers[i] = c.run(ctx, pipe, s.expire, eval)
+		}
 	}
 	_, failed := pipe.Exec(ctx)
+	if failed != nil && !redis.HasErrorPrefix(failed, "NOSCRIPT") {
+		return nil, fmt.Errorf("%s: %w", calls[0].place.index, failed)
+	}
 	for i, c := range calls {
-		err := commands[i].Err()
-		if err == nil {
-			c.result, err = commands[i].Slice()
-		}
-		switch {
-		case redis.HasErrorPrefix(err, "NOSCRIPT"):
+		err := answers[i]()
+		if redis.HasErrorPrefix(err, "NOSCRIPT") {
 			unknown = append(unknown, c)
-		case failed != nil && !redis.HasErrorPrefix(failed, "NOSCRIPT"):
-			return nil, failed // of the connection, or of the first command that failed
-		case err != nil:
+		} else if err != nil {
 			return nil, fmt.Errorf("%s: %w", c.place.index, err)
-		case len(c.result) == 0:
-			return nil, errors.New("a script returned nothing")
 		}
 	}
 	return unknown, nil
 }
 
-// ok is the first element of the result.
-func (c *call) ok() bool {
-	n, _ := c.result[0].(int64)
-	return n == 1
+// run queues a script and returns what reads its answer.
+func (c *call) run(ctx context.Context, pipe redis.Pipeliner, expire time.Duration, eval evaluate) func() error {
+	args := []any{c.place.kind, c.now.UnixMilli(), expire.Milliseconds(), c.session.id(), c.session.Server, c.session.Key, c.session.Mid}
+	command := eval(c.script, ctx, pipe, []string{c.place.index, c.place.sessions}, append(args, c.more...)...)
+	return func() error {
+		answer, err := command.Slice()
+		if err != nil {
+			return err
+		}
+		if len(answer) == 0 {
+			return errors.New("a script returned nothing")
+		}
+		first, _ := answer[0].(int64)
+		c.ok = first == 1
+		text := func(i int) string { t, _ := answer[i].(string); return t }
+		for i := 1; i+3 < len(answer); i += 4 {
+			mid, _ := strconv.ParseInt(text(i+3), 10, 64)
+			c.listed = append(c.listed, Session{ID: text(i), Server: text(i + 1), Key: text(i + 2), Mid: mid})
+		}
+		return nil
+	}
 }
 
-// listed are the sessions in the result.
-func (c *call) listed() (list []Session) {
-	text := func(i int) string { t, _ := c.result[i].(string); return t }
-	for i := 1; i+3 < len(c.result); i += 4 {
-		mid, _ := strconv.ParseInt(text(i+3), 10, 64)
-		list = append(list, Session{ID: text(i), Server: text(i + 1), Key: text(i + 2), Mid: mid})
+// enter queues the commands that enter the session, in the place of all others where the
+// bound is 1, and returns what reads their answers.
+func (c *call) enter(ctx context.Context, pipe redis.Pipeliner, expire time.Duration) func() error {
+	p, x := c.place, c.session
+	var before *redis.MapStringStringCmd
+	var commands []redis.Cmder
+	if p.bound == 1 {
+		before = pipe.HGetAll(ctx, p.sessions)
+		commands = append(commands, before, pipe.Del(ctx, p.sessions))
 	}
-	return list
+	commands = append(commands, pipe.HSet(ctx, p.sessions, x.id(), x.text(c.now)), pipe.PExpire(ctx, p.sessions, expire))
+	if p.kind == "key" {
+		commands = append(commands, pipe.Set(ctx, p.index, x.Server, expire))
+	} else {
+		commands = append(commands, pipe.HSet(ctx, p.index, x.Key, x.Server), pipe.PExpire(ctx, p.index, expire))
+	}
+	return func() error {
+		for _, command := range commands {
+			if err := command.Err(); err != nil {
+				return err
+			}
+		}
+		c.ok = true
+		if before != nil {
+			delete(before.Val(), x.id())
+			c.listed = alive(before.Val(), c.now, expire)
+		}
+		return nil
+	}
 }

@@ -54,45 +54,40 @@ func (s *Store) Add(ctx context.Context, session Session) (Admission, error) {
 		return fail(err)
 	}
 	bounds := *s.bounds.Load()
-	policy := "replace"
-	if bounds.Reject {
-		policy = "reject"
-	}
 	now := time.Now()
-	var calls []*call
-	for _, p := range session.places(bounds) {
-		calls = append(calls, s.call(addScript, p, session, now, p.bound, policy))
-	}
-	if err := s.runScripts(ctx, calls); err != nil {
+	calls := s.entries(session, now, bounds)
+	if err := s.runAll(ctx, calls); err != nil {
 		return fail(err)
 	}
 	var a Admission
+	for _, c := range calls {
+		if !c.ok {
+			a.Rejected = true
+			a.Holders = append(a.Holders, c.listed...)
+		}
+	}
 	var cleanUp []*call
 	for _, c := range calls {
-		if !c.ok() {
-			a.Rejected = true
-			a.Holders = append(a.Holders, c.listed()...)
-		}
-		for _, old := range c.listed() {
-			if !c.ok() || slices.ContainsFunc(a.Replaced, func(r Session) bool { return r.ID == old.ID }) {
-				continue
+		switch {
+		case !c.ok:
+		case a.Rejected:
+			cleanUp = append(cleanUp, removal(c.place, session, now))
+		default:
+			for _, old := range c.listed {
+				if !slices.ContainsFunc(a.Replaced, func(r Session) bool { return r.ID == old.ID }) {
+					a.Replaced = append(a.Replaced, old)
+				}
+				// It has to leave the other place too.
+				for _, p := range old.places(bounds) {
+					if p.index != c.place.index {
+						cleanUp = append(cleanUp, removal(p, old, now))
+					}
+				}
 			}
-			a.Replaced = append(a.Replaced, old)
-		}
-	}
-	for _, c := range calls {
-		if a.Rejected && c.ok() {
-			cleanUp = append(cleanUp, s.call(removeScript, c.place, session, now))
-		}
-	}
-	// Where one place replaced it, it has to leave the other one too.
-	for _, old := range a.Replaced {
-		for _, p := range old.places(bounds) {
-			cleanUp = append(cleanUp, s.call(removeScript, p, old, now))
 		}
 	}
 	if len(cleanUp) > 0 {
-		if err := s.runScripts(ctx, cleanUp); err != nil {
+		if err := s.runAll(ctx, cleanUp); err != nil {
 			return fail(err)
 		}
 	}
@@ -106,12 +101,12 @@ func (s *Store) Renew(ctx context.Context, session Session) (replaced bool, err 
 	bounds := *s.bounds.Load()
 	var calls []*call
 	for _, p := range session.places(bounds) {
-		calls = append(calls, s.call(renewScript, p, session, now, p.bound))
+		calls = append(calls, &call{place: p, session: session, now: now, script: renewScript, more: []any{p.bound}})
 	}
-	if err := s.runScripts(ctx, calls); err != nil {
+	if err := s.runAll(ctx, calls); err != nil {
 		return false, s.failed(opRenew, fmt.Errorf("renew session %q in redis: %w", session.Key, err))
 	}
-	if !slices.ContainsFunc(calls, func(c *call) bool { return !c.ok() }) {
+	if !slices.ContainsFunc(calls, func(c *call) bool { return !c.ok }) {
 		return false, nil
 	}
 	_, err = s.Remove(ctx, session)
@@ -124,12 +119,16 @@ func (s *Store) Remove(ctx context.Context, session Session) (had bool, err erro
 	now := time.Now()
 	var calls []*call
 	for _, p := range session.places(Bounds{}) {
-		calls = append(calls, s.call(removeScript, p, session, now))
+		calls = append(calls, removal(p, session, now))
 	}
-	if err := s.runScripts(ctx, calls); err != nil {
+	if err := s.runAll(ctx, calls); err != nil {
 		return false, s.failed(opRemove, fmt.Errorf("remove session %q from redis: %w", session.Key, err))
 	}
-	return calls[0].ok(), nil
+	return calls[0].ok, nil
+}
+
+func removal(p place, session Session, now time.Time) *call {
+	return &call{place: p, session: session, now: now, script: removeScript}
 }
 
 // Servers returns, for each key, the comets that hold its sessions; none for a key that is
@@ -153,9 +152,10 @@ func (s *Store) Servers(ctx context.Context, keys []string) ([][]string, error) 
 		return nil, s.failed(opServers, fmt.Errorf("look up %d session keys in redis: %w", len(keys), err))
 	}
 	servers := make([][]string, len(keys))
+	first := make([]string, len(keys)) // all lists of one server, in one piece
 	for i := range keys {
-		if server := newest[i].Val(); server != "" {
-			servers[i] = []string{server}
+		if first[i] = newest[i].Val(); first[i] != "" {
+			servers[i] = first[i : i+1 : i+1]
 		}
 		if all[i] == nil {
 			continue
@@ -228,6 +228,25 @@ func (s *Store) live(values []string) (list []Session) {
 		}
 	}
 	return list
+}
+
+// alive reads the fields of a hash of sessions, without those that have expired or can't be
+// read, in the order of their ids.
+func alive(fields map[string]string, now time.Time, expire time.Duration) (list []Session) {
+	for _, id := range slices.Sorted(maps.Keys(fields)) {
+		session, renewed, ok := parseSession(fields[id])
+		if ok && renewed.Add(expire).After(now) {
+			session.ID = id
+			list = append(list, session)
+		}
+	}
+	return list
+}
+
+// text is the session as the scripts write it too.
+func (s Session) text(now time.Time) string {
+	ms := now.UnixMilli()
+	return fmt.Sprintf("%d %d %d %d %s%s", ms, ms, s.Mid, len(s.Server), s.Server, s.Key)
 }
 
 // parseSession reads "connected renewed mid length server key", which the scripts write.
