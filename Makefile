@@ -9,7 +9,7 @@ COMMIT   := $(shell git rev-parse --short=12 HEAD 2>/dev/null)$(shell git diff -
 LDFLAGS  := -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 
 .DEFAULT_GOAL := build
-.PHONY: help build test bench compare up lint proto fuzz clean preflight preflight-bench
+.PHONY: help build test bench compare up docs lint proto fuzz clean preflight preflight-bench
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 20
@@ -28,6 +28,9 @@ compare: build ## what changed between the runs A= and B=, folders of results/
 
 up: build ## everything in one process, for a first look
 	bin/barrage up
+
+docs: ## regenerate docs/configuration.md from the code
+	$(GO) test . -run TestConfigurationReference -update
 
 lint: ## gofmt, go vet and staticcheck
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then \

@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -97,10 +98,17 @@ routineSize = 1024
 	if cfg.Protocol.HandshakeTimeout != 8*time.Second || cfg.TCP.SndBuf != 4096 || cfg.TCP.KeepAlive || cfg.RPCClient.Timeout != 2*time.Second {
 		t.Errorf("loaded %+v", cfg)
 	}
-	for _, want := range []string{"bucket", "tcp.readBufSize", "env.ipAddrs", "maxproc", "-log_dir"} {
+	for _, want := range []string{"bucket", "tcp.readBufSize", "env.ipAddrs", "maxproc"} {
 		if strings.Count(warnings, want) == 0 {
 			t.Errorf("no warning about %s in\n%s", want, warnings)
 		}
+	}
+	if !slices.Equal(cfg.Whitelist.Whitelist, []int64{123}) || cfg.Whitelist.WhiteLog != "white_list.log" || cfg.WebSocket.TLSOpen ||
+		!slices.Equal(cfg.WebSocket.CertFile, []string{"cert.pem"}) || !slices.Equal(cfg.WebSocket.PrivateFile, []string{"private.pem"}) {
+		t.Errorf("loaded %+v and %+v", cfg.Whitelist, cfg.WebSocket)
+	}
+	if s.Log.Dir != "/tmp" || s.Log.Verbosity != 5 {
+		t.Errorf("log is %+v", s.Log)
 	}
 	if err := cfg.Validate(); err != nil {
 		t.Error(err)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"barrage/server/config"
@@ -43,7 +44,24 @@ func commands() []command {
 }
 
 func main() {
-	os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
+	os.Exit(run(context.Background(), arguments(os.Args), os.Stdout, os.Stderr))
+}
+
+// arguments returns the command line behind the program's name. goim's processes are
+// programs of their own: called by the name of one, as target/comet -conf=comet.toml, this
+// one is it.
+func arguments(line []string) []string {
+	if len(line) == 0 {
+		return nil
+	}
+	name, args := filepath.Base(line[0]), line[1:]
+	switch name {
+	case "comet", "logic", "job", "discovery":
+		if len(args) == 0 || strings.HasPrefix(args[0], "-") {
+			return append([]string{name}, args...)
+		}
+	}
+	return args
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 
 	"barrage/server/admin"
@@ -22,14 +23,9 @@ type settings[C any] struct {
 	Debug bool      `toml:"debug" flag:"debug" env:"DEBUG" doc:"log level debug, whatever log.level says"`
 }
 
-type logConfig struct {
-	Level  slog.Level `toml:"level" doc:"least level that is logged: debug, info, warn or error"`
-	Format string     `toml:"format" doc:"text or json"`
-}
-
 // newSettings has the defaults. What up has to say it says itself: its log is for trouble.
 func newSettings[C any](name string, role C) settings[C] {
-	s := settings[C]{Role: role, Log: logConfig{Level: slog.LevelInfo, Format: "text"}}
+	s := settings[C]{Role: role, Log: logConfig{Level: slog.LevelInfo, Format: "text", Threshold: glogLevel(slog.LevelError)}}
 	if name == "up" {
 		s.Log.Level = slog.LevelWarn
 	}
@@ -43,6 +39,11 @@ type process struct {
 	level  *slog.LevelVar
 	stdout io.Writer
 	stderr io.Writer
+
+	logFile *logFile // nil: the log goes to stderr
+
+	mu     sync.Mutex
+	reload func(cfg any) (changed []string, err error) // mu guards; nil: nothing to reload
 }
 
 // usageError is an error of the flags, the configuration or the environment.
@@ -55,17 +56,24 @@ func (e usageError) Unwrap() error { return e.err }
 // out of it, until a signal comes, and turns body's error into an exit status.
 func serve[C any](ctx context.Context, name string, defaults C, ignored, args []string, stdout, stderr io.Writer,
 	body func(context.Context, *process, C) error) int {
-	loaded := newSettings(name, defaults)
-	spec := config.Spec{Role: name, Dst: &loaded, Ignored: ignored}
-	warnings, err := config.Load(spec, args, os.Environ())
-	if errors.Is(err, config.ErrHelp) {
-		if err := config.Usage(stdout, spec); err != nil {
+	load := func() (*settings[C], []string, error) {
+		loaded := newSettings(name, defaults)
+		warnings, err := config.Load(config.Spec{Role: name, Dst: &loaded, Ignored: ignored}, args, os.Environ())
+		return &loaded, warnings, err
+	}
+	loaded, warnings, err := load()
+	show := map[error]func(io.Writer, config.Spec) error{config.ErrHelp: config.Usage, config.ErrPrint: config.Print}
+	if write := show[err]; write != nil {
+		if err := write(stdout, config.Spec{Role: name, Dst: loaded}); err != nil {
 			fmt.Fprintf(stderr, "barrage %s: %v\n", name, err)
 			return exitFailed
 		}
 		return exitGood
 	}
 	p := &process{name: name, level: new(slog.LevelVar), stdout: stdout, stderr: stderr}
+	if err == nil {
+		err = config.CheckAt("log", &loaded.Log)
+	}
 	if err == nil {
 		err = p.openLog(loaded.Log, loaded.Debug)
 	}
@@ -79,25 +87,11 @@ func serve[C any](ctx context.Context, name string, defaults C, ignored, args []
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop)
+	watchReload(ctx, p, func() (*settings[C], error) {
+		loaded, _, err := load()
+		return loaded, err
+	})
 	return p.exit(body(ctx, p, loaded.Role))
-}
-
-func (p *process) openLog(cfg logConfig, debug bool) error {
-	p.level.Set(cfg.Level)
-	if debug {
-		p.level.Set(slog.LevelDebug)
-	}
-	options := &slog.HandlerOptions{Level: p.level}
-	switch cfg.Format {
-	case "text":
-		p.log = slog.New(slog.NewTextHandler(p.stderr, options))
-	case "json":
-		p.log = slog.New(slog.NewJSONHandler(p.stderr, options))
-	default:
-		return fmt.Errorf("log.format is %q: text or json is needed", cfg.Format)
-	}
-	slog.SetDefault(p.log)
-	return nil
 }
 
 // exit says what went wrong, if something did, and returns the exit status.

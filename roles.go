@@ -124,6 +124,7 @@ func newComet(p *process, cfg comet.Config) (*role, error) {
 	if err != nil {
 		return nil, err
 	}
+	onReload(p, server.Reload)
 	r := newRole("comet", server, page)
 	r.assist = func(ctx context.Context) {
 		conn.Connect()
@@ -207,6 +208,7 @@ func newLogic(p *process, cfg logic.Config) (*role, error) {
 	if err != nil {
 		return nil, err
 	}
+	onReload(p, server.Reload)
 	r := newRole("logic", server, page)
 	r.assist = watch
 	return r, nil

@@ -12,6 +12,7 @@ import (
 	"barrage/server/admin"
 	"barrage/server/backing"
 	"barrage/server/comet"
+	"barrage/server/config"
 	"barrage/server/job"
 	"barrage/server/logic"
 	"barrage/server/wire"
@@ -67,23 +68,56 @@ func up(ctx context.Context, p *process, cfg upConfig) (err error) {
 		return usageError{fmt.Errorf("services.%w", err)}
 	}
 	cfg.useServices(services)
-	comet, job, logic, err := newRoles(p, cfg)
+	cometRole, jobRole, logicRole, err := newRoles(p, cfg)
 	if err != nil {
 		return errors.Join(usageError{err}, services.Close())
 	}
+	onReload(p, func(cfg upConfig) ([]string, error) {
+		cfg.useServices(services)
+		return reloadBoth(cometRole.server.(*comet.Server), logicRole.server.(*logic.Server), cfg)
+	})
 	parts := []part{
 		{"announcement", func(ctx context.Context) error {
-			if waitReady(ctx, p, comet, job, logic) == nil {
-				announce(p.stdout, services, page, comet, job, logic)
+			if waitReady(ctx, p, cometRole, jobRole, logicRole) == nil {
+				announce(p.stdout, services, page, cometRole, jobRole, logicRole)
 			}
 			<-ctx.Done()
 			return nil
 		}},
-		comet.part(), job.part(), logic.part(),
+		cometRole.part(), jobRole.part(), logicRole.part(),
 		servicesPart(services),
-		comet.adminPart(), job.adminPart(), logic.adminPart(),
+		cometRole.adminPart(), jobRole.adminPart(), logicRole.adminPart(),
 	}
 	return runParts(ctx, append(parts, part{"services admin page", page.Run})...)
+}
+
+// reloadBoth has both roles take over what they can; job has nothing that changes.
+func reloadBoth(c *comet.Server, l *logic.Server, cfg upConfig) (changed []string, err error) {
+	var later []string
+	take := func(section string, paths []string, err error) error {
+		for _, path := range paths {
+			changed = append(changed, section+"."+path)
+		}
+		var restart *config.RestartError
+		if !errors.As(err, &restart) {
+			return err
+		}
+		for _, path := range restart.Paths {
+			later = append(later, section+"."+path)
+		}
+		return nil
+	}
+	paths, cometErr := c.Reload(cfg.Comet)
+	cometErr = take("comet", paths, cometErr)
+	paths, logicErr := l.Reload(cfg.Logic)
+	logicErr = take("logic", paths, logicErr)
+	if err := errors.Join(cometErr, logicErr); err != nil {
+		return changed, err
+	}
+	if len(later) > 0 {
+		return changed, &config.RestartError{Paths: later}
+	}
+	return changed, nil
 }
 
 // newRoles makes all roles and binds their ports.
@@ -144,7 +178,7 @@ Barrage is up: everything in this process, and in memory only. Ctrl-C ends it.
   push API   http://%s/goim/push/room
   TCP        %s
   WebSocket  ws://%s/sub
-  admin      http://%s (comet), %s (job), %s (logic), %s (services)
+%s  admin      http://%s (comet), %s (job), %s (logic), %s (services)
   services   discovery %s, redis %s, kafka %s
 
 Join room live://1000 and see what arrives (the text behind each frame's 16 bytes):
@@ -155,8 +189,20 @@ Push to that room, from another terminal:
 
   curl -d 'hello' 'http://%s/goim/push/room?operation=1000&type=live&room=1000'
 
-`, api, tcp, ws, addrOf(cometRole.admin), addrOf(jobRole.admin), addrOf(logicRole.admin), addrOf(page),
+`, api, tcp, ws, overTLS(clients), addrOf(cometRole.admin), addrOf(jobRole.admin), addrOf(logicRole.admin), addrOf(page),
 		services.DiscoveryAddr(), services.RedisAddr(), services.KafkaBrokers(), joinCommand(tcp, "live://1000"), api)
+}
+
+// overTLS names the addresses for clients over TLS, if there are any.
+func overTLS(c *comet.Server) string {
+	text := ""
+	if list := c.TCPTLSAddrs(); len(list) > 0 {
+		text += fmt.Sprintf("  TCP, TLS   %s\n", list[0])
+	}
+	if list := c.WebSocketTLSAddrs(); len(list) > 0 {
+		text += fmt.Sprintf("  WSS        wss://%s/sub\n", list[0])
+	}
+	return text
 }
 
 func firstAddr(addrs []net.Addr) string {

@@ -2,10 +2,10 @@ package comet
 
 import (
 	"fmt"
-	"math"
 	"time"
 
 	"barrage/server/admin"
+	"barrage/server/config"
 	"barrage/server/discovery"
 )
 
@@ -40,15 +40,15 @@ type RPCServerConfig struct {
 
 // RPCClientConfig is how logic is called.
 type RPCClientConfig struct {
-	Dial    time.Duration `toml:"dial" doc:"Time to connect to logic, 10ms to 1m."`
-	Timeout time.Duration `toml:"timeout" doc:"Time for one call to logic, 10ms to 1m."`
+	Dial    time.Duration `toml:"dial" range:"10ms..1m" doc:"Time to connect to logic."`
+	Timeout time.Duration `toml:"timeout" range:"10ms..1m" doc:"Time for one call to logic."`
 }
 
 // TCPConfig is the TCP listener and what holds for every accepted socket.
 type TCPConfig struct {
 	Bind      []string `toml:"bind" doc:"Addresses for TCP clients."`
-	SndBuf    int      `toml:"sndbuf" doc:"Send buffer of a socket in bytes, 0 for the kernel's own sizing."`
-	RcvBuf    int      `toml:"rcvbuf" doc:"Receive buffer of a socket in bytes, 0 for the kernel's own sizing. It bounds what a client can make comet read at once."`
+	SndBuf    int      `toml:"sndbuf" range:"0..1073741824" doc:"Send buffer of a socket in bytes, 0 for the kernel's own sizing."`
+	RcvBuf    int      `toml:"rcvbuf" range:"0..1073741824" doc:"Receive buffer of a socket in bytes, 0 for the kernel's own sizing. It bounds what a client can make comet read at once."`
 	KeepAlive bool     `toml:"keepalive" doc:"Whether TCP keep-alive probes are sent."`
 	TLSOpen   bool     `toml:"tlsOpen" doc:"Whether TCP clients are served over TLS as well, with the certificates of websocket.certFile."`
 	TLSBind   []string `toml:"tlsBind" doc:"Addresses for TCP clients over TLS."`
@@ -65,9 +65,9 @@ type WebSocketConfig struct {
 
 // ProtocolConfig bounds what happens before a session is authenticated.
 type ProtocolConfig struct {
-	HandshakeTimeout time.Duration `toml:"handshakeTimeout" doc:"Time from connect to a good auth frame, 10ms to 10m."`
-	FirstFrames      int           `toml:"firstFrames" doc:"Frames of other operations that are skipped before auth, 0 to 255."`
-	UpgradeBytes     int           `toml:"upgradeBytes" doc:"Largest WebSocket upgrade request in bytes, 512 to 65536."`
+	HandshakeTimeout time.Duration `toml:"handshakeTimeout" range:"10ms..10m" doc:"Time from connect to a good auth frame."`
+	FirstFrames      int           `toml:"firstFrames" range:"0..255" doc:"Frames of other operations that are skipped before auth."`
+	UpgradeBytes     int           `toml:"upgradeBytes" range:"512..65536" doc:"Largest WebSocket upgrade request in bytes."`
 }
 
 // WhitelistConfig is the members whose every frame is logged.
@@ -78,35 +78,35 @@ type WhitelistConfig struct {
 
 // SessionConfig bounds one session.
 type SessionConfig struct {
-	MaxPending int `toml:"maxPending" doc:"Bytes that wait for a session beside its rooms' logs, 4096 to 1073741824."`
-	MaxAccepts int `toml:"maxAccepts" doc:"Operations that a session can accept, 1 to 65536."`
+	MaxPending int `toml:"maxPending" range:"4096..1073741824" doc:"Bytes that wait for a session beside its rooms' logs."`
+	MaxAccepts int `toml:"maxAccepts" range:"1..65536" doc:"Operations that a session can accept."`
 }
 
 // RoomConfig is how rooms are kept and swept.
 type RoomConfig struct {
-	LogBytes     int           `toml:"logBytes" doc:"Bytes of frames that a room keeps in each shard for members that lag, 4096 to 1073741824."`
-	MailboxBytes int           `toml:"mailboxBytes" doc:"Bytes of pushes that wait in a shard's mailbox before RPCs wait, 4096 to 1073741824."`
-	MinInterval  time.Duration `toml:"minInterval" doc:"Least time between the beginnings of two sweeps of a room, 0 to 10s: more latency for less CPU."`
-	SlowPolicy   string        `toml:"slowPolicy" doc:"What happens to a session that falls off a room's log: skip or close."`
-	Shards       int           `toml:"shards" doc:"Shards, 0 for one a CPU, at most 1024."`
+	LogBytes     int           `toml:"logBytes" range:"4096..1073741824" doc:"Bytes of frames that a room keeps in each shard for members that lag."`
+	MailboxBytes int           `toml:"mailboxBytes" range:"4096..1073741824" doc:"Bytes of pushes that wait in a shard's mailbox before RPCs wait."`
+	MinInterval  time.Duration `toml:"minInterval" range:"0s..10s" doc:"Least time between the beginnings of two sweeps of a room: more latency for less CPU."`
+	SlowPolicy   string        `toml:"slowPolicy" oneof:"skip close" doc:"What happens to a session that falls off a room's log: skip or close."`
+	Shards       int           `toml:"shards" range:"0..1024" doc:"Shards, 0 for one a CPU."`
 }
 
 // LimitConfig bounds connections. 0 is no limit.
 type LimitConfig struct {
-	Connections    int   `toml:"connections" doc:"Connections at a time, 0 for what the descriptor limit allows."`
-	PerAddress     int   `toml:"perAddress" doc:"Connections at a time from one address, 0 for no limit."`
-	PerAddressRate int   `toml:"perAddressRate" doc:"Connects a second from one address, 0 for no limit."`
-	Memory         int64 `toml:"memory" doc:"Bytes of memory in use above which no connection is accepted, 0 for no limit."`
+	Connections    int   `toml:"connections" range:"0..2147483647" doc:"Connections at a time, 0 for what the descriptor limit allows."`
+	PerAddress     int   `toml:"perAddress" range:"0..2147483647" doc:"Connections at a time from one address, 0 for no limit."`
+	PerAddressRate int   `toml:"perAddressRate" range:"0..2147483647" doc:"Connects a second from one address, 0 for no limit."`
+	Memory         int64 `toml:"memory" range:"0.." doc:"Bytes of memory in use above which no connection is accepted, 0 for no limit."`
 }
 
 // OnlineConfig is the report of room counts to logic.
 type OnlineConfig struct {
-	Period time.Duration `toml:"period" doc:"Time between two reports of room counts to logic, 10ms to 1m."`
+	Period time.Duration `toml:"period" range:"10ms..1m" doc:"Time between two reports of room counts to logic."`
 }
 
 // DrainConfig is how a comet ends.
 type DrainConfig struct {
-	Window time.Duration `toml:"window" doc:"Time over which the sessions are closed at the end, 0 to 1h."`
+	Window time.Duration `toml:"window" range:"0s..1h" doc:"Time over which the sessions are closed at the end."`
 }
 
 // DefaultConfig returns the configuration that holds where nothing else is said.
@@ -139,48 +139,10 @@ func IgnoredKeys() []string {
 	}
 }
 
-// Validate returns an error that names the first field out of range, and its range.
+// Validate returns an error that names every field out of range, and its range.
 func (c *Config) Validate() error {
-	type bound struct {
-		field     string
-		v, lo, hi int64
-	}
-	for _, b := range []bound{
-		{"tcp.sndbuf", int64(c.TCP.SndBuf), 0, 1 << 30},
-		{"tcp.rcvbuf", int64(c.TCP.RcvBuf), 0, 1 << 30},
-		{"protocol.firstFrames", int64(c.Protocol.FirstFrames), 0, 255},
-		{"protocol.upgradeBytes", int64(c.Protocol.UpgradeBytes), 512, 1 << 16},
-		{"session.maxPending", int64(c.Session.MaxPending), 4096, 1 << 30},
-		{"session.maxAccepts", int64(c.Session.MaxAccepts), 1, 1 << 16},
-		{"room.logBytes", int64(c.Room.LogBytes), 4096, 1 << 30},
-		{"room.mailboxBytes", int64(c.Room.MailboxBytes), 4096, 1 << 30},
-		{"room.shards", int64(c.Room.Shards), 0, 1024},
-		{"limit.connections", int64(c.Limit.Connections), 0, math.MaxInt32},
-		{"limit.perAddress", int64(c.Limit.PerAddress), 0, math.MaxInt32},
-		{"limit.perAddressRate", int64(c.Limit.PerAddressRate), 0, math.MaxInt32},
-		{"limit.memory", c.Limit.Memory, 0, math.MaxInt64},
-	} {
-		if b.v < b.lo || b.v > b.hi {
-			return fmt.Errorf("%s is %d, accepted is %d to %d", b.field, b.v, b.lo, b.hi)
-		}
-	}
-	for _, d := range []struct {
-		field     string
-		v, lo, hi time.Duration
-	}{
-		{"rpcClient.dial", c.RPCClient.Dial, 10 * time.Millisecond, time.Minute},
-		{"rpcClient.timeout", c.RPCClient.Timeout, 10 * time.Millisecond, time.Minute},
-		{"protocol.handshakeTimeout", c.Protocol.HandshakeTimeout, 10 * time.Millisecond, 10 * time.Minute},
-		{"room.minInterval", c.Room.MinInterval, 0, 10 * time.Second},
-		{"online.period", c.Online.Period, 10 * time.Millisecond, time.Minute},
-		{"drain.window", c.Drain.Window, 0, time.Hour},
-	} {
-		if d.v < d.lo || d.v > d.hi {
-			return fmt.Errorf("%s is %v, accepted is %v to %v", d.field, d.v, d.lo, d.hi)
-		}
-	}
-	if p := c.Room.SlowPolicy; p != slowSkip && p != slowClose {
-		return fmt.Errorf("room.slowPolicy is %q, accepted is %q or %q", p, slowSkip, slowClose)
+	if err := config.Check(c); err != nil {
+		return err
 	}
 	if c.TCP.TLSOpen || c.WebSocket.TLSOpen {
 		certs, keys := len(c.WebSocket.CertFile), len(c.WebSocket.PrivateFile)

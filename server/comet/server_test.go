@@ -638,9 +638,9 @@ func TestConfigValidate(t *testing.T) {
 		want   string
 	}{
 		{func(*Config) {}, ""},
-		{func(c *Config) { c.Room.LogBytes = 1 }, "room.logBytes is 1, accepted is 4096 to 1073741824"},
-		{func(c *Config) { c.Room.SlowPolicy = "drop" }, `room.slowPolicy is "drop", accepted is "skip" or "close"`},
-		{func(c *Config) { c.Room.MinInterval = -time.Second }, "room.minInterval is -1s, accepted is 0s to 10s"},
+		{func(c *Config) { c.Room.LogBytes = 1 }, "room.logBytes: 1 is outside 4096 to 1073741824"},
+		{func(c *Config) { c.Room.SlowPolicy = "drop" }, `room.slowPolicy: "drop" is none of skip, close`},
+		{func(c *Config) { c.Room.MinInterval = -time.Second }, "room.minInterval: -1s is outside 0s to 10s"},
 		{func(c *Config) { c.TCP.Bind, c.WebSocket.Bind = nil, nil }, "tcp.bind and websocket.bind are both empty, one address is needed"},
 	} {
 		cfg := DefaultConfig()

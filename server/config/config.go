@@ -30,18 +30,20 @@ import (
 // ErrHelp is what Load returns for -h and -help; print Usage then.
 var ErrHelp = errors.New("help requested")
 
+// ErrPrint is what Load returns for -print-config, once everything is loaded; Print then.
+var ErrPrint = errors.New("the configuration is to be printed")
+
+// printFlag is the flag that asks for the configuration.
+const printFlag = "print-config"
+
 // fileFlag names the flag of the TOML file, fileVariable its environment variable.
 const (
 	fileFlag     = "conf"
 	fileVariable = "BARRAGE_CONF"
 )
 
-// glogFlags are goim's flags for its log files, with whether they take no value.
-// They mean nothing here.
-var glogFlags = map[string]bool{
-	"log_dir": false, "v": false, "vmodule": false, "stderrthreshold": false, "log_backtrace_at": false,
-	"logtostderr": true, "alsologtostderr": true,
-}
+// glogFlags are those of goim's flags for its log that mean nothing here.
+var glogFlags = map[string]bool{"vmodule": true, "log_backtrace_at": true}
 
 // Spec says what is to be loaded.
 type Spec struct {
@@ -99,6 +101,9 @@ func Load(spec Spec, args []string, environ []string) (warnings []string, err er
 			}
 		}
 	}
+	if l.print {
+		return l.warnings, ErrPrint
+	}
 	return l.warnings, nil
 }
 
@@ -107,6 +112,7 @@ type loader struct {
 	leaves   []*leaf
 	byPath   map[string]*leaf // by the path in lower case
 	byFlag   map[string][]*leaf
+	print    bool // -print-config was given
 	warnings []string
 }
 
@@ -135,13 +141,17 @@ func (l *loader) parseFlags(args []string) (given []flagValue, file string, err 
 		if leaves := l.byFlag[name]; len(leaves) > 0 {
 			lf = leaves[0] // the others are of its kind
 		}
-		noValue, isGlog := glogFlags[name]
+		if name == printFlag && !hasText {
+			l.print = true
+			continue
+		}
+		isGlog := glogFlags[name]
 		if lf == nil && !isGlog && name != fileFlag {
 			return nil, "", fmt.Errorf("unknown flag -%s%s (barrage %s -h lists them)", name, suggest(name, "-", l.flagNames()), l.spec.Role)
 		}
 		if !hasText {
 			switch {
-			case lf != nil && lf.isBool(), lf == nil && isGlog && noValue:
+			case lf != nil && lf.isBool():
 				text = "true"
 			case len(args) == 0:
 				return nil, "", fmt.Errorf("flag -%s: a value is missing%s", name, lf.wanted())
@@ -162,7 +172,7 @@ func (l *loader) parseFlags(args []string) (given []flagValue, file string, err 
 }
 
 func (l *loader) flagNames() []string {
-	names := []string{fileFlag}
+	names := []string{fileFlag, printFlag}
 	for _, lf := range l.leaves {
 		names = append(names, lf.flags()...)
 	}

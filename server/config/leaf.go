@@ -27,6 +27,8 @@ type leaf struct {
 	flag  string // a name besides -path, or ""
 	env   string // a name besides BARRAGE_PATH, or ""
 	value reflect.Value
+
+	accepted, oneOf, need string // see Check
 }
 
 // flags are the names (without dash) that set the leaf.
@@ -109,6 +111,8 @@ func walk(v reflect.Value, path string, leaves *[]*leaf) error {
 			flag:  field.Tag.Get("flag"),
 			env:   field.Tag.Get("env"),
 			value: v.Field(i),
+
+			accepted: field.Tag.Get("range"), oneOf: field.Tag.Get("oneof"), need: field.Tag.Get("need"),
 		})
 	}
 	return nil

@@ -19,6 +19,7 @@ func Usage(w io.Writer, spec Spec) error {
 	fmt.Fprintf(&b, "Settings of barrage %s. Each is a flag (-tcp.bind), an environment variable\n", spec.Role)
 	fmt.Fprintf(&b, "(BARRAGE_TCP_BIND) and a key of the TOML file given with -%s FILE ([tcp] bind);\n", fileFlag)
 	fmt.Fprintf(&b, "flags win over variables, variables over the file. Lists have commas.\n")
+	fmt.Fprintf(&b, "-%s writes all of them as a TOML file, as they are set.\n", printFlag)
 	section := "\x00"
 	for _, lf := range leaves {
 		at := strings.LastIndexByte(lf.path, '.')
@@ -32,6 +33,9 @@ func Usage(w io.Writer, spec Spec) error {
 			fmt.Fprintf(&b, "        %s\n", lf.doc)
 		}
 		fmt.Fprintf(&b, "        default %s", showDefault(lf.value))
+		if wants := lf.wants(); wants != "" {
+			fmt.Fprintf(&b, "; accepted: %s", wants)
+		}
 		if lf.env != "" {
 			fmt.Fprintf(&b, "; also $%s", lf.env)
 		}

@@ -54,6 +54,19 @@ func newBrowser(t *testing.T) *browser {
 	return b
 }
 
+// part runs a part of a longer story, which ends if the part fails.
+func (b *browser) part(name string, tell func()) {
+	b.t.Helper()
+	whole := b.t
+	defer func() { b.t = whole }()
+	if !whole.Run(name, func(t *testing.T) {
+		b.t = t
+		tell()
+	}) {
+		whole.FailNow()
+	}
+}
+
 func findChromium(t *testing.T) string {
 	t.Helper()
 	wanted := os.Getenv("BARRAGE_CHROMIUM")

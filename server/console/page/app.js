@@ -31,6 +31,7 @@ function element(tag, attributes = {}, ...children) {
 }
 
 const list = (text) => text.split(",").map((item) => item.trim()).filter(Boolean);
+const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1)}.`;
 const plural = (n, one, many) => `${count.format(n)} ${n === 1 ? one : many}`;
 
 function bytes(n) {
@@ -102,12 +103,15 @@ function connect() {
   next.connect();
 }
 
-const countdown = { until: 0, reason: "" };
+let nextTry = 0; // of connecting, when waiting
 
-function showState({ state, url, reason, delay }) {
-  Object.assign(countdown, { until: now() + delay, reason });
+function showState({ state, url, reason, code, delay }) {
+  nextTry = now() + delay;
   $("status").dataset.state = state;
-  $("session-trouble").textContent = state === "closed" && client.state === "closed" && reason !== "closed by this client" ? `The session has ended: ${reason}.` : "";
+  $("session-trouble").textContent = {
+    waiting: `${sentence(reason)} Trying again.`,
+    closed: code ? sentence(reason) : "",
+  }[state] ?? "";
   const active = state !== "closed" && state !== "idle";
   const held = document.activeElement;
   $("connect-form").hidden = active;
@@ -133,7 +137,7 @@ function showState({ state, url, reason, delay }) {
 
 function showStatus() {
   const state = client?.state ?? "idle";
-  const seconds = Math.ceil((countdown.until - now()) / 1000);
+  const seconds = Math.ceil((nextTry - now()) / 1000);
   const text = {
     idle: "Not connected",
     connecting: "Connecting …",
@@ -144,7 +148,6 @@ function showStatus() {
   if ($("status-text").textContent !== text) {
     $("status-text").textContent = text;
   }
-  $("status").title = state === "waiting" ? countdown.reason : (client?.url ?? "");
 }
 
 function showRoom() {
@@ -251,6 +254,9 @@ function arrived(message) {
 
 function drawArrivals() {
   const rows = fresh.splice(0).reverse().map(row);
+  if (rows.length < 3) { // a busy list need not flash
+    rows.forEach((r) => r.classList.add("fresh"));
+  }
   const messages = $("messages");
   $("empty").hidden = true;
   messages.prepend(...rows);
@@ -263,7 +269,7 @@ function drawArrivals() {
 function row({ message, latency, stamped }) {
   const text = typeof stamped?.text === "string" ? stamped.text : readable(message.body);
   const at = new Date(message.at);
-  return element("li", { class: "fresh" },
+  return element("li", {},
     element("time", { datetime: at.toISOString() }, clock.format(at)),
     element("span", { class: "op", title: "operation" }, String(message.op)),
     element("span", { class: "text" }, text),
@@ -449,9 +455,10 @@ function showCluster(type, totals, rooms, comets) {
     const key = room.room_id.includes("://") ? room.room_id : `${type}://${room.room_id}`;
     const name = element("button", { type: "button", title: `Go to ${key}` }, key);
     name.onclick = () => goTo(key);
-    return element("li", {},
-      element("meter", { min: 0, max: largest, value: room.count, "aria-hidden": "true" }), name,
-      element("span", {}, count.format(room.count)));
+    const item = element("li", {},
+      name, element("span", {}, count.format(room.count)));
+    item.style.setProperty("--share", `${(100 * room.count) / largest}%`);
+    return item;
   }));
   update($("comets"), (comets.data ?? []).slice(0, 50).map(({ hostname, region, zone, metadata = {} }) => element("li", {},
     element("div", { class: "name" }, hostname, element("span", {}, metadata.conn_count ? plural(Number(metadata.conn_count), "connection", "connections") : "")),
@@ -534,6 +541,7 @@ $("push-form").addEventListener("input", () => {
   showCurl();
 });
 pushForm.repeat.addEventListener("change", () => repeating && repeat(Number(pushForm.repeat.value)));
+document.addEventListener("keydown", ({ key, target }) => key === "Escape" && target.closest(".hint") && target.blur());
 addEventListener("online", () => client?.state === "waiting" && client.connect());
 document.addEventListener("visibilitychange", () => document.hidden || lookAround());
 

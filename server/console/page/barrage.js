@@ -278,6 +278,7 @@ export class Client {
   /** Ends the session for good; connect begins a new one. */
   close() {
     const socket = this.#end("closed by this client");
+    this.#code = "";
     socket?.close(1000);
     this.#enter("closed", { reason: "closed by this client" });
   }
@@ -367,6 +368,7 @@ export class Client {
   }
 
   #authenticate(attempt) {
+    clearTimeout(this.#timer); // from here on the answer has a time of its own
     const { key = "", platform, token } = this.#options;
     const rest = { key, room_id: this.room, platform, accepts: this.accepts, ...token };
     const body = `{"mid":${this.#mid},${JSON.stringify(rest).slice(1)}`;

@@ -15,12 +15,12 @@ import (
 type Config struct {
 	DefaultDomain string        `toml:"defaultDomain" doc:"Host that clients are told of when no comet is known, and as the domain in any case."`
 	HostDomain    string        `toml:"hostDomain" doc:"What is put behind a comet's host name for clients of the platform web."`
-	TCPPort       int           `toml:"tcpPort" doc:"Port for TCP that clients are told, 0 to 65535."`
-	WSPort        int           `toml:"wsPort" doc:"Port for WebSocket that clients are told, 0 to 65535."`
-	WSSPort       int           `toml:"wssPort" doc:"Port for WebSocket over TLS that clients are told, 0 to 65535."`
-	Heartbeat     time.Duration `toml:"heartbeat" doc:"Time between two heartbeats of a client, 1s to 24h."`
-	HeartbeatMax  int           `toml:"heartbeatMax" doc:"Heartbeats that a client may miss before its session is closed, 1 to 1000."`
-	RegionWeight  float64       `toml:"regionWeight" doc:"What a comet's weight is multiplied by for clients of its own region, 0.1 to 1000."`
+	TCPPort       int           `toml:"tcpPort" range:"0..65535" doc:"Port for TCP that clients are told."`
+	WSPort        int           `toml:"wsPort" range:"0..65535" doc:"Port for WebSocket that clients are told."`
+	WSSPort       int           `toml:"wssPort" range:"0..65535" doc:"Port for WebSocket over TLS that clients are told."`
+	Heartbeat     time.Duration `toml:"heartbeat" range:"1s..24h" doc:"Time between two heartbeats of a client."`
+	HeartbeatMax  int           `toml:"heartbeatMax" range:"1..1000" doc:"Heartbeats that a client may miss before its session is closed."`
+	RegionWeight  float64       `toml:"regionWeight" range:"0.1..1000" doc:"What a comet's weight is multiplied by for clients of its own region."`
 }
 
 // DefaultConfig has the values of goim's example.
@@ -31,48 +31,21 @@ func DefaultConfig() Config {
 	}
 }
 
-// Validate returns an error that names the first field out of range, and the range.
-func (c *Config) Validate() error {
-	for _, p := range []struct {
-		name string
-		port int
-	}{{"tcpPort", c.TCPPort}, {"wsPort", c.WSPort}, {"wssPort", c.WSSPort}} {
-		if p.port < 0 || p.port > 65535 {
-			return fmt.Errorf("node.%s: %d is outside 0 to 65535", p.name, p.port)
-		}
-	}
-	if c.Heartbeat < time.Second || c.Heartbeat > 24*time.Hour {
-		return fmt.Errorf("node.heartbeat: %v is outside 1s to 24h0m0s", c.Heartbeat)
-	}
-	if c.HeartbeatMax < 1 || c.HeartbeatMax > 1000 {
-		return fmt.Errorf("node.heartbeatMax: %d is outside 1 to 1000", c.HeartbeatMax)
-	}
-	if c.RegionWeight < 0.1 || c.RegionWeight > 1000 {
-		return fmt.Errorf("node.regionWeight: %v is outside 0.1 to 1000", c.RegionWeight)
-	}
-	return nil
-}
-
 // Backoff is the section backoff of logic's file: how clients wait before they connect again.
 type Backoff struct {
-	MaxDelay  int32   `toml:"maxDelay" doc:"Longest wait of a client before it connects again, in seconds."`
-	BaseDelay int32   `toml:"baseDelay" doc:"Wait before the first try, in seconds."`
-	Factor    float32 `toml:"factor" doc:"What the wait is multiplied by after each try."`
-	Jitter    float32 `toml:"jitter" doc:"Random part of the wait, 0 to 1."`
+	MaxDelay  int32   `toml:"maxDelay" range:"0..86400" doc:"Longest wait of a client before it connects again, in seconds."`
+	BaseDelay int32   `toml:"baseDelay" range:"0..86400" doc:"Wait before the first try, in seconds."`
+	Factor    float32 `toml:"factor" range:"1..100" doc:"What the wait is multiplied by after each try."`
+	Jitter    float32 `toml:"jitter" range:"0..1" doc:"Random part of the wait, as a fraction of it."`
 }
 
 // DefaultBackoff has the values of goim's example.
 func DefaultBackoff() Backoff { return Backoff{MaxDelay: 300, BaseDelay: 3, Factor: 1.8, Jitter: 0.3} }
 
-// Validate returns an error that names the first field out of range, and the range.
+// Validate returns an error where the two delays contradict each other.
 func (b *Backoff) Validate() error {
-	switch {
-	case b.MaxDelay < 0 || b.BaseDelay < 0 || b.BaseDelay > b.MaxDelay:
-		return fmt.Errorf("backoff.baseDelay: %d is outside 0 to backoff.maxDelay, %d", b.BaseDelay, b.MaxDelay)
-	case b.Factor < 1 || b.Factor > 100:
-		return fmt.Errorf("backoff.factor: %v is outside 1 to 100", b.Factor)
-	case b.Jitter < 0 || b.Jitter > 1:
-		return fmt.Errorf("backoff.jitter: %v is outside 0 to 1", b.Jitter)
+	if b.BaseDelay > b.MaxDelay {
+		return fmt.Errorf("backoff.baseDelay: %d is more than backoff.maxDelay, %d", b.BaseDelay, b.MaxDelay)
 	}
 	return nil
 }

@@ -1,24 +1,24 @@
 package producer
 
 import (
-	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/confluentinc/confluent-kafka-go/v2/kafka"
+
+	"barrage/server/config"
 )
 
 // A Config is the section kafka of logic's file.
 type Config struct {
-	Topic       string        `toml:"topic" doc:"topic that pushes are written to"`
-	Brokers     []string      `toml:"brokers" doc:"addresses host:port of some Kafka brokers; the others are learnt from them"`
-	Linger      time.Duration `toml:"linger" doc:"how long a record waits for others to share its batch"`
-	Timeout     time.Duration `toml:"timeout" doc:"how long the brokers may take to acknowledge a record before the push fails"`
-	Compression string        `toml:"compression" doc:"compression of batches: none, lz4, snappy, gzip or zstd"`
-	QueueBytes  int           `toml:"queueBytes" doc:"bytes of records that may wait for the brokers; pushes beyond it fail"`
+	Topic       string        `toml:"topic" need:"the name of a topic" doc:"topic that pushes are written to"`
+	Brokers     []string      `toml:"brokers" need:"at least one address host:port" doc:"addresses host:port of some Kafka brokers; the others are learnt from them"`
+	Linger      time.Duration `toml:"linger" range:"0s..1s" doc:"how long a record waits for others to share its batch"`
+	Timeout     time.Duration `toml:"timeout" range:"100ms..5m" doc:"how long the brokers may take to acknowledge a record before the push fails"`
+	Compression string        `toml:"compression" oneof:"none lz4 snappy gzip zstd" doc:"compression of batches: none, lz4, snappy, gzip or zstd"`
+	QueueBytes  int           `toml:"queueBytes" range:"1048576..2147483647" doc:"bytes of records that may wait for the brokers; pushes beyond it fail"`
 }
 
 // DefaultConfig returns goim's topic on a broker of this machine.
@@ -35,23 +35,11 @@ func DefaultConfig() Config {
 
 // Validate returns an error that names the first field out of range.
 func (c *Config) Validate() error {
-	switch {
-	case c.Topic == "":
-		return errors.New("kafka.topic: must not be empty")
-	case len(c.Brokers) == 0 || slices.Contains(c.Brokers, ""):
-		return errors.New("kafka.brokers: needs at least one address host:port, and none may be empty")
-	case c.Linger < 0 || c.Linger > time.Second:
-		return fmt.Errorf("kafka.linger: %v is outside 0s to 1s", c.Linger)
-	case c.Timeout < 100*time.Millisecond || c.Timeout > 5*time.Minute:
-		return fmt.Errorf("kafka.timeout: %v is outside 100ms to 5m", c.Timeout)
-	case c.Linger >= c.Timeout:
-		return fmt.Errorf("kafka.linger: %v must be less than kafka.timeout, %v", c.Linger, c.Timeout)
-	case c.QueueBytes < 1<<20 || c.QueueBytes > 1<<31-1:
-		return fmt.Errorf("kafka.queueBytes: %d is outside 1048576 to 2147483647", c.QueueBytes)
+	if err := config.CheckAt("kafka", c); err != nil {
+		return err
 	}
-	known := []string{"none", "lz4", "snappy", "gzip", "zstd"}
-	if !slices.Contains(known, c.Compression) {
-		return fmt.Errorf("kafka.compression: %q is none of %s", c.Compression, strings.Join(known, ", "))
+	if c.Linger >= c.Timeout {
+		return fmt.Errorf("kafka.linger: %v must be less than kafka.timeout, %v", c.Linger, c.Timeout)
 	}
 	return nil
 }
