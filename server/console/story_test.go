@@ -3,6 +3,7 @@ package console
 import (
 	"fmt"
 	"log/slog"
+	"os"
 	"strconv"
 	"strings"
 	"testing"
@@ -177,6 +178,9 @@ func TestThePageInABrowser(t *testing.T) {
 
 // pictures looks at the page in light and dark, wide and narrow: nothing may stick out.
 func pictures(b *browser) {
+	if os.Getenv("BARRAGE_SCREENSHOTS") != "" { // whoever looks at them wants to see a line
+		b.until("there is some history", `document.querySelector("#rate-spark .line").getAttribute("d").split("L").length > 20`)
+	}
 	for _, width := range []int64{1280, 1000, 760, 390, 320} {
 		for _, scheme := range []string{"light", "dark"} {
 			b.show(width, 900, scheme)

@@ -31,7 +31,7 @@ function element(tag, attributes = {}, ...children) {
 }
 
 const list = (text) => text.split(",").map((item) => item.trim()).filter(Boolean);
-const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1)}.`;
+const sentence = (text) => `${text.slice(0, 1).toUpperCase()}${text.slice(1)}.`;
 const plural = (n, one, many) => `${count.format(n)} ${n === 1 ? one : many}`;
 
 function bytes(n) {
