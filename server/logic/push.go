@@ -41,12 +41,17 @@ func (p *pusher) pushKeys(ctx context.Context, operation int32, keys []string, b
 		return 0, err
 	}
 	var targets targets
-	seen := make(map[string]bool, len(keys))
+	var seen map[string]bool
+	if len(keys) > 1 {
+		seen = make(map[string]bool, len(keys))
+	}
 	for i, list := range servers {
 		if keys[i] == "" || seen[keys[i]] {
 			continue
 		}
-		seen[keys[i]] = true
+		if seen != nil {
+			seen[keys[i]] = true
+		}
 		for _, server := range list {
 			targets.add(server, keys[i])
 			online++

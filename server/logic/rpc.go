@@ -26,6 +26,7 @@ type registry interface {
 	Add(ctx context.Context, session presence.Session) (presence.Admission, error)
 	Renew(ctx context.Context, session presence.Session) (replaced bool, err error)
 	Remove(ctx context.Context, session presence.Session) (had bool, err error)
+	Forget(ctx context.Context, list []presence.Session) error
 	Report(ctx context.Context, server string, rooms map[string]int32, now time.Time) error
 }
 
@@ -97,10 +98,8 @@ func (s *service) admit(ctx context.Context, session presence.Session) (presence
 		return admission, unavailable(ctx, err)
 	}
 	if gone := s.peers.stale(ctx, admission.Holders); len(gone) > 0 {
-		for _, old := range gone {
-			if _, err := s.registry.Remove(ctx, old); err != nil {
-				return admission, unavailable(ctx, err)
-			}
+		if err := s.registry.Forget(ctx, gone); err != nil {
+			return admission, unavailable(ctx, err)
 		}
 		admission, err = s.registry.Add(ctx, session)
 		if err != nil || !admission.Rejected {

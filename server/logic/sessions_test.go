@@ -101,8 +101,8 @@ func (c *cluster) knows(t *testing.T, list []discovery.Instance) {
 	eventually(t, "the comets are known", func() error {
 		c.server.peers.mu.Lock()
 		defer c.server.peers.mu.Unlock()
-		if len(c.server.peers.addrs) != len(list) {
-			return fmt.Errorf("%v", c.server.peers.addrs)
+		if len(c.server.peers.byName) != len(list) {
+			return fmt.Errorf("%v", c.server.peers.byName)
 		}
 		return nil
 	})

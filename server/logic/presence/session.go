@@ -127,6 +127,23 @@ func (s *Store) Remove(ctx context.Context, session Session) (had bool, err erro
 	return calls[0].ok, nil
 }
 
+// Forget removes sessions whose comets can't do so any more.
+func (s *Store) Forget(ctx context.Context, list []Session) error {
+	now := time.Now()
+	for some := range slices.Chunk(list, 100) {
+		var calls []*call
+		for _, session := range some {
+			for _, p := range session.places(Bounds{}) {
+				calls = append(calls, removal(p, session, now))
+			}
+		}
+		if err := s.runAll(ctx, calls); err != nil {
+			return s.failed(opRemove, fmt.Errorf("remove %d sessions from redis: %w", len(list), err))
+		}
+	}
+	return nil
+}
+
 func removal(p place, session Session, now time.Time) *call {
 	return &call{place: p, session: session, now: now, script: removeScript}
 }
