@@ -80,6 +80,10 @@ func (s *Server) unreachable(w http.ResponseWriter, r *http.Request, err error) 
 	if s.apiAway.CompareAndSwap(false, true) {
 		s.log.Warn("the push API does not answer the demo page", "api", s.api(), "err", err)
 	}
+	var op *net.OpError
+	if errors.As(err, &op) {
+		err = op.Err // without the address, which is said already
+	}
 	writeEnvelope(w, http.StatusBadGateway, codeServer, fmt.Sprintf("the push API at %s does not answer: %v", s.api(), err))
 }
 

@@ -189,6 +189,20 @@ func pictures(b *browser) {
 			}
 			b.screenshot(fmt.Sprintf("5-%d-%s", width, scheme))
 		}
+		for _, hint := range []string{"latency-hint", "stamp-hint"} {
+			out := eval[string](b, fmt.Sprintf(`(() => {
+				const bubble = document.getElementById(%q);
+				bubble.parentElement.scrollIntoView({ block: "center" });
+				bubble.previousElementSibling.focus();
+				const { left, right, top, bottom } = bubble.getBoundingClientRect();
+				const style = getComputedStyle(bubble);
+				return style.visibility === "visible" && left >= 0 && right <= innerWidth && top >= 0 && bottom <= innerHeight ? "" : JSON.stringify({ left, right, top, bottom, v: style.visibility });
+			})()`, hint))
+			if out != "" {
+				b.t.Errorf("at a width of %d the %s is not to be seen as a whole: %s", width, hint, out)
+			}
+			b.screenshot(fmt.Sprintf("6-%d-%s", width, hint))
+		}
 	}
 	b.show(1280, 960, "light")
 }

@@ -439,7 +439,7 @@ async function lookAround() {
 }
 
 function showCluster(type, totals, rooms, comets) {
-  $("cluster-trouble").textContent = totals.code === 0 ? "" : totals.message;
+  $("cluster-trouble").textContent = totals.code === 0 ? "" : sentence(totals.message);
   $("rooms-part").hidden = rooms.code !== 0 || !rooms.data?.length;
   $("comets-part").hidden = comets.code !== 0 || !comets.data?.length;
   if (totals.code === 0) {
