@@ -20,11 +20,11 @@ type Target struct {
 
 // Config says what Capture takes.
 type Config struct {
-	Targets []Target
-	Dir     string        // that gets the files; made where it is missing
-	Seconds time.Duration // of the CPU profiles; whole seconds count, one at least
-	Rates   Rates         // of mutex and block profiles while it goes on; zero: as the processes have them
-	Labels  Labels
+	Targets  []Target
+	Dir      string        // that gets the files; made where it is missing
+	Duration time.Duration // of the CPU profiles; whole seconds count, one at least
+	Rates    Rates         // of mutex and block profiles while it goes on; zero: as the processes have them
+	Labels   Labels
 	// Start is when the CPU profiles begin; the zero value, and what has passed, is at
 	// once. What allocations and waiting are counted from is read before.
 	Start time.Time
@@ -166,7 +166,7 @@ func (p *process) read(ctx context.Context, name string) (*profile.Profile, erro
 }
 
 func (c *capturing) takeCPU(ctx context.Context, p *process) {
-	text, err := p.source.cpu(ctx, max(c.cfg.Seconds, time.Second))
+	text, err := p.source.cpu(ctx, max(c.cfg.Duration, time.Second))
 	if err != nil {
 		c.problem(p.name, "take the cpu profile", err)
 		return

@@ -2,8 +2,12 @@ package profile
 
 import (
 	"cmp"
+	"fmt"
 	"math"
 	"slices"
+
+	"barrage/harness/compare"
+	"barrage/harness/report"
 )
 
 // A DiffRow is how a function's costs differ.
@@ -61,8 +65,10 @@ func Compare(a, b *Side, by Order) *Diff {
 			changed[r.Function] = true
 		}
 	}
+	// Callers that changed by their callee alone are equal but for rounding: the outer first.
+	size := func(r *DiffRow) float64 { return math.Round(math.Abs(r.by(by).Delta) / (d.Total.A + d.Total.B) * 1e9) }
 	slices.SortStableFunc(d.Changes, func(x, y DiffRow) int {
-		return cmp.Compare(math.Abs(y.by(by).Delta), math.Abs(x.by(by).Delta))
+		return cmp.Or(cmp.Compare(size(&y), size(&x)), cmp.Compare(y.Cum.B, x.Cum.B))
 	})
 	d.Others = len(rows) - len(d.Changes)
 	d.Rest = t.difference(a.without(changed), b.without(changed))
@@ -72,6 +78,28 @@ func Compare(a, b *Side, by Order) *Diff {
 
 // Enough says whether both sides have the two runs that tell noise from change.
 func (d *Diff) Enough() bool { return enough(len(d.A.Runs), len(d.B.Runs)) }
+
+// Doubts are what makes the comparison doubtful: other environments, runs that are no good,
+// other processes.
+func (d *Diff) Doubts() []string {
+	sides := []compare.Side{{Name: d.A.Name, Runs: d.A.reports()}, {Name: d.B.Name, Runs: d.B.reports()}}
+	var lines []string
+	// Two sides with a run at least can be compared.
+	if c, err := compare.Of(sides, report.Figures()[:1]); err == nil {
+		lines = c.Warnings
+	}
+	if a, b := list(d.A.Runs[0].Processes), list(d.B.Runs[0].Processes); a != b {
+		lines = append(lines, fmt.Sprintf("the processes differ (%s: %s; %s: %s)", d.A.Name, a, d.B.Name, b))
+	}
+	return lines
+}
+
+func (s *Side) reports() (all []*report.Run) {
+	for _, c := range s.Runs {
+		all = append(all, c.Run.Report)
+	}
+	return all
+}
 
 func (r *DiffRow) by(o Order) *Difference {
 	if o == ByCum {

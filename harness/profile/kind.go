@@ -55,15 +55,43 @@ func (k Kind) unit() Unit {
 }
 
 // flow says whether k grows with the work done, so that its cost is one per delivery. What
-// is a state of the process, memory in use and goroutines, is held against the clients.
+// is a state of the process is not: memory in use is held against the clients, and
+// goroutines are counted as they are.
 func (k Kind) flow() bool { return k != Heap && k != Goroutine }
 
-// per names what a cost of k is divided by.
-func (k Kind) per() string {
-	if k.flow() {
-		return "delivery"
+// symbol is how k's unit is written behind a figure.
+func (k Kind) symbol() string {
+	switch k.unit() {
+	case Bytes:
+		return "B"
+	case Goroutines:
+		return ""
 	}
-	return "client"
+	return "ns"
+}
+
+// measuredIn says what costs of k are: "ns a delivery".
+func (k Kind) measuredIn() string {
+	switch {
+	case k == Goroutine:
+		return "goroutines"
+	case k.flow():
+		return k.symbol() + " a delivery"
+	}
+	return k.symbol() + " a client"
+}
+
+// sampled names what the profiler records of k.
+func (k Kind) sampled() string {
+	switch k {
+	case CPU:
+		return "samples"
+	case Heap, Alloc:
+		return "sampled allocations"
+	case Goroutine:
+		return "goroutines"
+	}
+	return "recorded waits"
 }
 
 // columns returns which of p's values is k's cost, and which counts events; -1 for none.

@@ -125,7 +125,8 @@ func originOf(name string) Origin {
 	return Standard
 }
 
-// packageOf returns the path of a function's package; "" for what is no Go function.
+// packageOf returns the path of a function's package; "" for what is no Go function. The
+// runtime's assembly has names without a package, such as aeshashbody.
 func packageOf(name string) string {
 	if strings.HasPrefix(name, "[") {
 		return ""
@@ -134,7 +135,7 @@ func packageOf(name string) string {
 	slash := strings.LastIndexByte(name, '/') + 1
 	dot := strings.IndexByte(name[slash:], '.')
 	if dot < 0 {
-		return ""
+		return "runtime"
 	}
 	return name[:slash+dot]
 }

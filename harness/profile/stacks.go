@@ -29,9 +29,9 @@ type Costs struct {
 	Run       *Run
 	Kind      Kind
 	Processes []string
-	Divisor   float64 // the deliveries, or clients, that costs are divided by
+	Divisor   float64 // the deliveries, or clients, that costs are divided by; 1 for goroutines
 	Seconds   float64 // that the profiles are of, in the mean; 0 for a state
-	Total     float64 // per delivery or client
+	Total     float64 // per delivery, client or alone
 	Events    float64 // recorded by the profiler
 
 	stacks []stack
@@ -45,6 +45,7 @@ func (r *Run) Costs(choice string, k Kind) (*Costs, error) {
 		return nil, err
 	}
 	c := &Costs{Run: r, Kind: k, Processes: names}
+	share := 1 / float64(len(names)) // of each process in a mean
 	for _, name := range names {
 		p, err := r.read(name, k)
 		if err != nil {
@@ -58,17 +59,20 @@ func (r *Run) Costs(choice string, k Kind) (*Costs, error) {
 		if err := c.add(p, divisor); err != nil {
 			return nil, fmt.Errorf("%s, %s: %w", r.Dir, name, err)
 		}
-		c.Divisor += divisor / float64(len(names))
+		c.Divisor += divisor * share
 		if k.flow() {
-			c.Seconds += float64(p.DurationNanos) / 1e9 / float64(len(names))
+			c.Seconds += float64(p.DurationNanos) / 1e9 * share
 		}
 	}
 	return c, nil
 }
 
 func (r *Run) divisor(p *profile.Profile, k Kind) (float64, error) {
-	if k.flow() {
+	switch {
+	case k.flow():
 		return r.deliveries(p)
+	case k == Goroutine:
+		return 1, nil
 	}
 	return r.clients()
 }
