@@ -31,7 +31,12 @@ func TestThePageInABrowser(t *testing.T) {
 	b.until("the page shows the cluster", `document.querySelector("#totals").textContent.includes("0 connections from 0 addresses")`)
 	b.screenshot("1-opened")
 
-	b.click("#connect")
+	if nameless := eval[[]string](b, `[...document.querySelectorAll("input, select, textarea, button")]
+		.filter((e) => !e.labels?.length && !e.ariaLabel && !e.textContent.trim()).map((e) => e.outerHTML)`); len(nameless) > 0 {
+		t.Errorf("without a name for a screen reader: %q", nameless)
+	}
+
+	b.do("connect with the keyboard", chromedp.SendKeys(chromedp.CSS(`#connect-form [name=room]`), "\n"))
 	b.until("connected", connected)
 	b.until("the room has one member", `document.querySelector("#online").textContent === "1"`)
 	b.until("the cluster's largest room is listed", `document.querySelector("#rooms").textContent.includes("live://10001")`)
@@ -72,6 +77,32 @@ func TestThePageInABrowser(t *testing.T) {
 		b.fill("#room-input", "live://2000")
 		b.click("#room-form button")
 		b.until("in the room again", `document.querySelector("#online").textContent === "1"`)
+	})
+
+	b.part("a busy room is listed in order, and no longer than agreed", func() {
+		before := eval[int](b, `Number(document.querySelector("#received").textContent)`)
+		for i := range 250 {
+			c.push("room?operation=1000&type=live&room=2000", fmt.Sprint(i))
+		}
+		b.until("all have arrived", fmt.Sprintf(`document.querySelector("#received").textContent === "%d"`, before+250))
+		listed := eval[[]string](b, `[...document.querySelectorAll("#messages .text")].map((e) => e.textContent)`)
+		if len(listed) != 200 {
+			b.t.Errorf("%d messages are listed", len(listed))
+		}
+		for i, text := range listed {
+			if text != fmt.Sprint(249-i) {
+				b.t.Fatalf("message %d of the list is %s", i, text)
+			}
+		}
+		b.click("#pause")
+		c.push("room?operation=1000&type=live&room=2000", "while paused")
+		b.until("it is counted", fmt.Sprintf(`document.querySelector("#received").textContent === "%d"`, before+251))
+		if eval[bool](b, shown("while paused", `^`)) {
+			b.t.Error("it is listed while the list is paused")
+		}
+		b.click("#pause")
+		b.click("#clear")
+		b.until("the list is empty", `!document.querySelector("#messages li") && !document.querySelector("#empty").hidden`)
 	})
 
 	b.part("subscriptions", func() {

@@ -200,6 +200,8 @@ export class Message {
  * @typedef {{state: State, url: string, reason: string, code: string, delay: number}} StateEvent
  */
 
+/** @typedef {{state: StateEvent, message: Message, online: number, error: Error}} Events */
+
 /** Codes of the server's farewell (operation 6) after which connecting again is no use. */
 const FINAL = { replaced: "another session has taken this one's place", rejected: "there are enough sessions under this key" };
 
@@ -256,8 +258,9 @@ export class Client {
 
   /**
    * Has handler called for every event of a kind.
-   * @param {"state" | "message" | "online" | "error"} event
-   * @param {(detail: any) => void} handler
+   * @template {keyof Events} E
+   * @param {E} event
+   * @param {(detail: Events[E]) => void} handler
    * @returns {() => void} what takes it back
    */
   on(event, handler) {
@@ -429,7 +432,13 @@ export class Client {
     }
   }
 
-  /** Sends a frame of a session and resolves with the one that answers it. */
+  /**
+   * Sends a frame of a session and resolves with the one that answers it.
+   * @param {number} op
+   * @param {number} replyOp
+   * @param {string | Uint8Array} [body]
+   * @returns {Promise<Frame>}
+   */
   #request(op, replyOp, body = "") {
     if (this.state !== "open") {
       return Promise.reject(new ClosedError("there is no session now"));
@@ -437,7 +446,14 @@ export class Client {
     return new Promise((resolve, reject) => this.#ask(op, replyOp, body, resolve, reject));
   }
 
-  /** Sends a frame; resolve is called with the answer before any later frame is looked at. */
+  /**
+   * Sends a frame; resolve is called with the answer before any later frame is looked at.
+   * @param {number} op
+   * @param {number} replyOp
+   * @param {string | Uint8Array} body
+   * @param {(frame: Frame) => void} resolve
+   * @param {(err: Error) => void} reject
+   */
   #ask(op, replyOp, body, resolve, reject) {
     const bytes = typeof body === "string" ? utf8.encode(body) : body;
     if (bytes.length > MAX_BODY) {
