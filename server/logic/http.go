@@ -55,6 +55,7 @@ func newHTTP(a *api, l *listener) *server.Hertz {
 		server.WithDisablePrintRoute(true),
 	)
 	hertz.Use(a.recover)
+	hertz.NoRoute(noRoute)
 	group := hertz.Group("/goim")
 	push := group.Group("/push", a.authorize(func(*live) bool { return true }))
 	push.POST("/keys", a.push(kindKeys, a.pushKeys))
@@ -70,6 +71,12 @@ func newHTTP(a *api, l *listener) *server.Hertz {
 	return hertz
 }
 
+// noRoute answers as goim does where there is no such route, or not with that method: with
+// status 404 and a text.
+func noRoute(_ context.Context, req *app.RequestContext) {
+	req.String(http.StatusNotFound, "404 page not found")
+}
+
 // A pushRoute reads the parameters of a push and returns what does it. Doing it returns
 // false when there was nobody to send to.
 type pushRoute func(q *query) func(ctx context.Context, body []byte) (sent bool, err error)
@@ -77,7 +84,7 @@ type pushRoute func(q *query) func(ctx context.Context, body []byte) (sent bool,
 // push returns the handler of a route: parameters first, then the body, then Kafka.
 func (a *api) push(kind pushKind, route pushRoute) app.HandlerFunc {
 	return func(ctx context.Context, req *app.RequestContext) {
-		q := query{args: req.QueryArgs()}
+		q := newQuery(req)
 		send := route(&q)
 		body, err := readBody(req, a.cfg.MaxBody)
 		start := time.Now()
@@ -149,7 +156,7 @@ func (a *api) pushAll(q *query) func(ctx context.Context, body []byte) (bool, er
 }
 
 func (a *api) onlineTop(_ context.Context, req *app.RequestContext) {
-	q := query{args: req.QueryArgs()}
+	q := newQuery(req)
 	kind, limit := q.text("type"), q.int32("limit")
 	if limit < 0 {
 		q.refuse("limit", "%d is negative", limit)
@@ -162,7 +169,7 @@ func (a *api) onlineTop(_ context.Context, req *app.RequestContext) {
 }
 
 func (a *api) onlineRoom(_ context.Context, req *app.RequestContext) {
-	q := query{args: req.QueryArgs()}
+	q := newQuery(req)
 	kind, rooms := q.text("type"), q.texts("rooms")
 	if len(rooms) == 0 {
 		q.refuse("rooms", "missing")
@@ -179,7 +186,10 @@ func (a *api) onlineTotal(_ context.Context, req *app.RequestContext) {
 }
 
 func (a *api) nodesWeighted(_ context.Context, req *app.RequestContext) {
-	answer(req, codeOK, "", a.live.Load().advice.For(string(req.QueryArgs().Peek("platform")), req.ClientIP()))
+	q := newQuery(req)
+	// Behind a proxy the client is who the proxy says. Whoever makes that up is told of the
+	// nodes of another region, no more.
+	answer(req, codeOK, "", a.live.Load().advice.For(q.optionalText("platform"), req.ClientIP()))
 }
 
 func (a *api) nodesInstances(_ context.Context, req *app.RequestContext) {
