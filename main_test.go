@@ -132,7 +132,7 @@ func anyPorts() []string {
 	var flags []string
 	for _, setting := range []string{
 		"comet.tcp.bind", "comet.websocket.bind", "comet.rpcServer.addr", "comet.admin.addr", "job.admin.addr",
-		"logic.httpServer.addr", "logic.rpcServer.addr", "logic.admin.addr", "services.discovery.addr", "services.admin.addr",
+		"logic.httpServer.addr", "logic.rpcServer.addr", "logic.admin.addr", "services.discovery.addr", "services.admin.addr", "console.addr",
 	} {
 		flags = append(flags, "-"+setting+"=127.0.0.1:0")
 	}

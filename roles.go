@@ -21,6 +21,7 @@ import (
 	logicpb "barrage/server/api/logic"
 	"barrage/server/api/protocol"
 	"barrage/server/comet"
+	"barrage/server/console"
 	"barrage/server/discovery"
 	"barrage/server/job"
 	"barrage/server/logic"
@@ -66,14 +67,40 @@ func (r *role) part() part {
 
 func (r *role) adminPart() part { return part{r.name + " admin page", r.admin.Run} }
 
-// run serves one role alone until ctx ends.
-func (r *role) run(ctx context.Context, p *process) error {
+// run serves one role alone until ctx ends, with the demo page beside it, which may be nil.
+func (r *role) run(ctx context.Context, p *process, page *console.Server) error {
 	if err := r.listen(); err != nil {
 		return usageError{err}
 	}
+	parts := []part{r.part(), r.adminPart()}
+	if page != nil {
+		if err := page.Listen(); err != nil {
+			return usageError{err}
+		}
+		if addr := page.Addr(); addr != nil {
+			p.log.Info("demo page", "url", "http://"+addr.String())
+		}
+		parts = append(parts, part{"demo page", page.Run})
+	}
 	p.log.Info(r.name+" serves", "admin", addrOf(r.admin))
 	defer p.log.Info(r.name + " has ended")
-	return runParts(ctx, r.part(), r.adminPart())
+	return runParts(ctx, parts...)
+}
+
+// withPage is a role's configuration with the demo page's.
+type withPage[C any] struct {
+	Role    C              `toml:",inline"`
+	Console console.Config `toml:"console"`
+}
+
+// newPage makes the demo page, beside the role whose admin page has its counters.
+func newPage(p *process, cfg console.Config, beside *admin.Server, deps console.Deps) (*console.Server, error) {
+	deps.Log, deps.Metrics = p.log.With("role", "console"), beside.Registry()
+	page, err := console.New(cfg, deps)
+	if err != nil {
+		return nil, fmt.Errorf("console.%w", err)
+	}
+	return page, nil
 }
 
 // addrOf is the address of an admin page, "off" without one.
@@ -95,13 +122,20 @@ func runComet(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 		// often costs next to nothing, and a storm of connects leaves fewer holes.
 		debug.SetGCPercent(50)
 	}
-	return serve(ctx, "comet", comet.DefaultConfig(), goimKeys(comet.IgnoredKeys()), args, stdout, stderr,
-		func(ctx context.Context, p *process, cfg comet.Config) error {
-			r, err := newComet(p, cfg)
+	return serve(ctx, "comet", withPage[comet.Config]{Role: comet.DefaultConfig(), Console: console.DefaultConfig()},
+		goimKeys(comet.IgnoredKeys()), args, stdout, stderr,
+		func(ctx context.Context, p *process, cfg withPage[comet.Config]) error {
+			r, err := newComet(p, cfg.Role)
 			if err != nil {
 				return usageError{err}
 			}
-			return r.run(ctx, p)
+			server := r.server.(*comet.Server)
+			onReload(p, func(cfg withPage[comet.Config]) ([]string, error) { return server.Reload(cfg.Role) })
+			page, err := newPage(p, cfg.Console, r.admin, console.Deps{WebSocket: func() string { return firstAddr(server.WebSocketAddrs()) }})
+			if err != nil {
+				return usageError{err}
+			}
+			return r.run(ctx, p, page)
 		})
 }
 
@@ -124,7 +158,6 @@ func newComet(p *process, cfg comet.Config) (*role, error) {
 	if err != nil {
 		return nil, err
 	}
-	onReload(p, server.Reload)
 	r := newRole("comet", server, page)
 	r.assist = func(ctx context.Context) {
 		conn.Connect()
@@ -182,13 +215,20 @@ func watchComets(client *discovery.Client) (lists <-chan []discovery.Instance, s
 }
 
 func runLogic(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	return serve(ctx, "logic", logic.DefaultConfig(), goimKeys(logic.IgnoredKeys()), args, stdout, stderr,
-		func(ctx context.Context, p *process, cfg logic.Config) error {
-			r, err := newLogic(p, cfg)
+	return serve(ctx, "logic", withPage[logic.Config]{Role: logic.DefaultConfig(), Console: console.DefaultConfig()},
+		goimKeys(logic.IgnoredKeys()), args, stdout, stderr,
+		func(ctx context.Context, p *process, cfg withPage[logic.Config]) error {
+			r, err := newLogic(p, cfg.Role)
 			if err != nil {
 				return usageError{err}
 			}
-			return r.run(ctx, p)
+			server := r.server.(*logic.Server)
+			onReload(p, func(cfg withPage[logic.Config]) ([]string, error) { return server.Reload(cfg.Role) })
+			page, err := newPage(p, cfg.Console, r.admin, console.Deps{API: func() string { return server.HTTPAddr().String() }})
+			if err != nil {
+				return usageError{err}
+			}
+			return r.run(ctx, p, page)
 		})
 }
 
@@ -208,7 +248,6 @@ func newLogic(p *process, cfg logic.Config) (*role, error) {
 	if err != nil {
 		return nil, err
 	}
-	onReload(p, server.Reload)
 	r := newRole("logic", server, page)
 	r.assist = watch
 	return r, nil
@@ -221,7 +260,7 @@ func runJob(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			if err != nil {
 				return usageError{err}
 			}
-			return r.run(ctx, p)
+			return r.run(ctx, p, nil)
 		})
 }
 
@@ -266,7 +305,7 @@ func runDiscovery(ctx context.Context, args []string, stdout, stderr io.Writer) 
 			if err != nil {
 				return usageError{err}
 			}
-			return newRole("discovery", node, p.admin(cfg.Admin, "discovery")).run(ctx, p)
+			return newRole("discovery", node, p.admin(cfg.Admin, "discovery")).run(ctx, p, nil)
 		})
 }
 

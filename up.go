@@ -13,6 +13,7 @@ import (
 	"barrage/server/backing"
 	"barrage/server/comet"
 	"barrage/server/config"
+	"barrage/server/console"
 	"barrage/server/job"
 	"barrage/server/logic"
 	"barrage/server/wire"
@@ -24,14 +25,16 @@ type upConfig struct {
 	Logic    logic.Config   `toml:"logic"`
 	Job      job.Config     `toml:"job"`
 	Services servicesConfig `toml:"services"`
+	Console  console.Config `toml:"console"`
 }
 
 // defaultUpConfig has goim's ports, all on loopback: the push API asks nobody who he is.
 func defaultUpConfig() upConfig {
 	cfg := upConfig{
 		Comet: comet.DefaultConfig(), Logic: logic.DefaultConfig(), Job: job.DefaultConfig(),
-		Services: defaultServicesConfig(),
+		Services: defaultServicesConfig(), Console: console.DefaultConfig(),
 	}
+	cfg.Console.Addr = "127.0.0.1:1999"
 	cfg.Comet.TCP.Bind = []string{"127.0.0.1:3101"}
 	cfg.Comet.WebSocket.Bind = []string{"127.0.0.1:3102"}
 	cfg.Comet.RPCServer.Addr = "127.0.0.1:3109"
@@ -72,6 +75,10 @@ func up(ctx context.Context, p *process, cfg upConfig) (err error) {
 	if err != nil {
 		return errors.Join(usageError{err}, services.Close())
 	}
+	demo, err := newUpPage(p, cfg.Console, cometRole, logicRole)
+	if err != nil {
+		return errors.Join(usageError{err}, services.Close())
+	}
 	onReload(p, func(cfg upConfig) ([]string, error) {
 		cfg.useServices(services)
 		return reloadBoth(cometRole.server.(*comet.Server), logicRole.server.(*logic.Server), cfg)
@@ -79,7 +86,7 @@ func up(ctx context.Context, p *process, cfg upConfig) (err error) {
 	parts := []part{
 		{"announcement", func(ctx context.Context) error {
 			if waitReady(ctx, p, cometRole, jobRole, logicRole) == nil {
-				announce(p.stdout, services, page, cometRole, jobRole, logicRole)
+				announce(p.stdout, services, page, demo, cometRole, jobRole, logicRole)
 			}
 			<-ctx.Done()
 			return nil
@@ -88,7 +95,28 @@ func up(ctx context.Context, p *process, cfg upConfig) (err error) {
 		servicesPart(services),
 		cometRole.adminPart(), jobRole.adminPart(), logicRole.adminPart(),
 	}
-	return runParts(ctx, append(parts, part{"services admin page", page.Run})...)
+	return runParts(ctx, append(parts, part{"demo page", demo.Run}, part{"services admin page", page.Run})...)
+}
+
+// newUpPage makes the demo page of this process's comet and logic, and binds its port.
+func newUpPage(p *process, cfg console.Config, cometRole, logicRole *role) (*console.Server, error) {
+	c, l := cometRole.server.(*comet.Server), logicRole.server.(*logic.Server)
+	page, err := newPage(p, cfg, logicRole.admin, console.Deps{
+		API:       func() string { return l.HTTPAddr().String() },
+		WebSocket: func() string { return firstAddr(c.WebSocketAddrs()) },
+	})
+	if err != nil {
+		return nil, err
+	}
+	return page, page.Listen()
+}
+
+// pageLine names the demo page, if there is one.
+func pageLine(demo *console.Server) string {
+	if demo.Addr() == nil {
+		return ""
+	}
+	return fmt.Sprintf("  page       http://%s (join a room in a browser, and push to it)\n", demo.Addr())
 }
 
 // reloadBoth has both roles take over what they can; job has nothing that changes.
@@ -168,14 +196,14 @@ func waitReady(ctx context.Context, p *process, roles ...*role) error {
 }
 
 // announce says where everything is and how to try it.
-func announce(w io.Writer, services *backing.Services, page *admin.Server, cometRole, jobRole, logicRole *role) {
+func announce(w io.Writer, services *backing.Services, page *admin.Server, demo *console.Server, cometRole, jobRole, logicRole *role) {
 	clients := cometRole.server.(*comet.Server)
 	tcp, ws := firstAddr(clients.TCPAddrs()), firstAddr(clients.WebSocketAddrs())
 	api := logicRole.server.(*logic.Server).HTTPAddr().String()
 	fmt.Fprintf(w, `
 Barrage is up: everything in this process, and in memory only. Ctrl-C ends it.
 
-  push API   http://%s/goim/push/room
+%s  push API   http://%s/goim/push/room
   TCP        %s
   WebSocket  ws://%s/sub
 %s  admin      http://%s (comet), %s (job), %s (logic), %s (services)
@@ -189,7 +217,7 @@ Push to that room, from another terminal:
 
   curl -d 'hello' 'http://%s/goim/push/room?operation=1000&type=live&room=1000'
 
-`, api, tcp, ws, overTLS(clients), addrOf(cometRole.admin), addrOf(jobRole.admin), addrOf(logicRole.admin), addrOf(page),
+`, pageLine(demo), api, tcp, ws, overTLS(clients), addrOf(cometRole.admin), addrOf(jobRole.admin), addrOf(logicRole.admin), addrOf(page),
 		services.DiscoveryAddr(), services.RedisAddr(), services.KafkaBrokers(), joinCommand(tcp, "live://1000"), api)
 }
 
