@@ -41,7 +41,7 @@ func (c *Config) Validate() error {
 		}
 	}
 	for _, host := range c.Hosts {
-		if host == "" || strings.ContainsAny(host, ":/ ") {
+		if !isHost(host) || strings.Contains(host, ":") {
 			return fmt.Errorf("hosts: %q is no host name (give it without scheme and port)", host)
 		}
 	}
@@ -53,7 +53,7 @@ func checkAddr(addr string) error {
 	if err != nil {
 		return fmt.Errorf("%q is no address host:port or :port", addr)
 	}
-	if strings.ContainsAny(host, "/?#@;'\" ") {
+	if host != "" && !isHost(host) {
 		return fmt.Errorf("%q is no address host:port: its host has characters that no host has", addr)
 	}
 	if n, err := strconv.Atoi(port); err != nil || n < 0 || n > 65535 {
@@ -73,8 +73,11 @@ func webSocketURL(addr, pageHost string) (string, error) {
 		if u.Scheme != "ws" && u.Scheme != "wss" {
 			return "", fmt.Errorf("%q: the scheme is none of ws, wss", addr)
 		}
-		if u.Hostname() == "" || u.User != nil || strings.ContainsAny(u.Host, ";,'\" ") {
+		if !isHost(u.Hostname()) || u.User != nil {
 			return "", fmt.Errorf("%q names no host", addr)
+		}
+		if strings.HasSuffix(u.Host, ":") {
+			return "", fmt.Errorf("%q has a colon but no port", addr)
 		}
 		if u.Path == "" {
 			u.Path = "/sub"
@@ -85,6 +88,14 @@ func webSocketURL(addr, pageHost string) (string, error) {
 		return "", err
 	}
 	return "ws://" + reachable(addr, pageHost) + "/sub", nil
+}
+
+// isHost says whether name has only what names and addresses of hosts are made of: what
+// stands in a header of the page, too, must not end there what it stands in.
+func isHost(name string) bool {
+	return name != "" && strings.IndexFunc(name, func(r rune) bool {
+		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-._:%", r))
+	}) < 0
 }
 
 // reachable is addr with pageHost in the place of a host that means every address of this

@@ -134,6 +134,7 @@ func TestOtherPagesCannotPush(t *testing.T) {
 		{"a sandboxed frame", "Origin: null", false},
 		{"nothing that a browser sends", "", false},
 		{"a name made to point here", "Host: evil.example:1999|Sec-Fetch-Site: same-origin|Origin: http://evil.example:1999", false},
+		{"a name with more in it", "Host: a;x.localhost|Sec-Fetch-Site: same-origin", false},
 		{"no host", "Host: |Sec-Fetch-Site: same-origin", false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -150,7 +151,7 @@ func TestOtherPagesCannotPush(t *testing.T) {
 	if w := serve(s, "GET", "/", "", "Host: evil.example"); w.Code != http.StatusForbidden || !strings.Contains(w.Body.String(), "setting hosts") {
 		t.Errorf("the page by a foreign name: %d %q", w.Code, w.Body)
 	}
-	if hosts, origins := testutil.ToFloat64(s.metrics[foreignHost]), testutil.ToFloat64(s.metrics[foreignOrigin]); hosts != 3 || origins != 6 {
+	if hosts, origins := testutil.ToFloat64(s.metrics[foreignHost]), testutil.ToFloat64(s.metrics[foreignOrigin]); hosts != 4 || origins != 6 {
 		t.Errorf("counted %v foreign hosts and %v foreign origins", hosts, origins)
 	}
 }
@@ -255,6 +256,35 @@ func TestWhereThePageConnects(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Whatever is configured and by whatever name the page is opened: the policy has exactly
+// one place to connect to, or any.
+func FuzzWebSocketURL(f *testing.F) {
+	for _, addr := range []string{":3102", "[::]:3102", "comet:3102", "wss://push.example/x?y=1", "ws://a;b/", "ws://[::1]:1", "ws://a:", "//x:1"} {
+		f.Add(addr, "localhost:1999")
+		f.Add(addr, "[::1]:1999")
+	}
+	f.Fuzz(func(t *testing.T, addr, host string) {
+		s, err := New(Config{WebSocket: addr}, Deps{Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			return
+		}
+		r := httptest.NewRequest("GET", "/", nil)
+		r.Host = host
+		w := httptest.NewRecorder()
+		s.Handler().ServeHTTP(w, r)
+		if w.Code == http.StatusForbidden {
+			return
+		}
+		csp := w.Header().Get("Content-Security-Policy")
+		_, sources, _ := strings.Cut(csp, "connect-src 'self' ")
+		sources, _, _ = strings.Cut(sources, "; form-action")
+		one := strings.HasPrefix(sources, "ws://") || strings.HasPrefix(sources, "wss://")
+		if strings.Count(csp, ";") != 7 || sources != "ws: wss:" && addr != "" && (!one || strings.ContainsAny(sources, " ,;'\"")) {
+			t.Errorf("%q by %q: %s", addr, host, csp)
+		}
+	})
 }
 
 func known(api, webSocket string) Deps {

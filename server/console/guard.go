@@ -34,7 +34,7 @@ func (s *Server) guard(next http.Handler) http.Handler {
 
 func (s *Server) knows(host string) bool {
 	host = strings.ToLower(host)
-	return s.hosts[host] || strings.HasSuffix(host, ".localhost") || net.ParseIP(host) != nil
+	return s.hosts[host] || strings.HasSuffix(host, ".localhost") && isHost(host) || net.ParseIP(host) != nil
 }
 
 // sameOrigin says whether a browser vouches that the request comes from a page of this
