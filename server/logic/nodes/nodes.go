@@ -2,10 +2,6 @@ package nodes
 
 import (
 	"fmt"
-	"log/slog"
-	"maps"
-	"net/netip"
-	"slices"
 	"time"
 
 	pb "barrage/server/api/logic"
@@ -81,55 +77,4 @@ func (a *Advice) For(platform, clientIP string) *pb.NodesReply {
 		reply.Nodes = []string{a.Node.DefaultDomain}
 	}
 	return reply
-}
-
-// Regions knows which region an address is in.
-type Regions struct {
-	networks []network // longest prefix first
-}
-
-type network struct {
-	prefix netip.Prefix
-	region string
-}
-
-// NewRegions reads the section regions of logic's file: for each region a list of networks
-// (10.1.0.0/16, 2001:db8::/32) whose clients are in it. goim's file has provinces there, but
-// nothing in goim finds the province of an address: such names are accepted and mean nothing.
-func NewRegions(section map[string][]string, log *slog.Logger) *Regions {
-	r := &Regions{}
-	names := 0
-	for _, region := range slices.Sorted(maps.Keys(section)) {
-		for _, entry := range section[region] {
-			prefix, err := netip.ParsePrefix(entry)
-			if err != nil {
-				names++
-				continue
-			}
-			r.networks = append(r.networks, network{prefix.Masked(), region})
-		}
-	}
-	if names > 0 {
-		log.Warn("names in section regions mean nothing without a lookup; networks like 10.1.0.0/16 tell a client's region", "names", names)
-	}
-	slices.SortStableFunc(r.networks, func(a, b network) int { return b.prefix.Bits() - a.prefix.Bits() })
-	return r
-}
-
-// Of returns the region of an address, "" where it is unknown.
-func (r *Regions) Of(address string) string {
-	if len(r.networks) == 0 {
-		return ""
-	}
-	addr, err := netip.ParseAddr(address)
-	if err != nil {
-		return ""
-	}
-	addr = addr.Unmap()
-	for _, n := range r.networks {
-		if n.prefix.Contains(addr) {
-			return n.region
-		}
-	}
-	return ""
 }

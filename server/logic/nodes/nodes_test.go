@@ -64,6 +64,9 @@ func TestWeights(t *testing.T) {
 		{"far too many", 1, 100, 100, 100, 1, 1},             // 1 + (0.01-0.5) x 100 = -48, least 1
 		{"capped", 1 << 20, 0, 1 << 20, 1 << 20, 1, 1 << 20}, // 2 x 2^20, most 2^20
 		{"a weight of zero", 0, 0, 10, 100, 1, 0},
+		{"nobody has a weight", 0, 40, 0, 100, 1, 1},          // (0-0.2) x 100 = -20, least 1
+		{"a gain below one", 1, 50, 1, 100, 0.1, 1},           // 0.1 of a sum of 0: no share
+		{"the smallest in its region", 1, 0, 4, 100, 1.6, 41}, // the sum stays 4: 1.6 + 40 = 41.6
 	}
 	for _, c := range cases {
 		n := &node{fixed: c.fixed, conns: c.conns}
@@ -180,29 +183,135 @@ func TestOddMetadata(t *testing.T) {
 		comet("weight6", "sh", 10, 1, "weight", "9999999999"),
 		comet("ok1", "bj", 10, 500), // twice
 		{Hostname: "none7"},
-		comet("noaddr8", "sh", 10, 1, "addrs", " , "),
+		comet("weight8", "sh", -1, 1),
+		comet("conn9", "sh", 10, -1),
+		comet("noaddr0", "sh", 10, 1, "addrs", " , "),
 	})
 	hosts, addrs := b.choose("", 1)
 	slices.Sort(hosts)
-	if !slices.Equal(hosts, []string{"noaddr8", "ok1"}) || !slices.Equal(addrs, []string{"1.1.1.1"}) {
+	if !slices.Equal(hosts, []string{"noaddr0", "ok1"}) || !slices.Equal(addrs, []string{"1.1.1.1"}) {
 		t.Errorf("%q, %q", hosts, addrs)
 	}
-	if n := testutil.ToFloat64(b.skipped); n != 1 {
-		t.Errorf("%v are skipped", n)
+	for f, want := range map[flaw]float64{flawOffline: 2, flawConns: 2, flawIPs: 1, flawWeight: 2} {
+		if n := testutil.ToFloat64(b.skipped[f]); n != want {
+			t.Errorf("%v are left out for %s, want %v", n, f, want)
+		}
+	}
+	var listed []string
+	for _, in := range b.Instances() {
+		listed = append(listed, in.Hostname)
+	}
+	if want := []string{"ok1", "weight6", "ok1", "weight8", "noaddr0"}; !slices.Equal(listed, want) {
+		t.Errorf("%q are listed, want %q", listed, want)
+	}
+	// One that is put right is there.
+	b.Update([]discovery.Instance{comet("ok1", "sh", 10, 1), comet("weight6", "sh", 10, 1)})
+	if hosts, _ := b.choose("", 1); len(hosts) != 2 {
+		t.Errorf("%q", hosts)
 	}
 }
 
+// A comet that is listed as offline is not offered, also where discovery is not believed.
+func TestOffline(t *testing.T) {
+	b := newBalancer()
+	a1, b2, c3 := comet("a1", "sh", 10, 1), comet("b2", "sh", 10, 1), comet("c3", "sh", 10, 1)
+	off := func(in discovery.Instance) discovery.Instance {
+		in.Metadata = map[string]string{"offline": "true"}
+		return in
+	}
+	for _, c := range []struct {
+		name string
+		list []discovery.Instance
+		want []string
+	}{
+		{"all online", []discovery.Instance{a1, b2, c3}, []string{"a1", "b2", "c3"}},
+		{"most go", []discovery.Instance{off(a1), off(b2), c3}, []string{"c3"}},
+		{"one is back", []discovery.Instance{a1, off(b2), c3}, []string{"a1", "c3"}},
+		{"one goes, the other is lost", []discovery.Instance{off(a1)}, []string{"c3"}},
+		{"moved to another zone", []discovery.Instance{off(c3), c3}, []string{"c3"}},
+		{"all go", []discovery.Instance{off(a1), off(b2), off(c3)}, nil},
+		{"and come back", []discovery.Instance{a1, b2, c3}, []string{"a1", "b2", "c3"}},
+	} {
+		b.Update(c.list)
+		hosts, _ := b.choose("", 1)
+		slices.Sort(hosts)
+		if !slices.Equal(hosts, c.want) {
+			t.Errorf("%s: %q, want %q", c.name, hosts, c.want)
+		}
+		if got := testutil.ToFloat64(b.known); int(got) != len(c.want) {
+			t.Errorf("%s: the gauge says %v", c.name, got)
+		}
+	}
+}
+
+// Whatever discovery lists, the choice is made of what it lists, and sums are kept.
+func FuzzUpdate(f *testing.F) {
+	f.Add("10", "false", "100", "5", "1.1.1.1,2.2.2.2", int64(1))
+	f.Add("-1", "0", "-2147483648", "", ",", int64(0))
+	f.Add("0", "F", "2147483647", "0", "", int64(-1))
+	f.Add("1e3", "maybe", " 1", "0x10", " , ,", int64(1))
+	f.Fuzz(func(t *testing.T, weight, offline, conns, ips, addrs string, updated int64) {
+		b := newBalancer()
+		in := comet("odd1", "sh", 0, 0, "weight", weight, "offline", offline, "conn_count", conns, "ip_count", ips, "addrs", addrs)
+		in.LatestTimestamp = updated
+		b.Update([]discovery.Instance{in, comet("even2", "bj", 0, 7)})
+		for range 3 {
+			hosts, addrs := b.choose("sh", 1.6)
+			if n := len(hosts); n != len(b.nodes) || !slices.Contains(hosts, "even2") || slices.Contains(addrs, "") {
+				t.Fatalf("%q, %q of %d", hosts, addrs, len(b.nodes))
+			}
+			var sum int64
+			for _, n := range b.nodes {
+				sum += n.conns
+				if n.weight < 0 || n.weight > maxWeight && n.fixed < maxWeight/2 || n.conns < 0 {
+					t.Fatalf("%+v", n)
+				}
+			}
+			if sum != b.conns {
+				t.Fatalf("%d connections, the sum is %d", sum, b.conns)
+			}
+		}
+	})
+}
+
 func TestRegions(t *testing.T) {
-	r := NewRegions(map[string][]string{
-		"bj": {"北京", "10.0.0.0/8", "2001:db8::/32"}, "sh": {"上海", "10.1.0.0/16", "10.1.2.3/32"}, "gz": {"10.1.2.0/24"},
-	}, slog.New(slog.DiscardHandler))
+	section := map[string][]string{
+		"bj": {"北京", "10.0.0.0/8", "2001:db8::/32"}, "sh": {"上海", "10.1.0.0/16", "10.1.2.3"}, "gz": {"10.1.2.7/24", "::ffff:172.16.0.0/108"},
+	}
+	if err := CheckRegions(section); err != nil {
+		t.Error(err)
+	}
+	var log strings.Builder
+	r := NewRegions(section, slog.New(slog.NewTextHandler(&log, nil)))
+	if text := log.String(); strings.Count(text, "level=WARN") != 1 || !strings.Contains(text, "names=2") {
+		t.Errorf("it logs %q", text)
+	}
 	for addr, want := range map[string]string{
+		"172.31.1.1": "gz", "172.32.1.1": "", "fe80::1%eth0": "", "2001:db8::1%eth0": "bj",
 		"10.9.9.9": "bj", "10.1.9.9": "sh", "10.1.2.9": "gz", "10.1.2.3": "sh", "::ffff:10.1.2.3": "sh", "2001:db8::1": "bj",
 		"192.168.0.1": "", "": "", "junk": "", "北京": "",
 	} {
 		if got := r.Of(addr); got != want {
 			t.Errorf("%q is in %q, want %q", addr, got, want)
 		}
+	}
+}
+
+func TestBadRegions(t *testing.T) {
+	for _, c := range []struct {
+		section map[string][]string
+		want    string
+	}{
+		{map[string][]string{"sh": {"10.1.0.0/33"}}, `regions.sh: "10.1.0.0/33" is no network; networks look like 10.1.0.0/16 or 2001:db8::/32`},
+		{map[string][]string{"bj": {"10.1.0.0/16"}, "sh": {"10.1.9.9/16"}}, `regions.sh: "10.1.9.9/16" is a network of region bj too`},
+	} {
+		if err := CheckRegions(c.section); err == nil || err.Error() != c.want {
+			t.Errorf("%v, want %s", err, c.want)
+		}
+		NewRegions(c.section, slog.New(slog.DiscardHandler)).Of("10.1.0.1")
+	}
+	if err := CheckRegions(map[string][]string{"bj": {"10.1.0.0/16", "10.1.0.0/16", ""}}); err != nil {
+		t.Error(err)
 	}
 }
 
