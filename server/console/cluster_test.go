@@ -95,7 +95,7 @@ func startCluster(t *testing.T) *cluster {
 		t.Fatal(err)
 	}
 	c.logic = c.launch("logic", nodes, "-kafka.brokers="+kafka, "-redis.addr="+redis, "-httpServer.addr="+c.api,
-		"-rpcServer.addr=127.0.0.1:0", "-admin.addr=127.0.0.1:0", "-online.period=200ms", "-node.wsPort="+port)
+		"-rpcServer.addr=127.0.0.1:0", "-admin.addr=127.0.0.1:0", "-online.period=200ms", "-node.wsPort="+port, "-demo=127.0.0.1:0")
 	job := c.launch("job", nodes, "-kafka.brokers="+kafka, "-admin.addr=127.0.0.1:0")
 	c.startComet()
 	ready(t, c.logic)

@@ -172,8 +172,7 @@ func TestThePageInABrowser(t *testing.T) {
 	})
 
 	b.part("connect to a node that logic proposes", func() {
-		proposing := serveConsole(b.t, DefaultConfig(), Deps{Log: slog.New(slog.DiscardHandler), API: func() string { return c.api }})
-		b.do("open the page", chromedp.Navigate(proposing.pageURL()+"#room=live://3000"))
+		b.do("open logic's own page", chromedp.Navigate(c.logic.find(`demo page".*url=(http\S+)`)+"/#room=live://3000"))
 		b.until("connected", connected)
 		if url := eval[string](b, `document.querySelector("#fact-url").textContent`); url != "ws://"+c.webSocket+"/sub" {
 			b.t.Errorf("connected to %s", url)
@@ -204,6 +203,23 @@ func TestThePageInABrowser(t *testing.T) {
 		b.until("so does the cluster's part", `document.querySelector("#cluster-trouble").textContent.includes("does not answer")`)
 		b.screenshot("8-no-logic")
 		b.quiet("502 (Bad Gateway)")
+	})
+
+	b.part("what up prints is the same page", func() {
+		args := []string{"up", "-demo=127.0.0.1:0"}
+		for _, setting := range []string{
+			"comet.tcp.bind", "comet.websocket.bind", "comet.rpcServer.addr", "comet.admin.addr", "job.admin.addr",
+			"logic.httpServer.addr", "logic.rpcServer.addr", "logic.admin.addr", "services.discovery.addr", "services.admin.addr",
+		} {
+			args = append(args, "-"+setting+"=127.0.0.1:0")
+		}
+		up := c.launch(args...)
+		b.do("open the page", chromedp.Navigate(up.find(`(?m)^ +page +(http\S+)`)))
+		b.click("#connect")
+		b.until("connected", connected)
+		b.click("#push")
+		b.until("the push arrives with its latency", shown("Hello from this page", `1000[^]*live:\/\/1000[^]*ms`))
+		b.quiet("502 (Bad Gateway)") // the last of the page before
 	})
 }
 
