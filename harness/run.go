@@ -100,6 +100,7 @@ func (r *run) write(result *report.Run) error {
 		name  string
 		write func(io.Writer) error
 	}{
+		{"report.html", func(w io.Writer) error { return report.HTML(w, result) }},
 		{"summary.md", func(w io.Writer) error { return report.Markdown(w, result) }},
 		{"bench.txt", func(w io.Writer) error { return report.GoBench(w, result) }},
 		{"latency.hlog", func(w io.Writer) error { return report.HDRLog(w, result, histograms) }},

@@ -33,7 +33,7 @@ func TestSeries(t *testing.T) {
 	slices.SortFunc(files, func(x, y string) int { return started(t, x).Compare(started(t, y)) })
 	for _, f := range files {
 		order = append(order, filepath.Base(filepath.Dir(filepath.Dir(f)))+filepath.Base(filepath.Dir(f)))
-		for _, beside := range []string{"summary.md", "bench.txt", "latency.hlog", "latency.hgrm"} {
+		for _, beside := range []string{"report.html", "summary.md", "bench.txt", "latency.hlog", "latency.hgrm"} {
 			if info, err := os.Stat(filepath.Join(filepath.Dir(f), beside)); err != nil || info.Size() == 0 {
 				t.Errorf("%s: %v", beside, err)
 			}

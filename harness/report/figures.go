@@ -237,6 +237,7 @@ func inverse(v float64) float64 {
 type Check struct {
 	Figure string  `json:"figure"`
 	Wanted string  `json:"wanted"` // "<= 50 ms"
+	Want   float64 `json:"want"`
 	Got    float64 `json:"got"`
 	Text   string  `json:"text"` // Got in its unit; "not measured" where the run doesn't have the figure
 	Holds  bool    `json:"holds"`
@@ -264,7 +265,7 @@ type Threshold struct {
 // Check holds r against t. A figure that the run doesn't have does not hold.
 func (t Threshold) Check(r *Run) Check {
 	f, known := FindFigure(t.Figure)
-	c := Check{Figure: t.Figure, Wanted: fmt.Sprintf("%s %s", t.Relation, f.Unit.Format(t.Value)), Text: "not measured"}
+	c := Check{Figure: t.Figure, Want: t.Value, Wanted: fmt.Sprintf("%s %s", t.Relation, f.Unit.Format(t.Value)), Text: "not measured"}
 	v, ok := 0.0, false
 	if known {
 		v, ok = f.Of(r)
