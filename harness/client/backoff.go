@@ -2,7 +2,6 @@ package client
 
 import (
 	"fmt"
-	"math"
 	"math/rand/v2"
 	"time"
 )
@@ -38,7 +37,7 @@ func (b Backoff) delay(retries int, random float64) time.Duration {
 	}
 	wait = min(wait, most)
 	wait *= 1 + b.Jitter*(random*2-1)
-	return time.Duration(min(max(wait, 0), math.MaxInt64/2))
+	return time.Duration(min(max(wait, 0), 1<<62))
 }
 
 // maxJitter is beyond all use.

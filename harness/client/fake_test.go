@@ -105,6 +105,8 @@ func (c *comet) accept() *peer {
 	p := &peer{t: c.t, raw: conn, conn: conn, websocket: c.transport.websocket()}
 	c.t.Cleanup(p.close)
 	_ = conn.SetDeadline(time.Now().Add(wait))
+	_ = conn.(*net.TCPConn).SetReadBuffer(64 << 10)
+	_ = conn.(*net.TCPConn).SetWriteBuffer(256 << 10)
 	if c.tls != nil {
 		p.conn = tls.Server(conn, c.tls)
 	}

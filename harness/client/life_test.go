@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -45,7 +46,11 @@ func TestDismissals(t *testing.T) {
 				if _, err := cl.Receive(timeout(t)); !errors.Is(err, tc.final) {
 					t.Errorf("error is %v", err)
 				}
-				<-cl.Ended()
+				select {
+				case <-cl.Ended():
+				case <-time.After(wait):
+					t.Fatal("it has not ended")
+				}
 				if err := cl.ChangeRoom(timeout(t), "live://2"); !errors.Is(err, tc.final) {
 					t.Errorf("error is %v", err)
 				}
@@ -118,8 +123,9 @@ func TestNodesThatAreDown(t *testing.T) {
 // Attempts that fail in any of their steps are made again.
 func TestAttemptsThatFail(t *testing.T) {
 	over(t, func(t *testing.T, c *comet) {
+		t.Parallel() // most of it is waiting
 		cfg := c.config()
-		cfg.ConnectTimeout = 100 * time.Millisecond
+		cfg.ConnectTimeout = 500 * time.Millisecond
 		dialed := make(chan *Client, 1)
 		go func() {
 			cl, err := Dial(timeout(t), cfg)
@@ -165,11 +171,12 @@ func TestAttemptsThatFail(t *testing.T) {
 // takes is no reason to take the server for dead.
 func TestBackPressure(t *testing.T) {
 	over(t, func(t *testing.T, c *comet) {
+		t.Parallel() // most of it is waiting
 		cfg := c.config()
-		cfg.Queue, cfg.Heartbeat, cfg.Timeout = 1, 20*time.Millisecond, 50*time.Millisecond
+		cfg.Queue, cfg.Heartbeat, cfg.Timeout = 1, 20*time.Millisecond, time.Second
 		cfg.OnDisconnect = func(_ string, err error) { t.Log(err) }
 		cl, p := c.dial(cfg)
-		const n = 2000
+		const n = 500
 		pad := strings.Repeat("x", 10_000)
 		written := make(chan struct{})
 		go func() {
@@ -182,7 +189,7 @@ func TestBackPressure(t *testing.T) {
 		select {
 		case <-written:
 			t.Fatal("the server felt nothing")
-		case <-time.After(4 * (cfg.Heartbeat + cfg.Timeout)): // longer than a silence may be
+		case <-time.After(cfg.Heartbeat + cfg.Timeout + time.Second/2): // longer than a silence may be
 		}
 		for i := range n {
 			f, err := cl.Receive(timeout(t))
@@ -196,8 +203,9 @@ func TestBackPressure(t *testing.T) {
 // A server that doesn't answer heartbeats is dead.
 func TestSilentServer(t *testing.T) {
 	over(t, func(t *testing.T, c *comet) {
+		t.Parallel() // most of it is waiting
 		cfg := c.config()
-		cfg.Heartbeat, cfg.Timeout = 10*time.Millisecond, 100*time.Millisecond
+		cfg.Heartbeat, cfg.Timeout = 10*time.Millisecond, 500*time.Millisecond
 		down := make(chan error, 1)
 		cfg.OnDisconnect = func(_ string, err error) {
 			select {
@@ -218,9 +226,18 @@ func TestSilentServer(t *testing.T) {
 		select {
 		case err := <-down:
 			t.Errorf("one that answers is taken for dead: %v", err)
-		case <-time.After(300 * time.Millisecond):
+		case <-time.After(2 * cfg.Timeout):
 		}
 	})
+}
+
+// dialSmall makes connections with a small buffer, which is full soon.
+func dialSmall(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	return conn, conn.(*net.TCPConn).SetWriteBuffer(64 << 10)
 }
 
 func TestClose(t *testing.T) {
@@ -232,12 +249,13 @@ func TestClose(t *testing.T) {
 			}
 		},
 		"the server doesn't read": func(cl *Client, p *peer) {
-			ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+			ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 			defer cancel()
-			for ctx.Err() == nil {
-				go func() { _ = cl.Send(ctx, 4, make([]byte, 4096)) }()
-				time.Sleep(10 * time.Microsecond)
+			var all sync.WaitGroup
+			for range 200 { // more than the buffers below take
+				all.Go(func() { _ = cl.Send(ctx, 4, make([]byte, 4096)) })
 			}
+			all.Wait()
 		},
 		"between attempts": func(cl *Client, p *peer) {
 			p.close()
@@ -247,7 +265,7 @@ func TestClose(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			over(t, func(t *testing.T, c *comet) {
 				cfg := c.config()
-				cfg.Queue = 2
+				cfg.Queue, cfg.Dial = 2, dialSmall
 				cfg.Backoff.BaseDelay, cfg.Backoff.MaxDelay = time.Hour, time.Hour
 				cl, p := c.dial(cfg)
 				prepare(cl, p)

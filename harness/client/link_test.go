@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"io"
 	"strings"
 	"testing"
 
@@ -82,19 +83,23 @@ func TestWebSocketAnswers(t *testing.T) {
 	wants := func(op ws.OpCode, payload []byte) {
 		t.Helper()
 		for {
-			f, err := ws.ReadFrame(p.in)
+			h, err := ws.ReadHeader(p.in)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if !f.Header.Masked || !f.Header.Fin {
-				t.Errorf("header is %+v", f.Header)
+			got := make([]byte, h.Length)
+			if _, err := io.ReadFull(p.in, got); err != nil {
+				t.Fatal(err)
 			}
-			f = ws.UnmaskFrame(f)
-			if f.Header.OpCode == ws.OpBinary {
+			if !h.Masked || !h.Fin {
+				t.Errorf("header is %+v", h)
+			}
+			ws.Cipher(got, h.Mask, 0)
+			if h.OpCode == ws.OpBinary {
 				continue // a heartbeat
 			}
-			if f.Header.OpCode != op || !bytes.Equal(f.Payload, payload) {
-				t.Errorf("frame is %v %q", f.Header.OpCode, f.Payload)
+			if h.OpCode != op || !bytes.Equal(got, payload) {
+				t.Errorf("frame is %v %q", h.OpCode, got)
 			}
 			return
 		}

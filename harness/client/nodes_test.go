@@ -155,7 +155,7 @@ func TestBackoff(t *testing.T) {
 		{b, -1, 0.5, 3 * time.Second},
 		{Backoff{1, 10, 1, 0}, math.MaxInt, 0, 1},
 		{Backoff{10, 10, 1, 1.3}, 1, 0, 0}, // never less than nothing
-		{Backoff{time.Second, math.MaxInt64, math.Inf(1), 10}, 5, 0.999, math.MaxInt64 / 2},
+		{Backoff{time.Second, math.MaxInt64, math.Inf(1), 10}, 5, 0.999, 1 << 62},
 	} {
 		if got := tc.b.delay(tc.retries, tc.random); got != tc.want {
 			t.Errorf("%+v after %d: %v, want %v", tc.b, tc.retries, got, tc.want)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"slices"
 	"strconv"
 	"sync"
@@ -121,8 +122,8 @@ func (s *session) serve(ctx context.Context) error {
 	close(s.done)
 	s.conn.Close()
 	writer.Wait()
-	if writeErr != nil {
-		return writeErr
+	if writeErr != nil && errors.Is(err, net.ErrClosed) {
+		return writeErr // it came first
 	}
 	return err
 }
