@@ -3,15 +3,14 @@
 package auth
 
 import (
-	"bufio"
-	"bytes"
-	"crypto"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -34,10 +33,17 @@ func (c Config) String() string {
 	return fmt.Sprintf("auth with %d keys, keysFile %q, jwtSecretFile %q, jwtKeyFile %q", len(c.Keys), c.KeysFile, c.JWTSecret, c.JWTKey)
 }
 
-// Least lengths of secrets.
+// GoString is String: the verb %#v shows no key either.
+func (c Config) GoString() string { return c.String() }
+
+// MarshalJSON is String: a log in JSON shows no key either.
+func (c Config) MarshalJSON() ([]byte, error) { return json.Marshal(c.String()) }
+
+// Bounds of secrets and of what is sent.
 const (
-	minKey    = 16
-	minSecret = 32
+	minKey         = 16       // characters of a key
+	minSecret      = 32       // bytes
+	maxCredentials = 16 << 10 // bytes, all that is read of a request
 )
 
 // What is wrong with a request.
@@ -48,48 +54,47 @@ var (
 
 // A Checker knows who may push. It doesn't change.
 type Checker struct {
-	keys    [][sha256.Size]byte
-	parser  *jwt.Parser
-	secret  []byte           // nil: no such tokens
-	public  crypto.PublicKey // nil: no such tokens
-	all     bool
-	methods []string
+	keys   [][sha256.Size]byte
+	parser *jwt.Parser
+	tokens methods
+	all    bool
 }
 
 // New reads the files that cfg names. Its errors name the setting, and no secret.
 func New(cfg Config) (*Checker, error) {
-	c := &Checker{all: cfg.All}
-	keys := cfg.Keys
+	c := &Checker{all: cfg.All, tokens: methods{}}
+	if err := c.addKeys("keys", "key", cfg.Keys); err != nil {
+		return nil, err
+	}
 	if cfg.KeysFile != "" {
-		more, err := readKeys(cfg.KeysFile)
-		if err != nil {
+		if err := c.readKeys(cfg.KeysFile); err != nil {
 			return nil, err
 		}
-		keys = append(keys[:len(keys):len(keys)], more...)
-	}
-	for i, key := range keys {
-		if len(key) < minKey {
-			return nil, fmt.Errorf("httpServer.auth.keys: key %d has %d characters, %d at least are needed", i+1, len(key), minKey)
-		}
-		c.keys = append(c.keys, sha256.Sum256([]byte(key)))
 	}
 	if cfg.JWTSecret != "" {
-		secret, err := os.ReadFile(cfg.JWTSecret)
-		if err != nil {
+		if err := c.tokens.readSecret(cfg.JWTSecret); err != nil {
 			return nil, fmt.Errorf("httpServer.auth.jwtSecretFile: %w", err)
 		}
-		if secret = bytes.TrimSpace(secret); len(secret) < minSecret {
-			return nil, fmt.Errorf("httpServer.auth.jwtSecretFile: %s has %d bytes, %d at least are needed", cfg.JWTSecret, len(secret), minSecret)
-		}
-		c.secret = secret
-		c.methods = append(c.methods, "HS256", "HS384", "HS512")
 	}
 	if cfg.JWTKey != "" {
-		if err := c.readPublic(cfg.JWTKey); err != nil {
+		if err := c.tokens.readPublic(cfg.JWTKey); err != nil {
 			return nil, fmt.Errorf("httpServer.auth.jwtKeyFile: %w", err)
 		}
 	}
-	options := []jwt.ParserOption{jwt.WithValidMethods(c.methods), jwt.WithExpirationRequired()}
+	// Who sets one of these means that not everybody may do everything.
+	for _, needs := range []struct {
+		setting, what string
+		useless       bool
+	}{
+		{"jwtAudience", "it needs jwtSecretFile or jwtKeyFile", cfg.JWTAudience != "" && len(c.tokens) == 0},
+		{"jwtIssuer", "it needs jwtSecretFile or jwtKeyFile", cfg.JWTIssuer != "" && len(c.tokens) == 0},
+		{"all", "it needs one of keys, keysFile, jwtSecretFile and jwtKeyFile", cfg.All && c.Open()},
+	} {
+		if needs.useless {
+			return nil, fmt.Errorf("httpServer.auth.%s: %s", needs.setting, needs.what)
+		}
+	}
+	options := []jwt.ParserOption{jwt.WithValidMethods(c.tokens.names()), jwt.WithExpirationRequired()}
 	if cfg.JWTAudience != "" {
 		options = append(options, jwt.WithAudience(cfg.JWTAudience))
 	}
@@ -100,56 +105,50 @@ func New(cfg Config) (*Checker, error) {
 	return c, nil
 }
 
-func readKeys(file string) (keys []string, err error) {
+// readKeys reads a file of keys.
+func (c *Checker) readKeys(file string) error {
 	text, err := os.ReadFile(file)
 	if err != nil {
-		return nil, fmt.Errorf("httpServer.auth.keysFile: %w", err)
+		return fmt.Errorf("httpServer.auth.keysFile: %w", err)
 	}
-	for lines := bufio.NewScanner(bytes.NewReader(text)); lines.Scan(); {
-		if line := strings.TrimSpace(lines.Text()); line != "" && line[0] != '#' {
+	var keys []string
+	for line := range strings.Lines(strings.TrimPrefix(string(text), "\ufeff")) {
+		if line = strings.TrimSpace(line); line != "" && line[0] != '#' {
 			keys = append(keys, line)
 		}
 	}
 	if len(keys) == 0 {
-		return nil, fmt.Errorf("httpServer.auth.keysFile: %s has no key", file)
+		return fmt.Errorf("httpServer.auth.keysFile: %s has no key", file)
 	}
-	return keys, nil
+	return c.addKeys("keysFile", file+", key", keys)
 }
 
-// readPublic reads a public key and says which methods go with it: a token can't choose
-// another kind of key for itself.
-func (c *Checker) readPublic(file string) error {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return err
+// addKeys takes keys from a setting. In an error a key is named by where it stands, since it
+// is a secret although it is a bad one.
+func (c *Checker) addKeys(setting, where string, keys []string) error {
+	for i, key := range keys {
+		if len(key) < minKey || len(key) > maxCredentials {
+			return fmt.Errorf("httpServer.auth.%s: %s %d has %d characters, accepted are %d to %d", setting, where, i+1, len(key), minKey, maxCredentials)
+		}
+		if strings.TrimSpace(key) != key || strings.ContainsFunc(key, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+			return fmt.Errorf("httpServer.auth.%s: %s %d has space around it or control characters, which no request can send", setting, where, i+1)
+		}
+		if sum := sha256.Sum256([]byte(key)); !slices.Contains(c.keys, sum) {
+			c.keys = append(c.keys, sum)
+		}
 	}
-	if key, err := jwt.ParseRSAPublicKeyFromPEM(text); err == nil {
-		c.public = key
-		c.methods = append(c.methods, "RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
-		return nil
-	}
-	if key, err := jwt.ParseECPublicKeyFromPEM(text); err == nil {
-		c.public = key
-		c.methods = append(c.methods, "ES256", "ES384", "ES512")
-		return nil
-	}
-	if key, err := jwt.ParseEdPublicKeyFromPEM(text); err == nil {
-		c.public = key
-		c.methods = append(c.methods, "EdDSA")
-		return nil
-	}
-	return fmt.Errorf("%s: no RSA, ECDSA or Ed25519 public key in PEM", file)
+	return nil
 }
 
 // Open says that everybody may push.
-func (c *Checker) Open() bool { return len(c.keys) == 0 && len(c.methods) == 0 }
+func (c *Checker) Open() bool { return len(c.keys) == 0 && len(c.tokens) == 0 }
 
 // All says that the routes that read ask for a key as well.
-func (c *Checker) All() bool { return c.all && !c.Open() }
+func (c *Checker) All() bool { return c.all }
 
 // Check takes the value of the header Authorization and returns whose it is, for the log: a
 // token's subject, or a few digits that tell keys apart. The error is ErrMissing or wraps
-// ErrRefused.
+// ErrRefused, and has nothing of a secret in it.
 func (c *Checker) Check(authorization string) (subject string, err error) {
 	if c.Open() {
 		return "", nil
@@ -159,6 +158,9 @@ func (c *Checker) Check(authorization string) (subject string, err error) {
 	if !ok || !strings.EqualFold(scheme, "Bearer") || credentials == "" {
 		return "", ErrMissing
 	}
+	if len(credentials) > maxCredentials {
+		return "", ErrRefused
+	}
 	// Hashes have one length, and every key is compared, so that the time tells nothing.
 	sum, found := sha256.Sum256([]byte(credentials)), 0
 	for i := range c.keys {
@@ -167,10 +169,10 @@ func (c *Checker) Check(authorization string) (subject string, err error) {
 	if found == 1 {
 		return "key " + hex.EncodeToString(sum[:3]), nil
 	}
-	if len(c.methods) == 0 || strings.Count(credentials, ".") != 2 {
+	if len(c.tokens) == 0 || strings.Count(credentials, ".") != 2 {
 		return "", ErrRefused
 	}
-	token, err := c.parser.Parse(credentials, c.keyOf)
+	token, err := c.parser.Parse(credentials, c.tokens.keyOf)
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", ErrRefused, err)
 	}
@@ -179,12 +181,4 @@ func (c *Checker) Check(authorization string) (subject string, err error) {
 		return "", fmt.Errorf("%w: %w", ErrRefused, err)
 	}
 	return subject, nil
-}
-
-// keyOf returns the key for a token's method, which is one of ours.
-func (c *Checker) keyOf(token *jwt.Token) (any, error) {
-	if _, symmetric := token.Method.(*jwt.SigningMethodHMAC); symmetric {
-		return c.secret, nil
-	}
-	return c.public, nil
 }
