@@ -209,7 +209,7 @@ func sampled(t testing.TB, runs int, noise *rand.Rand, factor float64) *Side {
 			lines = append(lines, fmt.Sprintf("main.main barrage/x.f%d %d", i, poisson(noise, float64(i*i%37))))
 		}
 		c := &Costs{Run: &Run{Dir: "RUN", Report: result()}, Kind: CPU, Processes: []string{"comet-1"}, Divisor: 2e6}
-		if err := c.add(build(t, CPU, tick, lines...), 2e6); err != nil {
+		if err := c.add(build(t, CPU, tick, lines...), 2e6, "comet"); err != nil {
 			t.Fatal(err)
 		}
 		s.Runs, s.functions = append(s.Runs, c), append(s.functions, c.functions())

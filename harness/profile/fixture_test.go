@@ -182,6 +182,7 @@ func example(t testing.TB, sweep int) map[string]*profile.Profile {
 		fmt.Sprintf("runtime.goexit barrage/server/comet.(*shard).run barrage/server/comet.(*shard).sweep barrage/server/comet.(*session).send syscall.Syscall6 %d", sweep),
 		"runtime.goexit barrage/server/comet.(*shard).run barrage/server/comet.(*log).since 12",
 		"runtime.goexit runtime.gcBgMarkWorker runtime.gcDrain 30",
+		"runtime.goexit runtime/pprof.profileWriter runtime/pprof.(*profileBuilder).build 3",
 		"runtime.goexit github.com/cloudwego/netpoll.(*defaultPoll).Wait golang.org/x/sys/unix.Syscall6 8",
 	)
 	return map[string]*profile.Profile{

@@ -29,7 +29,7 @@ func shortNames(whole []string) map[string]string {
 				short[names[0]] = s
 			case s == shorten(names[0], elements+1) && s == shorten(names[1], elements+1):
 				for _, name := range names {
-					short[name] = unescape(name)
+					short[name] = name
 				}
 			}
 		}
@@ -50,6 +50,10 @@ func shorten(name string, elements int) string {
 	if base, rest, ok := strings.Cut(last, "."); ok && isMajorVersion(base) && len(dir) > 0 {
 		last = dir[len(dir)-1] + "." + rest
 		dir = dir[:len(dir)-1]
+	}
+	// The runtime's own system calls are of a package linux, which says little.
+	if strings.HasPrefix(name, "internal/runtime/syscall/") {
+		elements++
 	}
 	from := max(0, len(dir)-elements+1)
 	return strings.Join(append(dir[from:len(dir):len(dir)], last), "/")
@@ -115,7 +119,7 @@ func originOf(name string) Origin {
 		return Foreign
 	case first == "barrage" || first == "main":
 		return Ours
-	case pkg == "syscall" || strings.HasSuffix(pkg, "/syscall") || pkg == "golang.org/x/sys/unix":
+	case pkg == "syscall" || strings.Contains(pkg, "/syscall") || pkg == "golang.org/x/sys/unix":
 		return Kernel
 	case first == "runtime" || strings.HasPrefix(pkg, "internal/runtime/"):
 		return Runtime

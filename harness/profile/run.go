@@ -144,6 +144,16 @@ func (r *Run) processes() []report.Process {
 	return out
 }
 
+// role returns a process's role, or its name where the report says none.
+func (r *Run) role(process string) string {
+	for _, p := range r.Report.Processes {
+		if p.Name == process && p.Role != "" {
+			return p.Role
+		}
+	}
+	return process
+}
+
 // read returns a process's profile.
 func (r *Run) read(process string, k Kind) (*profile.Profile, error) {
 	path := filepath.Join(r.Dir, Folder, fileName(process, k))

@@ -15,6 +15,7 @@ type stack struct {
 	frames []frame
 	cost   float64 // per delivery or client, in the kind's unit
 	events float64 // recorded by the profiler, an estimate where it does not say
+	role   string  // of the process
 }
 
 // A frame is one function of a stack. Functions that the compiler put into their callers
@@ -33,6 +34,7 @@ type Costs struct {
 	Seconds   float64 // that the profiles are of, in the mean; 0 for a state
 	Total     float64 // per delivery, client or alone
 	Events    float64 // recorded by the profiler
+	Profiling float64 // per delivery or client: what taking profiles cost, which is in no other figure
 
 	stacks []stack
 }
@@ -56,7 +58,7 @@ func (r *Run) Costs(choice string, k Kind) (*Costs, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := c.add(p, divisor); err != nil {
+		if err := c.add(p, divisor, r.role(name)); err != nil {
 			return nil, fmt.Errorf("%s, %s: %w", r.Dir, name, err)
 		}
 		c.Divisor += divisor * share
@@ -77,8 +79,8 @@ func (r *Run) divisor(p *profile.Profile, k Kind) (float64, error) {
 	return r.clients()
 }
 
-// add adds a profile's samples, divided.
-func (c *Costs) add(p *profile.Profile, divisor float64) error {
+// add adds the samples of a profile of a process of that role, divided.
+func (c *Costs) add(p *profile.Profile, divisor float64, role string) error {
 	value, events, err := c.Kind.columns(p)
 	if err != nil {
 		return err
@@ -87,9 +89,13 @@ func (c *Costs) add(p *profile.Profile, divisor float64) error {
 		if s.Value[value] <= 0 {
 			continue
 		}
-		st := stack{frames: frames(s), cost: float64(s.Value[value]) / divisor, events: 1}
+		st := stack{frames: frames(s), cost: float64(s.Value[value]) / divisor, events: 1, role: role}
 		if events >= 0 {
 			st.events = recorded(c.Kind, float64(s.Value[value]), float64(s.Value[events]), float64(p.Period))
+		}
+		if slices.ContainsFunc(st.frames, frame.profiling) {
+			c.Profiling += st.cost
+			continue
 		}
 		c.Total += st.cost
 		c.Events += st.events
@@ -136,6 +142,12 @@ func frames(s *profile.Sample) []frame {
 		return []frame{{function: "[unknown]"}}
 	}
 	return out
+}
+
+// profiling says whether a frame is of taking a profile: the observer's own cost is none of
+// the server's.
+func (f frame) profiling() bool {
+	return strings.HasPrefix(f.function, "runtime/pprof.") || strings.HasPrefix(f.function, "net/http/pprof.")
 }
 
 // unnamed names code without symbols by its file, which is all that is known of it.

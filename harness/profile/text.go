@@ -17,6 +17,9 @@ func (t *Table) WriteText(w io.Writer, n int) error {
 	s, k := t.Side, t.Side.Kind()
 	fmt.Fprintf(&b, "%s\n%s\n", s.heading(), s.subject())
 	fmt.Fprintf(&b, "%s, %s\n", amount(t.Total.Value, k.measuredIn(), t.Total.Within), s.basis(t.Total.Events))
+	if left := s.profiling(); left > 0 {
+		fmt.Fprintf(&b, "%s went into profiling itself and are in no figure\n", plain(left, k.measuredIn()))
+	}
 	for _, line := range doubts(s) {
 		fmt.Fprintf(&b, "Mind: %s\n", line)
 	}
@@ -183,6 +186,14 @@ func (s *Side) basis(events float64) string {
 	return text
 }
 
+// profiling returns what taking the profiles cost, in the mean.
+func (s *Side) profiling() (sum float64) {
+	for _, c := range s.Runs {
+		sum += c.Profiling
+	}
+	return sum / float64(len(s.Runs))
+}
+
 // accounted returns which part of the processor time by the kernel's count the profiles
 // hold. What they lack was spent in threads that are not Go's.
 func (s *Side) accounted() (part float64, ok bool) {
@@ -195,7 +206,7 @@ func (s *Side) accounted() (part float64, ok bool) {
 		if r.Server.Seconds <= 0 {
 			return 0, false
 		}
-		profiled += c.Total * c.Divisor / 1e9
+		profiled += (c.Total + c.Profiling) * c.Divisor / 1e9
 		for _, p := range r.Processes {
 			if slices.Contains(c.Processes, p.Name) {
 				counted += p.CPUSeconds * c.Seconds / r.Server.Seconds
@@ -257,7 +268,11 @@ func percent(v, total float64) string {
 	if total == 0 {
 		return "0%"
 	}
-	return fmt.Sprintf("%.1f%%", v/total*100)
+	text := fmt.Sprintf("%.1f%%", v/total*100)
+	if text == "-0.0%" { // a rest of rounding
+		return "0.0%"
+	}
+	return text
 }
 
 // digits writes v with three significant digits, and three behind the point at most.
