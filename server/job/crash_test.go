@@ -5,10 +5,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -34,7 +36,19 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	waitTogether()
 	os.Exit(m.Run())
+}
+
+// waitTogether lets some tests run at a time, however few cores there are: those with a
+// broker spend most of their time waiting for its group.
+func waitTogether() {
+	flag.Parse()
+	said := false
+	flag.Visit(func(f *flag.Flag) { said = said || f.Name == "test.parallel" })
+	if !said && runtime.GOMAXPROCS(0) < 4 {
+		_ = flag.Set("test.parallel", "4")
+	}
 }
 
 func runChild(text string) error {
@@ -102,6 +116,7 @@ func TestJobCrash(t *testing.T) {
 			name = "static member"
 		}
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			b := newBroker(t, 4)
 			cfg := kafkaConfig(b)
 			cfg.Kafka.InstanceID = instanceID
@@ -165,6 +180,7 @@ func TestJobCrash(t *testing.T) {
 // TestRebalanceWithCallsInFlight moves partitions to a second job while a comet hangs: the
 // calls in flight end late, at the old owner, when the new one is already delivering.
 func TestRebalanceWithCallsInFlight(t *testing.T) {
+	t.Parallel()
 	b := newBroker(t, 4)
 	cfg := kafkaConfig(b)
 	cfg.Kafka.RevokeWait = 50 * time.Millisecond
@@ -201,6 +217,7 @@ func TestRebalanceWithCallsInFlight(t *testing.T) {
 // TestRebalanceWhilePaused moves partitions to a second job and back while a comet hangs
 // and all of them are paused: those that stay remain paused, and those that come back flow.
 func TestRebalanceWhilePaused(t *testing.T) {
+	t.Parallel()
 	b := newBroker(t, 4)
 	cfg := kafkaConfig(b)
 	cfg.Lane.QueueBytes = 64 << 10

@@ -14,6 +14,7 @@ import (
 
 // TestExpiredRecordsAreCounted lets the broker drop records before a job reads them.
 func TestExpiredRecordsAreCounted(t *testing.T) {
+	t.Parallel()
 	b := newBroker(t, 1)
 	c := newRPCFake(t)
 	j := startJob(t, kafkaConfig(b), c)
@@ -47,6 +48,7 @@ func TestExpiredRecordsAreCounted(t *testing.T) {
 }
 
 func TestReadySaysThatKafkaIsDown(t *testing.T) {
+	t.Parallel()
 	b := newBroker(t, 1)
 	c := newRPCFake(t)
 	j := startJob(t, kafkaConfig(b), c)
@@ -70,6 +72,7 @@ func TestReadySaysThatKafkaIsDown(t *testing.T) {
 }
 
 func TestTopicThatIsMadeLater(t *testing.T) {
+	t.Parallel()
 	b := newBroker(t, 1)
 	cfg := kafkaConfig(b)
 	cfg.Kafka.Topic = "later"
@@ -90,6 +93,7 @@ func TestTopicThatIsMadeLater(t *testing.T) {
 // TestStopDrains ends a job while a comet is slow: what was read is delivered and
 // committed, so the next job delivers nothing twice.
 func TestStopDrains(t *testing.T) {
+	t.Parallel()
 	b := newBroker(t, 2)
 	cfg := kafkaConfig(b)
 	c := newRPCFake(t)
@@ -119,6 +123,7 @@ func TestStopDrains(t *testing.T) {
 
 // TestStopLeavesTheRest ends a job whose comet hangs: the next job delivers.
 func TestStopLeavesTheRest(t *testing.T) {
+	t.Parallel()
 	b := newBroker(t, 1)
 	cfg := kafkaConfig(b)
 	cfg.Drain.Timeout = 50 * time.Millisecond
@@ -148,6 +153,7 @@ func TestStopLeavesTheRest(t *testing.T) {
 
 // TestWindowPausesAPartition bounds what is under way though no lane is full.
 func TestWindowPausesAPartition(t *testing.T) {
+	t.Parallel()
 	b := newBroker(t, 1)
 	cfg := kafkaConfig(b)
 	cfg.Kafka.Window = 10
@@ -177,6 +183,7 @@ func TestWindowPausesAPartition(t *testing.T) {
 // TestNoCometDropsWhenSaidSo is goim's way: without a comet records are dropped, but not
 // before discovery has said that there is none.
 func TestNoCometDropsWhenSaidSo(t *testing.T) {
+	t.Parallel()
 	b := newBroker(t, 1)
 	cfg := kafkaConfig(b)
 	cfg.Comet.WaitForFirst = false

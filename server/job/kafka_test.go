@@ -158,11 +158,17 @@ type running struct {
 	err       error
 }
 
+// groupPatience is the session time-out of the tests. The mock cluster lets the first member
+// of a group wait 3 s for others, and unlike Kafka counts that as silence: a member that is
+// out of patience by then is forgotten, its question is never answered, and it reads nothing
+// for as long as it waits (kafka.maxPollInterval). Later rounds take a second less than this.
+const groupPatience = 4500 * time.Millisecond
+
 // kafkaConfig is a configuration for a mock cluster.
 func kafkaConfig(b *broker) Config {
 	cfg := quick()
 	cfg.Kafka.Brokers = []string{b.cluster.BootstrapServers()}
-	cfg.Kafka.SessionTimeout = 3 * time.Second
+	cfg.Kafka.SessionTimeout = groupPatience
 	cfg.Kafka.CommitInterval = 50 * time.Millisecond
 	return cfg
 }
@@ -245,6 +251,7 @@ func got(c *rpcFake, room string, want []string) error {
 }
 
 func TestPushesReachCometsThroughKafka(t *testing.T) {
+	t.Parallel()
 	b := newBroker(t, 4)
 	c1, c2 := newRPCFake(t), newRPCFake(t)
 	j := startJob(t, kafkaConfig(b))
@@ -362,6 +369,7 @@ func pushing(b *broker, rooms int) (stop func() int) {
 // TestCometCrash kills one of three comets while pushes run: the others get all of them in
 // order, and when it is back, it gets what is pushed from then on, in order.
 func TestCometCrash(t *testing.T) {
+	t.Parallel()
 	b := newBroker(t, 4)
 	cfg := kafkaConfig(b)
 	cfg.Comet.DeadAfter = 500 * time.Millisecond
@@ -426,6 +434,7 @@ func TestCometCrash(t *testing.T) {
 
 // TestSlowCometPausesItsPartitions lets a comet hang until its lanes are full.
 func TestSlowCometPausesItsPartitions(t *testing.T) {
+	t.Parallel()
 	b := newBroker(t, 2)
 	cfg := kafkaConfig(b)
 	cfg.Lane.QueueBytes = 64 << 10
@@ -472,6 +481,7 @@ func TestSlowCometPausesItsPartitions(t *testing.T) {
 }
 
 func TestRecordsWaitForAComet(t *testing.T) {
+	t.Parallel()
 	b := newBroker(t, 1)
 	c := newRPCFake(t)
 	j := startJob(t, kafkaConfig(b), c)
@@ -501,6 +511,7 @@ func TestRecordsWaitForAComet(t *testing.T) {
 
 // TestTwoJobsShare lets a second job join and leave while pushes run.
 func TestTwoJobsShare(t *testing.T) {
+	t.Parallel()
 	b := newBroker(t, 4)
 	c := newRPCFake(t)
 	first := startJob(t, kafkaConfig(b), c)
