@@ -35,6 +35,7 @@ RESULTS/<scenario>/<UTC time>/. With -runs the scenario is run several times, wi
 with another version; the runs then lie in folders below, and what they say is printed.
 
 examples:
+  barrage bench -explain room-10k
   barrage bench room-10k
   barrage bench -set cluster.comet.room.minInterval=50ms -set pushes.0.rate=200/s room-10k
   barrage bench -results /tmp/results -ceiling=false scenarios/smoke.yaml
@@ -76,6 +77,7 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	withCeiling := flags.Bool("ceiling", true, "measure what the kernel allows after the run")
 	runs := flags.Int("runs", 1, "run it `N` times, 1 to 100; with -vs N times for each side")
 	vs := flags.String("vs", "", "hold it against another `version`: a git commit of the repository here, or another binary")
+	explain := flags.Bool("explain", false, "say what the run would do, what it needs and how long it takes, and run nothing")
 	list := flags.Bool("list", false, "list the scenarios that came with the binary")
 	flags.Var(&overrides, "set", "set a `field=value` of the scenario; may be given several times")
 	flags.Usage = func() {
@@ -102,6 +104,13 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	if err != nil {
 		fmt.Fprintf(stderr, "barrage bench: %v\n", err)
 		return benchUsageError
+	}
+	if *explain {
+		if err := harness.Explain(stdout, s, *withCeiling); err != nil {
+			fmt.Fprintf(stderr, "barrage bench: %v\n", err)
+			return benchUsageError
+		}
+		return benchGood
 	}
 	exe, err := os.Executable()
 	if err != nil {

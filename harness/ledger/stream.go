@@ -113,6 +113,9 @@ type place struct {
 // The table of places may be this many times longer than the set.
 const placesSpread = 8
 
+// IDs returns the streams of the set, ascending. The slice must not be changed.
+func (s *Subscription) IDs() []uint16 { return s.ids }
+
 func newSubscription(streams *Streams, number int, ids []uint16) *Subscription {
 	s := &Subscription{streams: streams, number: number, ids: ids}
 	for _, id := range ids {

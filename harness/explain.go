@@ -1,0 +1,168 @@
+package harness
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"barrage/harness/report"
+	"barrage/harness/scenario"
+)
+
+// How long the parts of a run take that no scenario sets, on a small machine: for telling a
+// user what to expect.
+const (
+	startTakes   = 4 * time.Second
+	ceilingTakes = 8 * time.Second
+)
+
+// Explain says in plain words what a run of s will do, what it needs and has of this
+// machine, and about how long it takes. withCeiling says that the ceiling is measured too.
+func Explain(w io.Writer, s *scenario.Scenario, withCeiling bool) error {
+	m := readMachine()
+	comets, problem := preflight(s, m)
+	l, err := newLayout(s)
+	if err != nil {
+		return err
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: %s\n\n", s.Name, s.Description)
+	fmt.Fprintf(&b, "It starts an embedded Kafka, Redis and discovery, logic, job and %s as processes of their own.\n", plural(max(1, comets), "comet"))
+	for _, role := range []struct {
+		name     string
+		settings []scenario.Setting
+	}{{"comet", s.Cluster.Comet}, {"logic", s.Cluster.Logic}, {"job", s.Cluster.Job}} {
+		for _, setting := range role.settings {
+			fmt.Fprintf(&b, "  %s has %s=%s\n", role.name, setting.Key, setting.Value)
+		}
+	}
+	b.WriteString(explainClients(s, l))
+	fmt.Fprintf(&b, "\nFor %v, which count for loss and order and not for latency, and then for %v, which are measured, it pushes:\n", s.Phases.Warmup, s.Phases.Measure)
+	deliveries := l.deliveries()
+	total := int64(0)
+	for i, p := range s.Pushes {
+		fmt.Fprintf(&b, "  %s\n", explainPush(s, p, deliveries[i]))
+		total += deliveries[i]
+	}
+	if len(s.Pushes) > 1 {
+		fmt.Fprintf(&b, "  %s deliveries are measured in all\n", many(total))
+	}
+	fmt.Fprintf(&b, "Then it waits for what is under way, up to %v.\n", s.Phases.Drain)
+	if withCeiling {
+		b.WriteString("At the end a plain send loop over as many sockets measures what the kernel allows.\n")
+	}
+	b.WriteString("\nThe run is good when every delivery is accounted for, and:\n")
+	for _, t := range s.Expect {
+		f, _ := report.FindFigure(t.Figure)
+		fmt.Fprintf(&b, "  %s %s %s (%s)\n", t.Figure, t.Relation, f.Unit.Format(t.Value), f.Help)
+	}
+	need := int64(memoryBeside) + int64(s.Clients.Count)*memoryPerClient
+	fmt.Fprintf(&b, "\nIt needs about %d MiB of memory (%d are available) and %d open files in each comet (the limit is %d).\n",
+		need>>20, m.available>>20, (s.Clients.Count+max(1, comets)-1)/max(1, comets)+filesBeside, m.openFiles)
+	takes := startTakes + time.Duration(float64(s.Clients.Count)/s.Clients.ConnectRate*float64(time.Second)) + s.Phases.Warmup + s.Phases.Measure
+	if withCeiling {
+		takes += ceilingTakes
+	}
+	fmt.Fprintf(&b, "It takes about %v, if the clients connect as fast as they are let.\n", takes.Round(time.Second))
+	if problem != nil {
+		fmt.Fprintf(&b, "\n%v\n", problem)
+	}
+	_, err = io.WriteString(w, b.String())
+	return err
+}
+
+func explainClients(s *scenario.Scenario, l *layout) string {
+	c := &s.Clients
+	var b strings.Builder
+	tcp, webSocket := c.Count-l.spread.webSocket, l.spread.webSocket
+	fmt.Fprintf(&b, "%s connect, %.0f a second at most", plural(c.Count, "client"), c.ConnectRate)
+	switch {
+	case webSocket == 0:
+		b.WriteString(", over TCP")
+	case tcp == 0:
+		b.WriteString(", over WebSocket")
+	default:
+		fmt.Fprintf(&b, ", %s over TCP and %s over WebSocket", many(int64(tcp)), many(int64(webSocket)))
+	}
+	switch c.Rooms.Count {
+	case 0:
+		b.WriteString(", in no room")
+	case 1:
+		fmt.Fprintf(&b, ", all in the room %s", c.Rooms.Key(0))
+	default:
+		fmt.Fprintf(&b, ", spread evenly over %s rooms (%s ...)", many(int64(c.Rooms.Count)), c.Rooms.Key(0))
+	}
+	b.WriteString(".\n")
+	if c.Members > 0 {
+		fmt.Fprintf(&b, "They are %s.\n", plural(c.Members, "member"))
+	}
+	if len(c.Accepts) > 0 {
+		fmt.Fprintf(&b, "Each accepts the operations %s, and sends a heartbeat every %v.\n", strings.Trim(fmt.Sprint(c.Accepts), "[]"), c.Heartbeat)
+	} else {
+		fmt.Fprintf(&b, "Each sends a heartbeat every %v.\n", c.Heartbeat)
+	}
+	return b.String()
+}
+
+// explainPush says what a line pushes; deliveries is how many its measured pushes make.
+func explainPush(s *scenario.Scenario, p scenario.Push, deliveries int64) string {
+	to := "to everybody who accepts operation " + fmt.Sprint(p.Operation)
+	switch p.Kind {
+	case scenario.KindRoom:
+		to = "to the room"
+		if n := len(p.Rooms); n == s.Clients.Rooms.Count && n > 1 {
+			to = fmt.Sprintf("to the %s rooms in turn", many(int64(n)))
+		} else if n > 1 {
+			to = fmt.Sprintf("to %s of the rooms in turn", many(int64(n)))
+		}
+	case scenario.KindKeys:
+		to = fmt.Sprintf("to %s at a time, %s in turn", plural(p.Targets, "key"), plural(p.Groups, "group"))
+	case scenario.KindMids:
+		to = fmt.Sprintf("to %s at a time, %s in turn", plural(p.Targets, "member"), plural(p.Groups, "group"))
+	}
+	if p.Speed > 0 {
+		to += fmt.Sprintf(", at %d a second over the cluster", p.Speed)
+	}
+	return fmt.Sprintf("%s: %g a second of %d bytes %s, by %s: %s deliveries are measured",
+		p.Name, p.Rate, p.Size, to, plural(p.Streams(), "sequential sender"), many(deliveries))
+}
+
+// deliveries returns how many deliveries the measured pushes of each line make.
+func (l *layout) deliveries() []int64 {
+	pushes := make(map[uint16]int64)
+	for _, p := range l.pushes {
+		if !p.WarmUp {
+			pushes[p.ID] = int64(p.Pushes)
+		}
+	}
+	receivers := make(map[string]int64)
+	var key []byte
+	for i := range l.scenario.Clients.Count {
+		key = l.position(key[:0], i)
+		receivers[string(key)]++
+	}
+	out := make([]int64, len(l.scenario.Pushes))
+	for position, clients := range receivers {
+		for _, id := range l.receivers[position].IDs() {
+			out[l.line[id]] += clients * pushes[id]
+		}
+	}
+	return out
+}
+
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return many(int64(n)) + " " + what + "s"
+}
+
+// many writes n with commas.
+func many(n int64) string {
+	s := fmt.Sprint(n)
+	for i := len(s) - 3; i > 0; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}

@@ -1,0 +1,91 @@
+package harness
+
+import (
+	"strings"
+	"testing"
+
+	"barrage/harness/scenario"
+	"barrage/scenarios"
+)
+
+func TestExplain(t *testing.T) {
+	for name, want := range map[string][]string{
+		"room-10k": {
+			"logic, job and 1 comet as processes",
+			"10,000 clients connect, 4000 a second at most, 5,000 over TCP and 5,000 over WebSocket, all in the room live://1.",
+			"room: 10 a second of 64 bytes to the room, by 1 sequential sender: 2,000,000 deliveries are measured",
+			"For 3s, which count for loss and order and not for latency, and then for 20s",
+			"  lost <= 0 (", "It takes about 38s", "10512 open files",
+		},
+		"smoke": {
+			"200 clients connect", "spread evenly over 4 rooms (live://1 ...)", "They are 100 members.",
+			"room: 40 a second of 64 bytes to the 4 rooms in turn, by 4 sequential senders: 6,000 deliveries are measured",
+			"keys: 10 a second of 64 bytes to 5 keys at a time, 2 groups in turn, by 2 sequential senders: 150 deliveries",
+			"mids: 10 a second of 256 bytes to 5 members at a time, 2 groups in turn, by 2 sequential senders: 300 deliveries",
+			"all: 5 a second of 1024 bytes to everybody who accepts operation 1003, by 1 sequential sender: 3,000 deliveries",
+			"9,450 deliveries are measured in all",
+		},
+	} {
+		s, err := scenario.Find(name, scenarios.Files, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var b strings.Builder
+		if err := Explain(&b, s, true); err != nil {
+			t.Fatal(err)
+		}
+		for _, text := range want {
+			if !strings.Contains(b.String(), text) {
+				t.Errorf("%q is not in\n%s", text, b.String())
+			}
+		}
+	}
+	s, err := scenario.Find("room-10k", scenarios.Files, []string{"clients.count=9000000", "cluster.comet.room.minInterval=50ms"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	if err := Explain(&b, s, false); err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{"comet has room.minInterval=50ms", "this machine can't run the scenario as it is"} {
+		if !strings.Contains(b.String(), text) {
+			t.Errorf("%q is not in\n%s", text, b.String())
+		}
+	}
+	if strings.Contains(b.String(), "plain send loop") {
+		t.Error("a ceiling is announced that is left out")
+	}
+}
+
+// Every scenario that comes with the binary is one, and can be laid out.
+func TestCatalogue(t *testing.T) {
+	files, err := scenarios.Files.ReadDir(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		name, yaml := strings.CutSuffix(f.Name(), ".yaml")
+		if !yaml {
+			continue
+		}
+		s, err := scenario.Find(name, scenarios.Files, nil)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		if s.Name != name || !strings.HasPrefix(s.Text, "# ") {
+			t.Errorf("%s: it is called %s, or has no comment that says its question", name, s.Name)
+		}
+		l, err := newLayout(s)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		for i, n := range l.deliveries() {
+			if n == 0 {
+				t.Errorf("%s: line %s delivers nothing", name, s.Pushes[i].Name)
+			}
+		}
+	}
+}
