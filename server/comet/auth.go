@@ -23,9 +23,9 @@ func (s *Server) nextReport(now time.Time) int64 {
 	return now.Add(minReport + rand.N(maxReport-minReport)).Unix()
 }
 
-// connect asks logic about the token, off the poller's goroutine, and then lets the
+// connect asks logic about the token in auth, off the poller's goroutine, and then lets the
 // session in or closes it.
-func (s *Server) connect(c *session, ver int16, seq int32, cookie string, token []byte) {
+func (s *Server) connect(c *session, auth wire.Frame, cookie string) {
 	// In a storm of connects logic may take its time; what bounds a session's wait is its own
 	// deadline, after which it is closed anyway.
 	deadline := time.Now().Add(max(s.cfg.RPCClient.Timeout, s.cfg.Protocol.HandshakeTimeout))
@@ -38,7 +38,7 @@ func (s *Server) connect(c *session, ver int16, seq int32, cookie string, token 
 		defer cancel()
 		s.connecting.add(c)
 		defer s.connecting.remove(c)
-		r, err := s.logic.Connect(ctx, &logic.ConnectReq{Server: s.name, Cookie: cookie, Token: token, Session: c.id()})
+		r, err := s.logic.Connect(ctx, &logic.ConnectReq{Server: s.name, Cookie: cookie, Token: auth.Body, Session: c.id()})
 		if err != nil {
 			why := reasonAuthFailed
 			switch status.Code(err) {
@@ -58,7 +58,7 @@ func (s *Server) connect(c *session, ver int16, seq int32, cookie string, token 
 		}
 		// Before it joins, so that none of them gets what is pushed from then on.
 		s.dismissOwn(r.Replaced)
-		s.admit(c, wire.Frame{Ver: ver, Seq: seq}, r)
+		s.admit(c, auth, r)
 		s.connecting.remove(c)
 		// Whoever wanted it closed until now found it connecting, and left it to us.
 		if c.doomed.Load() {
@@ -94,7 +94,9 @@ func (s *Server) admit(c *session, auth wire.Frame, r *logic.ConnectReply) {
 		c.online.Store(join.ref)
 	}
 	c.out.joined = true
-	c.out.watched = s.watches(c.mid)
+	if c.out.watched = s.watches(c.mid); c.out.watched {
+		s.white.Load().frame("in", c, auth)
+	}
 	s.sessions.Add(1)
 	s.metrics.session(c, 1)
 	// The shard can't write before the reply is out, and misses nothing pushed behind it.

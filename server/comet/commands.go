@@ -20,11 +20,12 @@ type joinCommand struct {
 func (c joinCommand) run(sh *shard) {
 	s := c.session
 	if !s.managed {
-		for old := sh.keys[s.key]; old != nil; old = old.next {
+		for old := sh.keys[s.key]; old != nil; old = old.older {
 			old.dismiss(reasonReplaced)
 		}
 	}
 	sh.addKey(s)
+	sh.watch(s) // the list may have changed since it was admitted
 	sh.setAccepts(s, c.ops)
 	s.allIndex = sh.everyone.add(s)
 	sh.enter(s, c.ref)
@@ -188,7 +189,7 @@ func (c *pushCommand) run(sh *shard) {
 // pushKey hands the frames to the sessions of key that accept the operation.
 func (sh *shard) pushKey(key string, c *pushCommand) {
 	missed := true
-	for s := sh.keys[key]; s != nil; s = s.next {
+	for s := sh.keys[key]; s != nil; s = s.older {
 		if !s.accepts.has(c.op) {
 			continue
 		}

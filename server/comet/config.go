@@ -46,12 +46,14 @@ type RPCClientConfig struct {
 
 // TCPConfig is the TCP listener and what holds for every accepted socket.
 type TCPConfig struct {
-	Bind      []string `toml:"bind" doc:"Addresses for TCP clients."`
-	SndBuf    int      `toml:"sndbuf" range:"0..1073741824" doc:"Send buffer of a socket in bytes, 0 for the kernel's own sizing."`
-	RcvBuf    int      `toml:"rcvbuf" range:"0..1073741824" doc:"Receive buffer of a socket in bytes, 0 for the kernel's own sizing. It bounds what a client can make comet read at once."`
-	KeepAlive bool     `toml:"keepalive" doc:"Whether TCP keep-alive probes are sent."`
-	TLSOpen   bool     `toml:"tlsOpen" doc:"Whether TCP clients are served over TLS as well, with the certificates of websocket.certFile."`
-	TLSBind   []string `toml:"tlsBind" doc:"Addresses for TCP clients over TLS."`
+	Bind        []string `toml:"bind" doc:"Addresses for TCP clients."`
+	SndBuf      int      `toml:"sndbuf" range:"0..1073741824" doc:"Send buffer of a socket in bytes, 0 for the kernel's own sizing."`
+	RcvBuf      int      `toml:"rcvbuf" range:"0..1073741824" doc:"Receive buffer of a socket in bytes, 0 for the kernel's own sizing. It bounds what a client can make comet read at once."`
+	KeepAlive   bool     `toml:"keepalive" doc:"Whether TCP keep-alive probes are sent."`
+	TLSOpen     bool     `toml:"tlsOpen" doc:"Whether TCP clients are served over TLS as well."`
+	TLSBind     []string `toml:"tlsBind" doc:"Addresses for TCP clients over TLS."`
+	CertFile    []string `toml:"certFile" doc:"PEM files of the certificates for TCP clients; empty for those of websocket.certFile."`
+	PrivateFile []string `toml:"privateFile" doc:"PEM files of their keys, in the same order."`
 }
 
 // WebSocketConfig is the WebSocket listener.
@@ -144,12 +146,13 @@ func (c *Config) Validate() error {
 	if err := config.Check(c); err != nil {
 		return err
 	}
-	if c.TCP.TLSOpen || c.WebSocket.TLSOpen {
-		certs, keys := len(c.WebSocket.CertFile), len(c.WebSocket.PrivateFile)
-		if certs == 0 || certs != keys {
-			return fmt.Errorf("websocket.certFile has %d files and websocket.privateFile %d: TLS needs at least one, and a key for each", certs, keys)
+	for _, l := range tlsListeners(c) {
+		certs, keys := len(l.files.Certificates), len(l.files.Keys)
+		if l.open && (certs == 0 || certs != keys) {
+			return fmt.Errorf("%[1]s.certFile has %[2]d files and %[1]s.privateFile %[3]d: TLS needs at least one, and a key for each", l.section, certs, keys)
 		}
-	} else if len(c.TCP.Bind)+len(c.WebSocket.Bind) == 0 {
+	}
+	if !c.TCP.TLSOpen && !c.WebSocket.TLSOpen && len(c.TCP.Bind)+len(c.WebSocket.Bind) == 0 {
 		return fmt.Errorf("tcp.bind and websocket.bind are both empty, one address is needed")
 	}
 	return nil

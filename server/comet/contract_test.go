@@ -285,6 +285,18 @@ func TestContract(t *testing.T) {
 			}
 			return nil
 		}},
+		{name: "replies_echo_ver_and_seq", talk: func(_ *testComet, tr *transcript) error {
+			for i, op := range []wire.Op{wire.OpAuth, wire.OpHeartbeat, wire.OpChangeRoom, wire.OpSub, wire.OpUnsub, wire.OpSendMsg, 1000} {
+				f := wire.Frame{Ver: int16(i*1000 - 3000), Op: op, Seq: int32(i-3) << 29}
+				if op == wire.OpAuth {
+					f.Body = []byte(`{"key":"k"}`)
+				}
+				fmt.Fprintf(&tr.text, "> ver %d op %d seq %d\n", f.Ver, f.Op, f.Seq)
+				tr.send(f)
+				tr.hear(1)
+			}
+			return nil
+		}},
 		{name: "pushes", talk: func(c *testComet, tr *transcript) error {
 			ctx := context.Background()
 			tr.say(wire.OpAuth, 1, `{"key":"k","room_id":"live://1","accepts":[1000]}`)

@@ -225,7 +225,8 @@ func (s *session) handleFirst(f wire.Frame) error {
 	if d := s.in.ws; d != nil {
 		cookie, d.cookie = d.cookie, ""
 	}
-	s.server.connect(s, f.Ver, f.Seq, cookie, slices.Clone(f.Body))
+	f.Body = slices.Clone(f.Body)
+	s.server.connect(s, f, cookie)
 	return nil
 }
 

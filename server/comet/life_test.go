@@ -1,6 +1,7 @@
 package comet
 
 import (
+	"encoding/json"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -121,6 +122,58 @@ func TestKeepAliveProbes(t *testing.T) {
 			t.Errorf("keepalive = %v: SO_KEEPALIVE is %d", on, v)
 		}
 	}
+}
+
+// FuzzAuth: whatever stands in an auth frame, the session is open with what logic made of it,
+// or closed with nothing left behind.
+func FuzzAuth(f *testing.F) {
+	for _, token := range []string{"", "{}", `{"mid":1,"key":"k","room_id":"live://1","platform":"web","accepts":[1000,1001]}`,
+		`{"mid":"1"}`, `{"accepts":[99999999999]}`, `{"room_id":"\u0000"}`, "\xff", "null", "[]", `{"key":""}{`} {
+		f.Add([]byte(token), false)
+		f.Add([]byte(token), true)
+	}
+	sh, now := newTestShard(f, nil)
+	s := sh.server
+	f.Fuzz(func(t *testing.T, token []byte, websocket bool) {
+		if len(token) > wire.MaxClientBody {
+			return
+		}
+		c, out := newFakeSession(s, "", websocket)
+		c.out.joined = false
+		c.in.phase = phaseAuth
+		s.limits.enter(c.addr, *now)
+		s.open.Add(1)
+		in := wire.AppendFrame(nil, wire.Frame{Ver: 1, Op: wire.OpAuth, Seq: 9, Body: token})
+		if websocket {
+			in, c.in.ws = maskedFrame(0x82, in), &wsDecoder{limit: s.ws.limit}
+		}
+		c.feed(in)
+		var open, shut bool
+		eventually(t, "auth is decided", func() bool {
+			c.inMu.Lock()
+			open = c.in.phase == phaseOpen
+			c.inMu.Unlock()
+			shut = c.closed()
+			return open || shut
+		})
+		sh.commands()
+		want := json.Valid(token) && !shut
+		if open != want || open && sh.find(c.key, c.number) != c {
+			t.Errorf("open %v, closed %v", open, shut)
+		}
+		if open {
+			if frames := decodeStream(t, out.got, websocket); len(frames) != 1 || frames[0].Op != wire.OpAuthReply || frames[0].Seq != 9 {
+				t.Errorf("got %v", frames)
+			}
+		} else if len(out.got) > 0 {
+			t.Errorf("a token that is refused has the reply %x", out.got)
+		}
+		c.gone()
+		sh.commands()
+		if len(sh.keys) != 0 || len(sh.rooms) != 0 || len(sh.everyone.members) != 0 || s.rooms.len() != 0 || s.open.Load() != 0 || s.sessions.Load() != 0 {
+			t.Errorf("left behind: %d keys, %d rooms, %d members, %d refs", len(sh.keys), len(sh.rooms), len(sh.everyone.members), s.rooms.len())
+		}
+	})
 }
 
 // FuzzSubList: whatever a client sends as a list, the operations are those that stand in it

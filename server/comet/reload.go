@@ -7,13 +7,14 @@ import (
 )
 
 // reloadable are the settings that Reload takes over.
-var reloadable = []string{"whitelist", "limit", "env.weight", "env.offline", "env.addrs", "websocket.certFile", "websocket.privateFile"}
+var reloadable = []string{"whitelist", "limit", "env.weight", "env.offline", "env.addrs", "tcp.certFile", "tcp.privateFile", "websocket.certFile", "websocket.privateFile"}
 
 // Reload takes over what may change while the comet runs: the whitelist, for live sessions
-// too; the limits and the certificates, for new connections; and weight, offline and addrs, of which discovery
-// hears at once. It returns the paths of the settings that changed and hold now. Where others
-// changed too the error is a config.RestartError; with any other error nothing changed. The
-// file of the whitelist's log is opened anew in any case, so that it can be rotated.
+// too; the limits and the certificates, for new connections; and weight, offline and addrs, of
+// which discovery hears at once. It returns the paths of the settings that changed and hold
+// now. Where others changed too the error is a config.RestartError; with any other error
+// nothing changed. The file of the whitelist's log is opened anew in any case, so that it can
+// be rotated.
 func (s *Server) Reload(cfg Config) (changed []string, err error) {
 	s.reloading.Lock()
 	defer s.reloading.Unlock()
@@ -24,15 +25,15 @@ func (s *Server) Reload(cfg Config) (changed []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	// Also files of the same names, so that nobody has to wait until the change is noticed.
-	if s.certificates != nil {
-		if err := s.certificates.Use(cfg.WebSocket.tlsFiles()); err != nil {
-			return nil, fmt.Errorf("websocket.certFile, websocket.privateFile: %w", err)
-		}
-	}
-	if err := s.setWhitelist(cfg.Whitelist); err != nil {
+	white, err := openWhitelist(cfg.Whitelist, s.log)
+	if err != nil {
 		return nil, err
 	}
+	if err := s.useCertificates(&cfg); err != nil {
+		white.close()
+		return nil, err
+	}
+	s.setWhitelist(white)
 	s.limits.set(cfg.Limit)
 	s.envMu.Lock()
 	s.env.Weight, s.env.Offline, s.env.Addrs = cfg.Env.Weight, cfg.Env.Offline, cfg.Env.Addrs
@@ -42,6 +43,7 @@ func (s *Server) Reload(cfg Config) (changed []string, err error) {
 	default:
 	}
 	s.applied.Whitelist, s.applied.Limit = cfg.Whitelist, cfg.Limit
+	s.applied.TCP.CertFile, s.applied.TCP.PrivateFile = cfg.TCP.CertFile, cfg.TCP.PrivateFile
 	s.applied.WebSocket.CertFile, s.applied.WebSocket.PrivateFile = cfg.WebSocket.CertFile, cfg.WebSocket.PrivateFile
 	s.applied.Env.Weight, s.applied.Env.Offline, s.applied.Env.Addrs = cfg.Env.Weight, cfg.Env.Offline, cfg.Env.Addrs
 	changed, later := config.Split(paths, reloadable)

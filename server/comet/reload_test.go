@@ -57,14 +57,15 @@ func TestWhitelist(t *testing.T) {
 			}
 		}
 		talk("first")
-		lines := readLines(t, file, 6)
+		lines := readLines(t, file, 7)
 		want := map[string]string{
-			"msg=in mid=5 key=k5 op=14 ver=1 seq=3 bytes=4 body=1001":                 "",
-			"msg=out mid=5 key=k5 op=15 ver=1 seq=3 bytes=4 body=1001":                "",
-			"msg=out mid=5 key=k5 op=8 ver=1 seq=7 bytes=0 body=\"\"":                 "",
-			"msg=out mid=5 key=k5 op=1000 ver=1 seq=0 bytes=12 body=\"first room 1\"": "",
-			"msg=out mid=5 key=k5 op=1000 ver=1 seq=0 bytes=12 body=\"first room 2\"": "",
-			"msg=out mid=5 key=k5 op=1000 ver=1 seq=0 bytes=9 body=\"first key\"":     "",
+			`msg=in mid=5 key=k5 op=7 ver=1 seq=7 bytes=58 body="{\"mid\":5,\"key\":\"k5\",\"room_id\":\"live://1\",\"accepts\":[1000]}"`: "",
+			"msg=in mid=5 key=k5 op=14 ver=1 seq=3 bytes=4 body=1001":                                                                     "",
+			"msg=out mid=5 key=k5 op=15 ver=1 seq=3 bytes=4 body=1001":                                                                    "",
+			"msg=out mid=5 key=k5 op=8 ver=1 seq=7 bytes=0 body=\"\"":                                                                     "",
+			"msg=out mid=5 key=k5 op=1000 ver=1 seq=0 bytes=12 body=\"first room 1\"":                                                     "",
+			"msg=out mid=5 key=k5 op=1000 ver=1 seq=0 bytes=12 body=\"first room 2\"":                                                     "",
+			"msg=out mid=5 key=k5 op=1000 ver=1 seq=0 bytes=9 body=\"first key\"":                                                         "",
 		}
 		for _, line := range lines {
 			_, line, _ = strings.Cut(line, "level=INFO ")
@@ -89,7 +90,7 @@ func TestWhitelist(t *testing.T) {
 				t.Errorf("logged %s", line)
 			}
 		}
-		if n := len(readLines(t, file, 6)); n != 6 {
+		if n := len(readLines(t, file, 7)); n != 7 {
 			t.Errorf("%d lines in the first log", n)
 		}
 	})
@@ -131,6 +132,24 @@ func (r *fakeRegistration) get(name string) string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.metadata[name]
+}
+
+// Discovery hears of the comet's load again and again.
+func TestRegistrationIsRenewed(t *testing.T) {
+	reg := &fakeRegistration{}
+	c := startComet(t, &fakeLogic{}, func(cfg *Config) { cfg.Online.Period = 10 * time.Millisecond },
+		func(_ context.Context, in discovery.Instance) (Registration, error) {
+			return reg, reg.Update(in.Metadata)
+		})
+	first, second := c.login(t, false, `{"key":"a"}`), c.login(t, true, `{"key":"b"}`)
+	eventually(t, "two connections of one address are known", func() bool {
+		return reg.get("conn_count") == "2" && reg.get("ip_count") == "1"
+	})
+	first.conn.Close()
+	second.conn.Close()
+	eventually(t, "and that they have gone", func() bool {
+		return reg.get("conn_count") == "0" && reg.get("ip_count") == "0"
+	})
 }
 
 func TestReload(t *testing.T) {

@@ -28,7 +28,7 @@ func TestNoByteReachesAnotherSession(t *testing.T) {
 	everyTransport(t, func(t *testing.T, tr transport) {
 		websocket := tr.websocket
 		c := tr.start(t, &fakeLogic{}, nil)
-		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()
 		const slots = 16
 		var keys [slots]atomic.Int64 // generation of the session in each slot
@@ -102,13 +102,15 @@ func TestNoByteReachesAnotherSession(t *testing.T) {
 				}
 			})
 		}
+		began := time.Now()
+		eventually(t, "enough lives to mean anything", func() bool {
+			return t.Failed() || time.Since(began) > time.Second && lives.Load() > 2*slots && frames.Load() > 20*slots
+		})
+		cancel()
 		pushers.Wait()
 		c.stop() // clients that still read see the end
 		clients.Wait()
 		t.Logf("%d frames in %d lives", frames.Load(), lives.Load())
-		if frames.Load() == 0 || lives.Load() < slots*2 {
-			t.Error("too little happened for the test to mean anything")
-		}
 	})
 }
 

@@ -89,7 +89,7 @@ type Server struct {
 	handshakes   handshakes
 	listeners    []*listener
 	secure       []*tlsListener
-	certificates *secure.Certificates // nil without TLS
+	certificates map[bool]*secure.Certificates // of the listeners with TLS, true for WebSocket; set once
 	rpcLn        net.Listener
 	rpc          *grpc.Server
 	refusedLog   lineLimit
@@ -123,17 +123,14 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		applied:  cfg,
 		renew:    make(chan struct{}, 1),
 	}
+	if err := s.loadCertificates(&cfg, deps.Metrics); err != nil {
+		return nil, fmt.Errorf("comet configuration: %w", err)
+	}
 	white, err := openWhitelist(cfg.Whitelist, log)
 	if err != nil {
 		return nil, fmt.Errorf("comet configuration: %w", err)
 	}
 	s.white.Store(white)
-	if cfg.TCP.TLSOpen || cfg.WebSocket.TLSOpen {
-		s.certificates, err = secure.NewCertificates(cfg.WebSocket.tlsFiles(), log, deps.Metrics)
-		if err != nil {
-			return nil, fmt.Errorf("comet configuration: websocket.certFile, websocket.privateFile: %w", err)
-		}
-	}
 	s.metrics = newMetrics(deps.Metrics)
 	s.registerGauges(deps.Metrics)
 	s.limits.set(cfg.Limit)
@@ -192,20 +189,12 @@ func (s *Server) Listen() (err error) {
 			s.listeners = append(s.listeners, l)
 		}
 	}
-	for _, b := range []struct {
-		field     string
-		open      bool
-		addresses []string
-		websocket bool
-	}{
-		{"tcp.tlsBind", s.cfg.TCP.TLSOpen, s.cfg.TCP.TLSBind, false},
-		{"websocket.tlsBind", s.cfg.WebSocket.TLSOpen, s.cfg.WebSocket.TLSBind, true},
-	} {
-		for _, a := range b.addresses {
-			if !b.open {
-				break
-			}
-			l, err := s.listenTLS(b.field, a, b.websocket)
+	for _, t := range tlsListeners(&s.cfg) {
+		if !t.open {
+			continue
+		}
+		for _, a := range t.bind {
+			l, err := s.listenTLS(t.kind+".tlsBind", a, t.websocket)
 			if err != nil {
 				return err
 			}
@@ -301,8 +290,8 @@ func (s *Server) Run(ctx context.Context) error {
 	life, stop := context.WithCancel(ctx)
 	defer stop()
 	others.Go(func() { s.handshakes.watch(life, s.cfg.Protocol.HandshakeTimeout) })
-	if s.certificates != nil {
-		others.Go(func() { s.certificates.Watch(life, certificateCheck) })
+	for _, c := range s.certificates {
+		others.Go(func() { c.Watch(life, certificateCheck) })
 	}
 	others.Go(func() { s.reportOnline(life) })
 	others.Go(func() { s.watchMemory(life) })

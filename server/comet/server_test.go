@@ -23,6 +23,7 @@ import (
 	cometpb "barrage/server/api/comet"
 	"barrage/server/api/protocol"
 	"barrage/server/comet/secure/securetest"
+	"barrage/server/discovery"
 	"barrage/server/wire"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -48,7 +49,7 @@ type testComet struct {
 	trusted *x509.CertPool // with it, clients connect over TLS
 }
 
-func startComet(t testing.TB, logic *fakeLogic, change func(*Config)) *testComet {
+func startComet(t testing.TB, logic *fakeLogic, change func(*Config), register ...func(context.Context, discovery.Instance) (Registration, error)) *testComet {
 	t.Helper()
 	cfg := DefaultConfig()
 	cfg.Env.Host = "test"
@@ -57,7 +58,11 @@ func startComet(t testing.TB, logic *fakeLogic, change func(*Config)) *testComet
 	if change != nil {
 		change(&cfg)
 	}
-	s, err := New(cfg, Deps{Logic: logic, Metrics: prometheus.NewRegistry(), Log: slog.New(slog.DiscardHandler)})
+	deps := Deps{Logic: logic, Metrics: prometheus.NewRegistry(), Log: slog.New(slog.DiscardHandler)}
+	for _, r := range register {
+		deps.Register = r
+	}
+	s, err := New(cfg, deps)
 	if err != nil {
 		t.Fatal(err)
 	}

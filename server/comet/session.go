@@ -73,7 +73,8 @@ type session struct {
 	}
 
 	// Owned by the shard.
-	next       *session // the next older one under the same key
+	older      *session // the next one under the same key
+	newer      *session // nil for the newest
 	accepts    *acceptSet
 	room       *room // nil in no room
 	roomIndex  int32

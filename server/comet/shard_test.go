@@ -60,7 +60,7 @@ const unlimited = 1 << 40
 
 func newFakeSession(s *Server, key string, websocket bool) (*session, *fakeStream) {
 	out := &fakeStream{room: unlimited}
-	ss := &session{server: s, key: key, websocket: websocket, shard: s.shards[0], heartbeat: time.Hour}
+	ss := &session{server: s, key: key, websocket: websocket, shard: s.shards[0], heartbeat: time.Hour, number: s.numbers.Add(1)}
 	ss.out.stream = out
 	ss.out.joined = true
 	ss.deadline.Store(1 << 40)
@@ -148,11 +148,13 @@ type modelClient struct {
 	room    string
 	accepts map[wire.Op]bool
 	left    bool
+	ending  bool              // the shard was told to close it
 	want    map[byte][]string // by source: r oom, a ll, k eys
 }
 
-// TestModel drives a shard with random joins, leaves, room changes, subscriptions, pushes,
-// short writes and full windows, and compares what every client sees with a naive model.
+// TestModel drives a shard with random joins, leaves, ends by logic's word, room changes,
+// subscriptions, pushes, short writes and full windows, of sessions that share keys, and
+// compares what every client sees with a naive model.
 // The log is large here, so nothing may be missing.
 func TestModel(t *testing.T) {
 	seeds := 3000
@@ -217,7 +219,8 @@ func runModel(t *testing.T, seed uint64, logBytes int) {
 		switch rng.IntN(13) {
 		case 0, 1, 2: // join
 			c := &modelClient{room: rooms[rng.IntN(len(rooms))], accepts: map[wire.Op]bool{}, want: map[byte][]string{}}
-			c.session, c.out = newFakeSession(s, fmt.Sprint("k", len(clients)), rng.IntN(2) == 0)
+			c.session, c.out = newFakeSession(s, fmt.Sprint("k", rng.IntN(8)), rng.IntN(2) == 0)
+			c.session.managed = true
 			var accepts []wire.Op
 			for _, op := range ops {
 				if rng.IntN(2) == 0 {
@@ -230,9 +233,14 @@ func runModel(t *testing.T, seed uint64, logBytes int) {
 			sh.mailbox.put(joinCommand{c.session, ref, accepts})
 			clients = append(clients, c)
 		case 3: // leave
-			if c := alive(); c != nil && rng.IntN(2) == 0 {
+			switch c := alive(); {
+			case c == nil:
+			case rng.IntN(3) == 0:
 				c.left = true
 				c.session.gone()
+			case rng.IntN(3) == 0:
+				c.left, c.ending = true, true
+				sh.mailbox.put(dismissCommand{key: c.session.key, number: c.session.number, reason: reasonReplaced})
 			}
 		case 4: // change room
 			if c := alive(); c != nil {
@@ -273,9 +281,12 @@ func runModel(t *testing.T, seed uint64, logBytes int) {
 			if c := alive(); c != nil {
 				id++
 				op, body := ops[rng.IntN(len(ops))], fmt.Sprint("k", id, " ", pad())
-				sh.putPush(pushCommand{kind: pushKeys, keys: []string{c.session.key}, op: op, batch: pushFrame(op, body)})
-				if c.accepts[op] {
-					c.want['k'] = append(c.want['k'], body)
+				key := c.session.key
+				sh.putPush(pushCommand{kind: pushKeys, keys: []string{key}, op: op, batch: pushFrame(op, body)})
+				for _, c := range clients {
+					if !c.left && c.session.key == key && c.accepts[op] {
+						c.want['k'] = append(c.want['k'], body)
+					}
 				}
 			}
 		case 11: // a client stops or goes on reading
@@ -290,6 +301,12 @@ func runModel(t *testing.T, seed uint64, logBytes int) {
 		}
 		for range rng.IntN(3) {
 			sh.turn(*now)
+		}
+		for _, c := range clients {
+			if c.ending && c.out.shut && rng.IntN(2) == 0 {
+				c.ending = false
+				c.session.gone()
+			}
 		}
 	}
 	for _, c := range clients {
@@ -328,12 +345,44 @@ func runModel(t *testing.T, seed uint64, logBytes int) {
 	if missing > skipped {
 		t.Errorf("clients lack %d frames, counted are %d", missing, skipped)
 	}
+	present := map[string][]*session{} // by key, oldest first
 	for _, c := range clients {
-		if !c.left {
+		if c.ending && !c.out.shut {
+			t.Errorf("session %d of %s is not closed", c.session.number, c.session.key)
+		}
+		if c.ending || !c.left {
+			present[c.session.key] = append(present[c.session.key], c.session)
+		}
+	}
+	for key := range sh.keys {
+		var have []*session
+		for s := sh.keys[key]; s != nil; s = s.older {
+			have = append(have, s)
+			if sh.find(key, s.number) != s {
+				t.Errorf("session %d of %s is not found", s.number, key)
+			}
+		}
+		slices.Reverse(have)
+		if !slices.Equal(have, present[key]) {
+			t.Errorf("%d sessions have the key %s, in the model %d", len(have), key, len(present[key]))
+		}
+	}
+	for _, c := range clients {
+		if c.ending || !c.left {
 			c.session.gone()
 		}
 	}
 	settle(sh, now)
+	s.workers.stop(wait)
+	logic := s.logic.(*fakeLogic)
+	for _, c := range clients {
+		if !slices.Contains(logic.goneIDs, c.session.id()) {
+			t.Errorf("logic was not told that session %d of %s has ended", c.session.number, c.session.key)
+		}
+	}
+	if len(logic.goneIDs) != len(clients) {
+		t.Errorf("logic was told of %d ends of %d sessions", len(logic.goneIDs), len(clients))
+	}
 	if len(sh.rooms) != 0 || len(sh.everyone.members) != 0 || len(sh.accepts.sets) != 0 || len(sh.keys) != 0 || s.rooms.len() != 0 {
 		t.Errorf("left behind: %d rooms, %d members, %d sets, %d keys, %d refs",
 			len(sh.rooms), len(sh.everyone.members), len(sh.accepts.sets), len(sh.keys), s.rooms.len())

@@ -14,6 +14,7 @@ import (
 
 	"barrage/server/comet/secure"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
 )
 
@@ -49,9 +50,9 @@ func (s *Server) listenTLS(field, address string, websocket bool) (*tlsListener,
 	}
 	l := &tlsListener{server: s, websocket: websocket, ln: ln.(*net.TCPListener)}
 	if websocket {
-		l.cfg = s.certificates.TLS("http/1.1")
+		l.cfg = s.certificates[websocket].TLS("http/1.1")
 	} else {
-		l.cfg = s.certificates.TLS()
+		l.cfg = s.certificates[websocket].TLS()
 	}
 	return l, nil
 }
@@ -176,7 +177,61 @@ type tlsStream struct{ conn *secure.Conn }
 func (t tlsStream) send(b []byte) (int, error) { return t.conn.Send(b) }
 func (t tlsStream) shutdown()                  { t.conn.Shutdown() }
 
-// tlsFiles are the files of the certificates.
-func (c *WebSocketConfig) tlsFiles() secure.Files {
-	return secure.Files{Certificates: c.CertFile, Keys: c.PrivateFile}
+// tlsSettings are what the configuration says of TLS for one kind of clients.
+type tlsSettings struct {
+	kind      string // in the counters of certificates
+	websocket bool
+	open      bool
+	bind      []string
+	section   string // that names the files
+	files     secure.Files
+}
+
+// tlsListeners are those for TCP and for WebSocket, open or not.
+func tlsListeners(c *Config) []tlsSettings {
+	ws := tlsSettings{kind: "websocket", websocket: true, open: c.WebSocket.TLSOpen, bind: c.WebSocket.TLSBind, section: "websocket",
+		files: secure.Files{Certificates: c.WebSocket.CertFile, Keys: c.WebSocket.PrivateFile}}
+	tcp := tlsSettings{kind: "tcp", open: c.TCP.TLSOpen, bind: c.TCP.TLSBind, section: "websocket", files: ws.files}
+	if len(c.TCP.CertFile)+len(c.TCP.PrivateFile) > 0 {
+		tcp.section, tcp.files = "tcp", secure.Files{Certificates: c.TCP.CertFile, Keys: c.TCP.PrivateFile}
+	}
+	return []tlsSettings{tcp, ws}
+}
+
+// loadCertificates reads the certificates of the listeners that are open.
+func (s *Server) loadCertificates(cfg *Config, reg prometheus.Registerer) error {
+	s.certificates = make(map[bool]*secure.Certificates)
+	for _, l := range tlsListeners(cfg) {
+		if !l.open {
+			continue
+		}
+		reg := prometheus.WrapRegistererWith(prometheus.Labels{"listener": l.kind}, reg)
+		c, err := secure.NewCertificates(l.files, s.log, reg)
+		if err != nil {
+			return fmt.Errorf("%[1]s.certFile, %[1]s.privateFile: %w", l.section, err)
+		}
+		s.certificates[l.websocket] = c
+	}
+	return nil
+}
+
+// useCertificates reads those of another configuration, also from files of the same names, so
+// that nobody has to wait until the change is noticed. On an error the old ones stay.
+func (s *Server) useCertificates(cfg *Config) error {
+	before := tlsListeners(&s.applied)
+	for i, l := range tlsListeners(cfg) {
+		c := s.certificates[l.websocket]
+		if c == nil {
+			continue
+		}
+		if err := c.Use(l.files); err != nil {
+			for _, done := range before[:i] {
+				if c := s.certificates[done.websocket]; c != nil {
+					_ = c.Use(done.files) // or, where these have gone, the new ones stay
+				}
+			}
+			return fmt.Errorf("%[1]s.certFile, %[1]s.privateFile: %w", l.section, err)
+		}
+	}
+	return nil
 }

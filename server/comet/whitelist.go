@@ -28,7 +28,7 @@ func openWhitelist(cfg WhitelistConfig, log *slog.Logger) (*whitelist, error) {
 	if cfg.WhiteLog == "" || len(w.mids) == 0 {
 		return w, nil
 	}
-	f, err := os.OpenFile(cfg.WhiteLog, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	f, err := os.OpenFile(cfg.WhiteLog, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o640)
 	if err != nil {
 		return nil, fmt.Errorf("whitelist.whiteLog: %w", err)
 	}
@@ -93,21 +93,14 @@ func messageStart(b []byte) (n int, op ws.OpCode) {
 // watches says whether the member's frames are logged.
 func (s *Server) watches(mid int64) bool { return s.white.Load().mids[mid] }
 
-// setWhitelist opens the log of another list of members, for live sessions as well.
-func (s *Server) setWhitelist(cfg WhitelistConfig) error {
-	w, err := openWhitelist(cfg, s.log)
-	if err != nil {
-		return err
-	}
+// setWhitelist makes w hold, for live sessions as well.
+func (s *Server) setWhitelist(w *whitelist) {
 	old := s.white.Swap(w)
 	for _, sh := range s.shards {
 		sh.mailbox.put(watchCommand{})
 	}
-	if old != nil {
-		// What a shard is writing just now may still be lost; everything later is in the new one.
-		old.close()
-	}
-	return nil
+	// What a shard is writing just now may still be lost; everything later is in the new one.
+	old.close()
 }
 
 // watchCommand marks the shard's sessions whose frames are logged.
@@ -115,10 +108,14 @@ type watchCommand struct{}
 
 func (watchCommand) run(sh *shard) {
 	for i := range sh.everyone.members {
-		s := sh.everyone.members[i].session
-		watched := sh.server.watches(s.mid)
-		s.mu.Lock()
-		s.out.watched = watched
-		s.mu.Unlock()
+		sh.watch(sh.everyone.members[i].session)
 	}
+}
+
+// watch marks the session if its frames are logged.
+func (sh *shard) watch(s *session) {
+	watched := sh.server.watches(s.mid)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.out.watched = watched
 }
