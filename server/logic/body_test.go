@@ -97,7 +97,18 @@ func TestPipelinedRequests(t *testing.T) {
 
 // Requests that never end cost one connection each, for readTimeout.
 func TestSlowRequestsAreCut(t *testing.T) {
-	c := startCluster(t, func(cfg *Config, _ *Deps) { cfg.HTTPServer.ReadTimeout = 300 * time.Millisecond })
+	c := startCluster(t, func(cfg *Config, _ *Deps) {
+		cfg.HTTPServer.ReadTimeout, cfg.HTTPServer.IdleTimeout = 300*time.Millisecond, 5*time.Second
+	})
+	t.Run("a first request that comes late", func(t *testing.T) {
+		conn := c.dial(t)
+		time.Sleep(600 * time.Millisecond) // longer than readTimeout, which is from the first byte on
+		io.WriteString(conn, "GET /goim/online/total HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+		conn.SetReadDeadline(time.Now().Add(patience))
+		if got, err := io.ReadAll(conn); err != nil || !strings.Contains(string(got), `{"code":0,`) {
+			t.Fatalf("%s, %v", got, err)
+		}
+	})
 	for _, test := range []struct{ name, request string }{
 		{"the line", "POST /goim/pu"},
 		{"the header", "POST " + roomPath + " HTTP/1.1\r\nHost: x\r\nX-Long: "},

@@ -25,14 +25,14 @@ func newListener(inner net.Listener, cfg *HTTPServerConfig, m *metrics) *listene
 	return &listener{Listener: inner, cfg: cfg, metrics: m, conns: make(map[*conn]struct{})}
 }
 
-// Accept waits for a connection, whose first request must be complete within readTimeout.
+// Accept waits for a connection, which may wait for its first request as for any later one.
 func (l *listener) Accept() (net.Conn, error) {
 	accepted, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
 	}
-	c := &conn{Conn: accepted, listener: l}
-	if err := accepted.SetReadDeadline(time.Now().Add(l.cfg.ReadTimeout)); err != nil {
+	c := &conn{Conn: accepted, listener: l, fresh: true}
+	if err := accepted.SetReadDeadline(time.Now().Add(l.cfg.IdleTimeout)); err != nil {
 		accepted.Close()
 		return c, nil // hertz sees that it is closed
 	}
@@ -97,6 +97,7 @@ type conn struct {
 	listener *listener
 	busy     atomic.Bool // between a request's first byte and its answer
 	answered bool        // and no deadline set since; owned by hertz' goroutine
+	fresh    bool        // nothing has come yet; owned by hertz' goroutine
 	cut      atomic.Bool // a missed deadline was counted
 }
 
@@ -112,6 +113,13 @@ func (c *conn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	if n > 0 && !c.busy.Load() {
 		c.busy.Store(true)
+	}
+	if n > 0 && c.fresh {
+		// Of the first request hertz takes the deadline that is there.
+		c.fresh = false
+		if err := c.Conn.SetReadDeadline(time.Now().Add(c.listener.cfg.ReadTimeout)); err != nil {
+			return n, err
+		}
 	}
 	if err != nil && c.busy.Load() {
 		c.missed(err, cutReading)
