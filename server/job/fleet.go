@@ -40,17 +40,19 @@ type fleet struct {
 
 // A roster is the comets that get records at one time.
 type roster struct {
-	links   []*link
-	byHost  map[string]*link
-	dead    int // comets that were given up: what they miss is counted
-	leaving int // comets that left discovery, whose clients may not have yet
+	links    []*link // by host
+	sessions []int64 // of each, or unknown
+	byHost   map[string]*link
+	dead     int // comets that were given up: what they miss is counted
+	leaving  int // comets that left discovery, whose clients may not have yet
 }
 
 // A member is a link and where it stands. fleet.mu guards it.
 type member struct {
-	link   *link
-	state  state
-	futile int // lives in a row that ended without one call that succeeded
+	link     *link
+	state    state
+	sessions int64 // as the last list says, or unknown
+	futile   int   // lives in a row that ended without one call that succeeded
 }
 
 type state uint8
@@ -119,6 +121,9 @@ func (f *fleet) apply(list []discovery.Instance) {
 			f.keep(m, addr)
 		} else {
 			f.welcome(in.Hostname, addr)
+		}
+		if m := f.links[in.Hostname]; m != nil {
+			m.sessions = sessionsOf(in)
 		}
 	}
 	for host, m := range f.links {
@@ -277,6 +282,9 @@ func (f *fleet) publish() {
 		}
 	}
 	slices.SortFunc(r.links, func(a, b *link) int { return strings.Compare(a.host, b.host) })
+	for _, k := range r.links {
+		r.sessions = append(r.sessions, f.links[k.host].sessions)
+	}
 	f.live.Store(r)
 	f.notify()
 }
@@ -297,7 +305,9 @@ func (f *fleet) hand(r *record) bool {
 	case kindRoom:
 		f.handTo(r, maphash.String(f.seed, r.room), to.links...)
 	case kindBroadcast:
-		r.speed = share(r.speed, len(to.links))
+		if r.pace != nil {
+			r.pace.divide(to)
+		}
 		f.handTo(r, 0, to.links...)
 	case kindPush:
 		k := to.byHost[r.server]

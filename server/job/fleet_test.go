@@ -21,7 +21,7 @@ func TestRecordsReachWhomTheyAreFor(t *testing.T) {
 	y.pushTo("b", "key", "push")
 	y.pushTo("gone", "key", "push to nobody")
 	r := newRecord(y.part, y.next, kindBroadcast, "", "all")
-	r.speed = 10
+	r.pace = newPace(10)
 	y.hand(r)
 	y.settled()
 	for host, c := range y.comets {

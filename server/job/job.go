@@ -22,6 +22,14 @@
 // A group without committed offsets starts at the earliest record (kafka.offsetReset), so
 // that what logic has accepted before the first job ran is delivered too.
 //
+// # Speed
+//
+// The speed of a broadcast is messages a second over the whole cluster. Each comet gets a
+// share of it by the sessions that it holds, as it says in discovery (conn_count), so that all
+// of them end at about the same time, and the shares together are the speed. A comet can't be
+// told less than 1 a second: of a speed below the number of live comets each gets 1, and the
+// cluster sends as many messages a second as it has comets. goim would send at once then.
+//
 // # Rooms that a comet does not hold
 //
 // By default every comet gets every room's records: a call for an unheld room is cheap.

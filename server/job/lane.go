@@ -137,7 +137,7 @@ func mergeable(a, b *record) bool {
 		// One call has one operation for the filter of accepted operations.
 		return a.op == b.op && slices.Equal(a.keys, b.keys)
 	default:
-		return a.op == b.op && a.speed == 0 && b.speed == 0
+		return a.op == b.op && a.pace == nil && b.pace == nil
 	}
 }
 

@@ -108,7 +108,7 @@ func TestLaneBatches(t *testing.T) {
 			for i, a := range tt.add {
 				r := newRecord(p, int64(i), a.kind, a.name, a.body)
 				r.op += a.op
-				r.speed = a.speed
+				r.pace = newPace(a.speed)
 				if !l.add(r, 0) {
 					t.Fatal("an open lane refused a record")
 				}

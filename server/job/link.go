@@ -248,7 +248,7 @@ func (k *link) call(b *batch) error {
 	case kindPush:
 		return k.comet().PushMsg(ctx, first.keys, first.op, b.body)
 	default:
-		return k.comet().Broadcast(ctx, first.op, first.speed, b.body)
+		return k.comet().Broadcast(ctx, first.op, first.pace.on(k), b.body)
 	}
 }
 

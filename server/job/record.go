@@ -2,7 +2,6 @@ package job
 
 import (
 	"fmt"
-	"math"
 	"sync/atomic"
 
 	"google.golang.org/protobuf/proto"
@@ -35,7 +34,7 @@ const maxFrame = protocol.MaxMessage - 1<<20
 type record struct {
 	kind   kind
 	op     int32
-	speed  int32    // broadcasts: messages a second for one comet, 0 for at once
+	pace   *pace    // broadcasts, nil for at once
 	room   string   // rooms
 	server string   // pushes: the comet's host
 	keys   []string // pushes
@@ -102,7 +101,7 @@ func decode(value []byte, scratch *logic.PushMsg) (*record, error) {
 	if err := proto.Unmarshal(value, scratch); err != nil {
 		return bad(badUndecodable, "%w", err)
 	}
-	r := &record{op: scratch.Operation, speed: scratch.Speed}
+	r := &record{op: scratch.Operation}
 	names := 0
 	switch scratch.Type {
 	case logic.PushMsg_PUSH:
@@ -120,7 +119,7 @@ func decode(value []byte, scratch *logic.PushMsg) (*record, error) {
 		r.kind, r.room = kindRoom, scratch.Room
 		names = len(r.room)
 	case logic.PushMsg_BROADCAST:
-		r.kind = kindBroadcast
+		r.kind, r.pace = kindBroadcast, newPace(scratch.Speed)
 	default:
 		return bad(badType, "type %d", scratch.Type)
 	}
@@ -131,13 +130,4 @@ func decode(value []byte, scratch *logic.PushMsg) (*record, error) {
 	r.frame = wire.AppendFrame(make([]byte, 0, r.size), wire.Frame{Ver: wire.Version, Op: wire.Op(r.op), Body: scratch.Msg})
 	r.size += names + overhead
 	return r, nil
-}
-
-// share returns a comet's part of a broadcast's speed, which is meant for all n comets
-// together. It rounds up to 1: 0 would mean at once.
-func share(speed int32, n int) int32 {
-	if speed <= 0 {
-		return 0
-	}
-	return max(1, speed/int32(min(n, math.MaxInt32)))
 }

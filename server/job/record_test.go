@@ -44,7 +44,7 @@ func TestDecode(t *testing.T) {
 			if _, err := decode(marshal(t, &logic.PushMsg{Server: "zz", Keys: []string{"xx", "yy"}, Msg: []byte("other")}), &scratch); err != nil {
 				t.Fatal(err)
 			}
-			if r.target() != tt.want || r.op != tt.in.Operation || r.speed != tt.in.Speed || r.server != tt.in.Server || !slices.Equal(r.keys, tt.in.Keys) {
+			if r.target() != tt.want || r.op != tt.in.Operation || (r.pace != nil) != (tt.in.Speed > 0) || r.server != tt.in.Server || !slices.Equal(r.keys, tt.in.Keys) {
 				t.Errorf("record %+v of %v", r.target(), tt.in)
 			}
 			want := wire.AppendFrame(nil, wire.Frame{Ver: 1, Op: wire.Op(tt.in.Operation), Body: tt.in.Msg})
@@ -100,18 +100,6 @@ func FuzzDecode(f *testing.F) {
 		}
 		r.target()
 	})
-}
-
-func TestShareOfSpeed(t *testing.T) {
-	for _, tt := range []struct {
-		speed  int32
-		comets int
-		want   int32
-	}{{0, 3, 0}, {-1, 3, 0}, {9, 3, 3}, {10, 3, 3}, {2, 3, 1}, {1, 1, 1}} {
-		if got := share(tt.speed, tt.comets); got != tt.want {
-			t.Errorf("share(%d, %d) is %d, want %d", tt.speed, tt.comets, got, tt.want)
-		}
-	}
 }
 
 // BenchmarkDecode is what each record costs before the lanes, once for all comets.

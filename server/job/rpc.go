@@ -22,7 +22,7 @@ import (
 type Comet interface {
 	PushMsg(ctx context.Context, keys []string, op int32, body []byte) error
 	BroadcastRoom(ctx context.Context, room string, body []byte) error
-	// Broadcast's speed is in messages a second, 0 for at once.
+	// Broadcast's speed is this comet's, in messages a second, 0 for at once.
 	Broadcast(ctx context.Context, op, speed int32, body []byte) error
 	// Rooms returns the rooms that have members. An answer covers every session that was
 	// in its room before the call.
