@@ -27,6 +27,7 @@ import (
 	"github.com/alicebob/miniredis/v2"
 	"github.com/confluentinc/confluent-kafka-go/v2/kafka"
 
+	"barrage/server/config"
 	"barrage/server/discovery"
 )
 
@@ -44,18 +45,18 @@ type Config struct {
 
 // KafkaConfig is the broker's.
 type KafkaConfig struct {
-	Topic      string `toml:"topic" doc:"topic of the pushes"`
-	Partitions int    `toml:"partitions" doc:"number of its partitions, 1 to 1000; each keeps its newest 5 MiB"`
+	Topic      string `toml:"topic" need:"a name like goim-push-topic" doc:"Topic of the pushes."`
+	Partitions int    `toml:"partitions" range:"1..1000" doc:"Number of its partitions; each keeps its newest 5 MiB."`
 }
 
 // RedisConfig is the Redis server's.
 type RedisConfig struct {
-	Addr string `toml:"addr" doc:"address (host:port) of the embedded Redis; port 0 is any that is free"`
+	Addr string `toml:"addr" doc:"Address (host:port) of the embedded Redis; port 0 is any that is free."`
 }
 
 // DiscoveryConfig is the discovery node's.
 type DiscoveryConfig struct {
-	Addr string `toml:"addr" doc:"address (host:port) of the embedded discovery node; port 0 is any that is free"`
+	Addr string `toml:"addr" doc:"Address (host:port) of the embedded discovery node; port 0 is any that is free."`
 }
 
 // DefaultConfig has goim's topic, and free ports on loopback.
@@ -70,11 +71,8 @@ func DefaultConfig() Config {
 
 // Validate says which setting is wrong, and what would be right.
 func (c *Config) Validate() error {
-	if c.Kafka.Topic == "" {
-		return errors.New("kafka.topic is empty: a name like goim-push-topic is needed")
-	}
-	if c.Kafka.Partitions < 1 || c.Kafka.Partitions > 1000 {
-		return fmt.Errorf("kafka.partitions is %d: 1 to 1000 is needed", c.Kafka.Partitions)
+	if err := config.Check(c); err != nil {
+		return err
 	}
 	for _, field := range []struct{ name, addr string }{{"redis.addr", c.Redis.Addr}, {"discovery.addr", c.Discovery.Addr}} {
 		if _, _, err := net.SplitHostPort(field.addr); err != nil {

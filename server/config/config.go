@@ -42,8 +42,12 @@ const (
 	fileVariable = "BARRAGE_CONF"
 )
 
-// glogFlags are those of goim's flags for its log that mean nothing here.
-var glogFlags = map[string]bool{"vmodule": true, "log_backtrace_at": true}
+// foreignFlags are flags of the log libraries of goim and discovery that mean nothing here,
+// and whether each stands without a value.
+var foreignFlags = map[string]bool{
+	"vmodule": false, "log_backtrace_at": false,
+	"log.v": false, "log.module": false, "log.filter": false, "log.agent": false, "log.stdout": true, "log.noagent": true,
+}
 
 // Spec says what is to be loaded.
 type Spec struct {
@@ -52,6 +56,9 @@ type Spec struct {
 	// Ignored are goim's keys (or whole sections) that mean nothing to us: one that is
 	// there gets a warning instead of an error.
 	Ignored []string
+	// AsGoim says that the command line is one of goim's: from the first argument that is no
+	// flag on (weight=10, say) it is passed over with a warning, as goim does without one.
+	AsGoim bool
 }
 
 // Load fills spec.Dst from args (without the program's and the subcommand's names) and
@@ -131,7 +138,12 @@ func (l *loader) parseFlags(args []string) (given []flagValue, file string, err 
 		arg := args[0]
 		args = args[1:]
 		if !strings.HasPrefix(arg, "-") || arg == "-" || arg == "--" {
-			return nil, "", fmt.Errorf("unexpected argument %q: barrage %s takes flags only (barrage %s -h lists them)", arg, l.spec.Role, l.spec.Role)
+			bare := fmt.Sprintf("unexpected argument %q%s", arg, l.missesDash(arg))
+			if l.spec.AsGoim {
+				l.warn("%s: it and what follows it is passed over, as goim does", bare)
+				return given, file, nil
+			}
+			return nil, "", fmt.Errorf("%s: barrage %s takes flags only (barrage %s -h lists them)", bare, l.spec.Role, l.spec.Role)
 		}
 		name, text, hasText := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(arg, "-"), "-"), "=")
 		if name == "h" || name == "help" {
@@ -145,13 +157,13 @@ func (l *loader) parseFlags(args []string) (given []flagValue, file string, err 
 			l.print = true
 			continue
 		}
-		isGlog := glogFlags[name]
-		if lf == nil && !isGlog && name != fileFlag {
+		alone, isForeign := foreignFlags[name]
+		if lf == nil && !isForeign && name != fileFlag {
 			return nil, "", fmt.Errorf("unknown flag -%s%s (barrage %s -h lists them)", name, suggest(name, "-", l.flagNames()), l.spec.Role)
 		}
 		if !hasText {
 			switch {
-			case lf != nil && lf.isBool():
+			case lf != nil && lf.isBool(), lf == nil && alone:
 				text = "true"
 			case len(args) == 0:
 				return nil, "", fmt.Errorf("flag -%s: a value is missing%s", name, lf.wanted())
@@ -165,10 +177,19 @@ func (l *loader) parseFlags(args []string) (given []flagValue, file string, err 
 		case name == fileFlag:
 			file = text
 		default:
-			l.warn("flag -%s is one of goim's for its log files and means nothing here", name)
+			l.warn("flag -%s is one of goim's log and means nothing here", name)
 		}
 	}
 	return given, file, nil
+}
+
+// missesDash says what was meant when arg is a flag but for its dash.
+func (l *loader) missesDash(arg string) string {
+	name, _, hasText := strings.Cut(arg, "=")
+	if hasText && (l.byFlag[name] != nil || name == fileFlag) {
+		return fmt.Sprintf(" (did you mean -%s?)", arg)
+	}
+	return ""
 }
 
 func (l *loader) flagNames() []string {

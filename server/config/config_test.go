@@ -209,7 +209,7 @@ func TestWhatMeansNothingGetsOneWarning(t *testing.T) {
 	s := newSample()
 	warnings, err := Load(spec(s), []string{
 		"-conf", file(t, "maxProc = 4\n[bucket]\nsize = 32\nchannel = 10\n[tcp]\nreader = 1\nsndbuf = 7\n[whitelist]\nwhiteLog = 'x'\n"),
-		"-log_dir", "/tmp", "-v=1", "-logtostderr", "-stderrthreshold=INFO", "-debug",
+		"-vmodule", "a=1", "-log_backtrace_at=b.go:1", "-log.stdout", "--log.v=0", "-debug",
 	}, []string{"OFFLINE=perhaps", "BARRAGE_TCP_SNDBUFF=1", "BARRAGE_KAFKA_BROKERS=k:1", "PATH=/bin"})
 	if err != nil {
 		t.Fatal(err)
@@ -218,7 +218,7 @@ func TestWhatMeansNothingGetsOneWarning(t *testing.T) {
 		t.Errorf("loaded %+v", s)
 	}
 	for _, want := range []string{
-		"flag -log_dir", "flag -v", "flag -logtostderr", "flag -stderrthreshold",
+		"flag -vmodule", "flag -log_backtrace_at", "flag -log.stdout", "flag -log.v",
 		"bucket is one of goim's", "maxProc is one of goim's", "tcp.reader is one of goim's", "whitelist.whiteLog is one of goim's",
 		"OFFLINE is not used", "BARRAGE_TCP_SNDBUFF means nothing to barrage comet; did you mean BARRAGE_TCP_SNDBUF?",
 	} {
@@ -234,6 +234,23 @@ func TestWhatMeansNothingGetsOneWarning(t *testing.T) {
 	}
 	if len(warnings) != 10 {
 		t.Errorf("%d warnings: %q", len(warnings), warnings)
+	}
+}
+
+// goim's Makefile has a start line with arguments that lack their dash.
+func TestGoimsCommandLineEndsAtABareArgument(t *testing.T) {
+	args := []string{"-zone=a", "env.zone=b", "-zone=c", "weight=10"}
+	as := spec(newSample())
+	_, err := Load(as, args, nil)
+	if err == nil || !strings.Contains(err.Error(), `unexpected argument "env.zone=b" (did you mean -env.zone=b?): barrage comet takes flags only`) {
+		t.Errorf("our own: %v", err)
+	}
+	s := newSample()
+	as = spec(s)
+	as.AsGoim = true
+	warnings, err := Load(as, args, nil)
+	if err != nil || s.Env.Zone != "a" || len(warnings) != 1 || !strings.Contains(warnings[0], "did you mean -env.zone=b?") {
+		t.Errorf("goim's: zone %q, %q, %v", s.Env.Zone, warnings, err)
 	}
 }
 

@@ -30,6 +30,28 @@ func Diff(a, b any) ([]string, error) {
 	return paths, nil
 }
 
+// Copy sets those settings of dst that paths name to what src has; both are pointers to
+// structs of one type.
+func Copy(dst, src any, paths []string) error {
+	if reflect.TypeOf(dst) != reflect.TypeOf(src) {
+		return fmt.Errorf("config: a %T can't be copied to a %T", src, dst)
+	}
+	to, err := collect(dst)
+	if err != nil {
+		return err
+	}
+	from, err := collect(src)
+	if err != nil {
+		return err
+	}
+	for i, lf := range to {
+		if slices.Contains(paths, lf.path) {
+			lf.value.Set(from[i].value)
+		}
+	}
+	return nil
+}
+
 // same compares two settings; an empty list is as good as none.
 func same(a, b reflect.Value) bool {
 	if k := a.Kind(); (k == reflect.Slice || k == reflect.Map) && a.Len() == 0 && b.Len() == 0 {

@@ -35,6 +35,20 @@ func TestDiff(t *testing.T) {
 	}
 }
 
+func TestCopy(t *testing.T) {
+	a, b := newSample(), newSample()
+	b.Env.Zone, b.TCP.Bind, b.Ratio = "z", []string{":9"}, 2
+	if err := Copy(a, b, []string{"env.zone", "tcp.bind"}); err != nil {
+		t.Fatal(err)
+	}
+	if diff, err := Diff(a, b); err != nil || !slices.Equal(diff, []string{"ratio"}) {
+		t.Errorf("%q differ, %v", diff, err)
+	}
+	if err := Copy(a, &inner{}, nil); err == nil {
+		t.Error("two types are no error")
+	}
+}
+
 func TestListAsOneText(t *testing.T) {
 	var dst struct {
 		CertFile []string `toml:"certFile"`
