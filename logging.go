@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 )
 
 // logConfig is where and how much is logged. The flags that goim's start scripts pass to its
@@ -97,13 +99,10 @@ func (l *logFile) Write(b []byte) (int, error) {
 
 // openLog makes the process's log as cfg says.
 func (p *process) openLog(cfg logConfig, debug bool) error {
-	p.setLevel(cfg, debug)
+	p.setLog(cfg, debug)
 	handler := func(w io.Writer, level slog.Leveler) slog.Handler {
 		options := &slog.HandlerOptions{Level: level}
-		if cfg.Format == "json" {
-			return slog.NewJSONHandler(w, options)
-		}
-		return slog.NewTextHandler(w, options)
+		return eitherForm{slog.NewTextHandler(w, options), slog.NewJSONHandler(w, options), &p.asJSON}
 	}
 	if cfg.Dir == "" || cfg.ToStderr {
 		p.log = slog.New(handler(p.stderr, p.level))
@@ -115,31 +114,62 @@ func (p *process) openLog(cfg logConfig, debug bool) error {
 		return err
 	}
 	p.logFile = file
-	var second slog.Leveler = atLeast{p.level, slog.Level(cfg.Threshold)}
-	if cfg.Also {
-		second = p.level
-	}
-	p.log = slog.New(twoHandlers{handler(file, p.level), handler(p.stderr, second)})
+	p.log = slog.New(twoHandlers{handler(file, p.level), handler(p.stderr, atLeast{p.level, &p.threshold})})
 	slog.SetDefault(p.log)
 	return nil
 }
 
-// setLevel makes the level what cfg says.
-func (p *process) setLevel(cfg logConfig, debug bool) {
-	p.level.Set(cfg.Level)
+// liveLog are the settings that setLog takes over.
+var liveLog = []string{"debug", "log.level", "log.verbosity", "log.format", "log.stderrThreshold", "log.alsoToStderr"}
+
+// setLog has the log do what cfg says, now and while it is written to.
+func (p *process) setLog(cfg logConfig, debug bool) {
+	level, threshold := cfg.Level, slog.Level(cfg.Threshold)
 	if debug || cfg.Verbosity > 0 {
-		p.level.Set(slog.LevelDebug)
+		level = slog.LevelDebug
 	}
+	if cfg.Also {
+		threshold = math.MinInt
+	}
+	p.level.Set(level)
+	p.threshold.Set(threshold)
+	p.asJSON.Store(cfg.Format == "json")
+}
+
+// eitherForm writes a record in one of two forms.
+type eitherForm struct {
+	text, json slog.Handler
+	asJSON     *atomic.Bool
+}
+
+// Enabled says whether the level is written.
+func (e eitherForm) Enabled(ctx context.Context, level slog.Level) bool {
+	return e.text.Enabled(ctx, level)
+}
+
+// Handle writes the record.
+func (e eitherForm) Handle(ctx context.Context, r slog.Record) error {
+	if e.asJSON.Load() {
+		return e.json.Handle(ctx, r)
+	}
+	return e.text.Handle(ctx, r)
+}
+
+// WithAttrs adds attributes in both forms.
+func (e eitherForm) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return eitherForm{e.text.WithAttrs(attrs), e.json.WithAttrs(attrs), e.asJSON}
+}
+
+// WithGroup opens a group in both forms.
+func (e eitherForm) WithGroup(name string) slog.Handler {
+	return eitherForm{e.text.WithGroup(name), e.json.WithGroup(name), e.asJSON}
 }
 
 // atLeast is the higher one of two levels.
-type atLeast struct {
-	level slog.Leveler
-	least slog.Level
-}
+type atLeast struct{ level, least slog.Leveler }
 
 // Level returns it.
-func (a atLeast) Level() slog.Level { return max(a.level.Level(), a.least) }
+func (a atLeast) Level() slog.Level { return max(a.level.Level(), a.least.Level()) }
 
 // twoHandlers gives each record to two handlers.
 type twoHandlers struct{ a, b slog.Handler }

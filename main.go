@@ -38,6 +38,7 @@ func commands() []command {
 		{"services", "embedded Kafka, Redis and discovery as a process of their own", runServices},
 		{"bench", "runs a scenario against a cluster and says exactly what arrived", runBench},
 		{"compare", "says what changed between stored runs, and whether it is more than noise", runCompare},
+		{"profile", "says where processor time and memory go, and what changed between runs", runProfile},
 		{"version", "says what was built", runVersion},
 		{"ceiling", "", func(_ context.Context, args []string, _, _ io.Writer) int { return runCeiling(args) }},
 	}

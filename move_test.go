@@ -20,7 +20,8 @@ import (
 )
 
 // restartScript is a start script as goim's users have it: it ends what runs, and starts the
-// three processes by their own names with their own files and flags.
+// three processes by their own names with their own files and flags; those of job lack dashes, as
+// in goim's Makefile, and mean nothing to goim either.
 const restartScript = `#!/bin/bash
 cd "$(dirname "$0")"
 mkdir -p log/comet log/logic log/job
@@ -34,117 +35,9 @@ nohup target/comet -conf=target/comet.toml -region=sh -zone=sh001 -deploy.env=de
 echo $! > target/comet.pid
 nohup target/logic --conf=target/logic.toml --region=sh --zone=sh001 --deploy.env=dev --weight=10 --log_dir=log/logic -stderrthreshold=WARNING -v=1 > target/logic.out 2>&1 &
 echo $! > target/logic.pid
-REGION=sh ZONE=sh001 DEPLOY_ENV=dev nohup target/job -conf=target/job.toml -logtostderr > target/job.out 2>&1 &
+REGION=sh ZONE=sh001 DEPLOY_ENV=dev nohup target/job -conf=target/job.toml -logtostderr deploy.env=prod weight=10 > target/job.out 2>&1 &
 echo $! > target/job.pid
 `
-
-// goimFiles are goim's example files, with the addresses of this test.
-var goimFiles = map[string]string{
-	"comet.toml": `# This is a TOML document. Boom
-[discovery]
-    nodes = ["DISCOVERY"]
-[rpcServer]
-    addr = "127.0.0.1:0"
-    timeout = "1s"
-[rpcClient]
-    dial = "1s"
-    timeout = "1s"
-[tcp]
-    bind = ["TCP"]
-    sndbuf = 4096
-    rcvbuf = 4096
-    keepalive = false
-    reader = 32
-    readBuf = 1024
-    readBufSize = 8192
-    writer = 32
-    writeBuf = 1024
-    writeBufSize = 8192
-[websocket]
-    bind = ["127.0.0.1:0"]
-    tlsOpen = false
-    tlsBind = [":3103"]
-    certFile = "../../cert.pem"
-    privateFile = "../../private.pem"
-[protocol]
-    timer = 32
-    timerSize = 2048
-    svrProto = 10
-    cliProto = 5
-    handshakeTimeout = "8s"
-[whitelist]
-    Whitelist = [123]
-    WhiteLog  = "white_list.log"
-[bucket]
-    size = 32
-    channel = 1024
-    room = 1024
-    routineAmount = 32
-    routineSize = 1024
-`,
-	"logic.toml": `# This is a TOML document. Boom
-[discovery]
-    nodes = ["DISCOVERY"]
-[regions]
-    "bj" = ["北京","天津","河北","山东","山西","内蒙古","辽宁","吉林","黑龙江","甘肃","宁夏","新疆"]
-    "sh" = ["上海","江苏","浙江","安徽","江西","湖北","重庆","陕西","青海","河南","台湾"]
-    "gz" = ["广东","福建","广西","海南","湖南","四川","贵州","云南","西藏","香港","澳门"]
-[node]
-    defaultDomain = "conn.goim.io"
-    hostDomain = ".goim.io"
-    heartbeat = "4m"
-    heartbeatMax = 2
-    tcpPort = 3101
-    wsPort = 3102
-    wssPort = 3103
-    regionWeight = 1.6
-[backoff]
-    maxDelay = 300
-    baseDelay = 3
-    factor = 1.8
-    jitter = 0.3
-[rpcServer]
-    network = "tcp"
-    addr = "127.0.0.1:0"
-    timeout = "1s"
-[rpcClient]
-    dial = "1s"
-    timeout = "1s"
-[httpServer]
-    network = "tcp"
-    addr = "HTTP"
-    readTimeout = "1s"
-    writeTimeout = "1s"
-[kafka]
-    topic = "goim-push-topic"
-    brokers = ["KAFKA"]
-[redis]
-    network = "tcp"
-    addr = "REDIS"
-    active = 60000
-    idle = 1024
-    dialTimeout = "200ms"
-    readTimeout = "500ms"
-    writeTimeout = "500ms"
-    idleTimeout = "120s"
-    expire = "30m"
-`,
-	"job.toml": `# This is a TOML document. Boom
-[discovery]
-    nodes = ["DISCOVERY"]
-[kafka]
-    topic = "goim-push-topic"
-    group = "goim-push-group-job"
-    brokers = ["KAFKA"]
-[comet]
-    routineChan = 1024
-    routineSize = 32
-[room]
-    batch = 20
-    signal = "1s"
-    idle = "15m"
-`,
-}
 
 func freePort(t *testing.T) string {
 	t.Helper()
@@ -178,12 +71,17 @@ func TestGoimsRestartScript(t *testing.T) {
 	dir := t.TempDir()
 	target := filepath.Join(dir, "target")
 	tcp, api := freePort(t), freePort(t)
-	addresses := strings.NewReplacer("KAFKA", found[1], "REDIS", found[2], "DISCOVERY", found[3], "TCP\"", tcp+"\"", "HTTP", api)
+	addresses := strings.NewReplacer("127.0.0.1:9092", found[1], "127.0.0.1:6379", found[2], "127.0.0.1:7171", found[3],
+		`":3101"`, `"`+tcp+`"`, `":3111"`, `"`+api+`"`, `":3102"`, `"127.0.0.1:0"`, `":3109"`, `"127.0.0.1:0"`, `":3119"`, `"127.0.0.1:0"`)
 	if err := os.Mkdir(target, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for name, text := range goimFiles {
-		if err := os.WriteFile(filepath.Join(target, name), []byte(addresses.Replace(text)), 0o644); err != nil {
+	for _, name := range []string{"comet", "logic", "job"} {
+		text, err := os.ReadFile(goimFile(name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(target, name+".toml"), []byte(addresses.Replace(string(text))), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -362,6 +260,40 @@ func TestReloadBySignal(t *testing.T) {
 	write("[log]\nlevel = \"info\"\n")
 	hup()
 	says("the configuration is loaded again", 1)
+	write("[log]\nformat = \"json\"\nstderrThreshold = \"INFO\"\ndir = \"elsewhere\"\n[console]\naddr = \"127.0.0.1:1\"\n")
+	hup()
+	// The folder is a flag, which the file doesn't change.
+	says(`"settings":"console.addr"`, 1)
+	says(`"changed":"log.format, log.stderrThreshold"`, 1)
+	b.find(t, &b.stderr, `"changed":"log.format, log.stderrThreshold"`)
+	b.end(t, syscall.SIGTERM)
+}
+
+// A role that takes nothing over says so.
+func TestReloadOfWhatCannotChange(t *testing.T) {
+	conf := filepath.Join(t.TempDir(), "discovery.toml")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("enableProtect = false\n")
+	b := launch(t, "discovery", "-conf", conf, "-httpServer.addr=127.0.0.1:0", "-admin.addr=127.0.0.1:0")
+	b.find(t, &b.stderr, "discovery serves")
+	for _, c := range []struct{ text, says string }{
+		{"enableProtect = true\n[log]\nverbosity = 1\n", `settings=enableProtect\n.* changed=log.verbosity level=DEBUG`},
+		{"enableProtect = false\n", `changed=log.verbosity level=INFO`}, // as it started
+	} {
+		write(c.text)
+		if err := b.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		b.find(t, &b.stderr, c.says)
+	}
+	if n := strings.Count(b.stderr.String(), "next start"); n != 1 {
+		t.Errorf("%d warnings", n)
+	}
 	b.end(t, syscall.SIGTERM)
 }
 

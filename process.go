@@ -8,7 +8,9 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"barrage/server/admin"
@@ -20,7 +22,7 @@ import (
 type settings[C any] struct {
 	Role  C         `toml:",inline"`
 	Log   logConfig `toml:"log"`
-	Debug bool      `toml:"debug" flag:"debug" env:"DEBUG" doc:"log level debug, whatever log.level says"`
+	Debug bool      `toml:"debug" flag:"debug" env:"DEBUG" doc:"Whether the log's level is debug, whatever log.level says."`
 }
 
 // newSettings has the defaults. What up has to say it says itself: its log is for trouble.
@@ -40,7 +42,9 @@ type process struct {
 	stdout io.Writer
 	stderr io.Writer
 
-	logFile *logFile // nil: the log goes to stderr
+	threshold slog.LevelVar // least level that goes to stderr beside the file
+	asJSON    atomic.Bool   // how the log's lines are written
+	logFile   *logFile      // nil: the log goes to stderr
 
 	mu     sync.Mutex
 	reload func(cfg any) (changed []string, err error) // mu guards; nil: nothing to reload
@@ -58,7 +62,8 @@ func serve[C any](ctx context.Context, name string, defaults C, ignored, args []
 	body func(context.Context, *process, C) error) int {
 	load := func() (*settings[C], []string, error) {
 		loaded := newSettings(name, defaults)
-		warnings, err := config.Load(config.Spec{Role: name, Dst: &loaded, Ignored: ignored}, args, os.Environ())
+		spec := config.Spec{Role: name, Dst: &loaded, Ignored: ignored, AsGoim: filepath.Base(os.Args[0]) == name}
+		warnings, err := config.Load(spec, args, os.Environ())
 		return &loaded, warnings, err
 	}
 	loaded, warnings, err := load()
@@ -83,15 +88,16 @@ func serve[C any](ctx context.Context, name string, defaults C, ignored, args []
 	for _, w := range warnings {
 		p.log.Warn(w)
 	}
+	role := loaded.Role // loaded itself is what holds, and changes
 	// The first signal ends everything in order; the next one kills.
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop)
-	watchReload(ctx, p, func() (*settings[C], error) {
+	watchReload(ctx, p, loaded, func() (*settings[C], error) {
 		loaded, _, err := load()
 		return loaded, err
 	})
-	return p.exit(body(ctx, p, loaded.Role))
+	return p.exit(body(ctx, p, role))
 }
 
 // exit says what went wrong, if something did, and returns the exit status.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -25,8 +26,9 @@ func onReload[C any](p *process, reload func(C) ([]string, error)) {
 	}
 }
 
-// watchReload loads the configuration again whenever SIGHUP comes, until ctx ends.
-func watchReload[C any](ctx context.Context, p *process, load func() (*settings[C], error)) {
+// watchReload loads the configuration again whenever SIGHUP comes, until ctx ends. holds is
+// the one that holds; it is watchReload's from now on.
+func watchReload[C any](ctx context.Context, p *process, holds *settings[C], load func() (*settings[C], error)) {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	go func() {
@@ -50,32 +52,43 @@ func watchReload[C any](ctx context.Context, p *process, load func() (*settings[
 				p.log.Error("the configuration can't be loaded, nothing has changed", "err", err)
 				continue
 			}
-			p.reloadWith(loaded.Role, loaded.Log, loaded.Debug)
+			if err := reloadWith(p, holds, loaded); err != nil {
+				p.log.Error("the configuration is not taken over, nothing has changed", "err", err)
+			}
 		}
 	}()
 }
 
-func (p *process) reloadWith(cfg any, log logConfig, debug bool) {
+// reloadWith takes over of loaded what can change while the process runs, notes it in holds,
+// and says what can't.
+func reloadWith[C any](p *process, holds, loaded *settings[C]) error {
 	p.mu.Lock()
 	reload := p.reload
 	p.mu.Unlock()
 	var changed []string
 	if reload != nil {
 		var err error
-		changed, err = reload(cfg)
+		changed, err = reload(loaded.Role)
+		// What it names stays different from what holds, and is found below.
 		var later *config.RestartError
-		switch {
-		case errors.As(err, &later):
-			p.log.Warn("settings take effect at the next start", "settings", strings.Join(later.Paths, ", "))
-		case err != nil:
-			p.log.Error("the configuration is not taken over, nothing has changed", "err", err)
-			return
+		if err != nil && !errors.As(err, &later) {
+			return err
 		}
 	}
-	before := p.level.Level()
-	p.setLevel(log, debug)
-	if p.level.Level() != before {
-		changed = append(changed, "log.level")
+	p.setLog(loaded.Log, loaded.Debug)
+	paths, err := config.Diff(holds, loaded)
+	if err != nil {
+		return err
+	}
+	ofLog, others := config.Split(paths, liveLog)
+	changed = append(changed, ofLog...)
+	if err := config.Copy(holds, loaded, changed); err != nil {
+		return err
+	}
+	others = slices.DeleteFunc(others, func(path string) bool { return slices.Contains(changed, path) })
+	if len(others) > 0 {
+		p.log.Warn("settings take effect at the next start", "settings", strings.Join(others, ", "))
 	}
 	p.log.Info("the configuration is loaded again", "changed", strings.Join(changed, ", "), "level", p.level.Level().String())
+	return nil
 }

@@ -111,9 +111,11 @@ func addrOf(s *admin.Server) string {
 	return s.Addr().String()
 }
 
-// goimKeys are keys that goim's example files have, and goim itself doesn't read.
+// goimKeys are keys of goim that mean nothing to a role: its own, those of older example
+// files, which goim doesn't read any more, and those that say in two places what env says.
 func goimKeys(ofRole []string) []string {
-	return append(ofRole, "perf", "onlineTick", "timer", "protoSection", "env.env", "env.ipAddrs")
+	return append(ofRole, "perf", "onlineTick", "timer", "protoSection", "env.env", "env.ipAddrs", "useNats", "nats",
+		"discovery.region", "discovery.zone", "discovery.env", "discovery.host")
 }
 
 func runComet(ctx context.Context, args []string, stdout, stderr io.Writer) int {
