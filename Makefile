@@ -9,7 +9,7 @@ COMMIT   := $(shell git rev-parse --short=12 HEAD 2>/dev/null)$(shell git diff -
 LDFLAGS  := -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 
 .DEFAULT_GOAL := build
-.PHONY: help build test bench compare up docs lint proto fuzz clean preflight preflight-bench
+.PHONY: help build test bench compare profile-diff up docs lint proto fuzz clean preflight preflight-bench
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 20
@@ -25,6 +25,9 @@ bench: preflight-bench build ## run scenarios/$(SCENARIO).yaml and print its res
 
 compare: build ## what changed between the runs A= and B=, folders of results/
 	bin/barrage compare $(A) $(B)
+
+profile-diff: build ## where the cost of a delivery changed between the runs A= and B=, taken with bench -profile
+	bin/barrage profile diff $(A) $(B)
 
 up: build ## everything in one process, for a first look
 	bin/barrage up

@@ -39,6 +39,7 @@ examples:
   barrage bench room-10k
   barrage bench -set cluster.comet.room.minInterval=50ms -set pushes.0.rate=200/s room-10k
   barrage bench -results /tmp/results -ceiling=false scenarios/smoke.yaml
+  barrage bench -profile room-10k-flood
   barrage bench -runs 6 -vs main~1 room-10k
 
 exit status: 0 the ledger balances and everything expected holds; 1 it does not, or a process
@@ -77,6 +78,7 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	withCeiling := flags.Bool("ceiling", true, "measure what the kernel allows after the run")
 	runs := flags.Int("runs", 1, "run it `N` times, 1 to 100; with -vs N times for each side")
 	vs := flags.String("vs", "", "hold it against another `version`: a git commit of the repository here, or another binary")
+	profiles := flags.Bool("profile", false, "take CPU, memory and waiting profiles of all processes in the measured phase")
 	explain := flags.Bool("explain", false, "say what the run would do, what it needs and how long it takes, and run nothing")
 	list := flags.Bool("list", false, "list the scenarios that came with the binary")
 	flags.Var(&overrides, "set", "set a `field=value` of the scenario; may be given several times")
@@ -123,7 +125,7 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	context.AfterFunc(ctx, stop)
 	opt := harness.Options{
 		Scenario: s, Overrides: overrides, Exe: exe, Self: exe, Results: *results, Commit: buildCommit(),
-		Command: slices.Concat([]string{"barrage", "bench"}, args), NoCeiling: !*withCeiling,
+		Command: slices.Concat([]string{"barrage", "bench"}, args), NoCeiling: !*withCeiling, Profile: *profiles,
 		Progress: stderr, Terminal: isTerminal(stderr),
 	}
 	var status int

@@ -213,7 +213,7 @@ func TestSmoke(t *testing.T) {
 
 // Two comets: clients and pushes are spread over both, and still nothing is missing.
 func TestSeveralComets(t *testing.T) {
-	b := start(t, "-ceiling=false", "-set", "cluster.comets=3", "-set", "phases.measure=2s", "-set", "cluster.comet.room.minInterval=20ms", "smoke")
+	b := start(t, "-ceiling=false", "-profile", "-set", "cluster.comets=3", "-set", "phases.measure=2s", "-set", "cluster.comet.room.minInterval=20ms", "smoke")
 	if status := b.wait(t); status != 0 {
 		t.Fatalf("exit status %d\n%s%s%s", status, b.stdout.String(), b.stderr, b.logs())
 	}
@@ -223,6 +223,10 @@ func TestSeveralComets(t *testing.T) {
 		if p.Role == "comet" {
 			comets++
 		}
+	}
+	files, err := filepath.Glob(filepath.Join(b.results, "smoke", "*", "profiles", "*.pb.gz"))
+	if err != nil || len(files) != 7*6 || r.Profiles.Taken != len(files) || len(r.Profiles.Problems) > 0 {
+		t.Errorf("profiles %v, %v, %+v; want six kinds of seven processes", files, err, r.Profiles)
 	}
 	if comets != 3 || r.Ceiling != nil || r.Deliveries.Measured.Delivered != r.Deliveries.Measured.Expected || len(r.Scenario.Overrides) != 3 {
 		t.Errorf("%d comets, %+v", comets, r.Deliveries)

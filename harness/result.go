@@ -33,6 +33,7 @@ func (r *run) report() *report.Run {
 		Processes:   r.processes(),
 		Swarm:       r.swarmLoad(),
 		Timeline:    nonNil(r.timeline),
+		Profiles:    report.Profiles{Taken: len(r.profiles.Files), Problems: nonNil(r.profiles.Problems)},
 	}
 	out.Server = r.server(out)
 	out.Comet = r.comet(out)

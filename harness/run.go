@@ -16,6 +16,7 @@ import (
 	"barrage/harness/ceiling"
 	"barrage/harness/cluster"
 	"barrage/harness/ledger"
+	"barrage/harness/profile"
 	"barrage/harness/pusher"
 	"barrage/harness/report"
 	"barrage/harness/scenario"
@@ -36,6 +37,7 @@ type Options struct {
 	First     *report.Environment
 	Command   []string // that the run was asked for with
 	NoCeiling bool     // leave the ceiling out
+	Profile   bool     // take profiles of all processes in the measured phase
 	Progress  io.Writer
 	Terminal  bool // Progress is one: redraw a line, instead of writing new ones
 }
@@ -184,8 +186,9 @@ type run struct {
 	pss             map[string]int64
 	usage           map[string]cluster.Usage
 	ceiling         *ceiling.Result
-	stopErr         error // the cluster's way out
-	cut             bool  // ctx ended on the way
+	profiles        profile.Captured // of Options.Profile
+	stopErr         error            // the cluster's way out
+	cut             bool             // ctx ended on the way
 	timeline        timeline
 }
 
@@ -324,6 +327,8 @@ func (r *run) push(ctx context.Context) error {
 		done <- outcome{result, err}
 	}()
 	stop := r.watch("warm-up")
+	capture := r.capture(ctx)
+	defer capture()
 	sleep(ctx, time.Duration(r.start+int64(phases.Warmup)-ledger.Now()))
 	stop()
 	var err error
@@ -354,6 +359,32 @@ func (r *run) push(ctx context.Context) error {
 	r.drainTook = time.Duration(max(0, ledger.Now()-scheduled))
 	r.cut = ctx.Err() != nil
 	return nil
+}
+
+// capture takes profiles of the measured phase, where they are asked for. The function that
+// it returns says that nothing is under way any more, and waits for the last of them.
+func (r *run) capture(ctx context.Context) (settled func()) {
+	if !r.opt.Profile {
+		return func() {}
+	}
+	cfg := profile.Config{
+		Targets: []profile.Target{{Name: harnessName}}, Dir: filepath.Join(r.dir, profile.Folder), Duration: r.opt.Scenario.Phases.Measure,
+		Rates: profile.DefaultRates(), Labels: profile.Labels{Scenario: r.opt.Scenario.Name, Commit: r.opt.Commit},
+		Start: time.Now().Add(time.Duration(r.start + int64(r.opt.Scenario.Phases.Warmup) - ledger.Now())),
+	}
+	for _, p := range r.cluster.Processes() {
+		cfg.Targets = append(cfg.Targets, profile.Target{Name: p.Name, Addr: p.Admin})
+	}
+	over, done := make(chan struct{}), make(chan struct{})
+	cfg.Settled = over
+	go func() {
+		defer close(done)
+		r.profiles = profile.Capture(ctx, cfg)
+	}()
+	return func() {
+		close(over)
+		<-done
+	}
 }
 
 // sleep waits for d or until ctx ends.

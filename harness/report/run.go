@@ -36,6 +36,13 @@ type Run struct {
 	Swarm       Swarm       `json:"swarm"`
 	Disturbance Disturbance `json:"disturbance"`
 	Timeline    []Second    `json:"timeline"`
+	Profiles    Profiles    `json:"profiles"`
+}
+
+// Profiles says what lies in the folder profiles/ beside run.json.
+type Profiles struct {
+	Taken    int      `json:"taken"`    // files; 0 when none were asked for
+	Problems []string `json:"problems"` // what is missing
 }
 
 // Scenario is what was to be done.

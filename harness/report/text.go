@@ -46,6 +46,12 @@ func Text(w io.Writer, r *Run, style Style) error {
 	e.comet(&r.Comet)
 	head("Ceiling of this machine")
 	e.ceiling(r)
+	if p := &r.Profiles; p.Taken > 0 || len(p.Problems) > 0 {
+		e.printf("\n%d profiles were taken meanwhile, which costs a little; barrage profile top shows them\n", p.Taken)
+		for _, problem := range p.Problems {
+			e.printf("  %s\n", problem)
+		}
+	}
 	e.printf("\n%s, %s, %s, Linux %s, %s%s\n", r.Environment.CPU, plural(r.Environment.Cores, "core"),
 		size(float64(r.Environment.MemoryBytes)), r.Environment.Kernel, r.Environment.Go, commit(r.Environment.Commit))
 	return e.err

@@ -44,6 +44,7 @@ func DefaultConfig(role string) Config {
 //	/healthz        200 as long as the process runs
 //	/readyz         200 when every check passes, else 503; a line for each check
 //	/debug/pprof/   profiles
+//	/profilerates   PUT sets how much waiting the profiles mutex and block record
 //	/loglevel       GET says the level, PUT sets it (debug, info, warn, error)
 //
 // and what Handle adds.
@@ -87,6 +88,7 @@ func New(cfg Config, role string, level *slog.LevelVar, log *slog.Logger) *Serve
 	s.mux.HandleFunc("GET /readyz", s.readyz)
 	s.mux.HandleFunc("GET /loglevel", s.getLevel)
 	s.mux.HandleFunc("PUT /loglevel", s.putLevel)
+	s.mux.HandleFunc("PUT /profilerates", s.putRates)
 	s.mux.HandleFunc("/debug/pprof/", pprof.Index)
 	s.mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
 	s.mux.HandleFunc("/debug/pprof/profile", pprof.Profile)

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -111,6 +112,23 @@ func TestLogLevelIsSetAtRunTime(t *testing.T) {
 	}
 	if level.Level() != slog.LevelDebug {
 		t.Errorf("a wrong level changed it to %v", level)
+	}
+}
+
+func TestProfileRates(t *testing.T) {
+	s, _ := start(t)
+	defer runtime.SetMutexProfileFraction(runtime.SetMutexProfileFraction(-1))
+	defer runtime.SetBlockProfileRate(0)
+	if status, text := ask(t, s, "PUT", "/profilerates", `{"mutex_fraction": 7, "block_rate_ns": 1000000}`); status != http.StatusOK {
+		t.Errorf("status %d, %q", status, text)
+	}
+	if got := runtime.SetMutexProfileFraction(-1); got != 7 {
+		t.Errorf("the fraction is %d", got)
+	}
+	for _, body := range []string{"", "many", `{"mutex_fraction": -1}`, strings.Repeat(" ", 2000)} {
+		if status, _ := ask(t, s, "PUT", "/profilerates", body); status != http.StatusBadRequest {
+			t.Errorf("%.20q is accepted with status %d", body, status)
+		}
 	}
 }
 
