@@ -156,7 +156,7 @@ func TestTheClientsSession(t *testing.T) {
 			`["connecting","open","FrameError","waiting: the server sent what is no frame: 4 bytes at 0 are too few for a header","connecting","open"]`, 2,
 		},
 		{
-			"no answer to auth", "/mute", `timeout: 30`,
+			"no answer to auth", "/mute", `timeout: 1000`,
 			`await until("waiting"); client.close(); return log`,
 			`["connecting","waiting: the server does not answer","closed: closed by this client"]`, 0,
 		},
@@ -185,7 +185,7 @@ func TestTheClientsSession(t *testing.T) {
 			`[true,true,true,true,true,true]`, 0,
 		},
 		{
-			"the next of several servers is tried", "", `url: async () => [base + "/mute", base + "/sub"], timeout: 30`,
+			"the next of several servers is tried", "", `url: async () => [base + "/mute", base + "/sub"], timeout: 1000`,
 			`await until("open"); return [client.url.split("/").pop()]`,
 			`["sub"]`, 1,
 		},
