@@ -30,6 +30,8 @@ type Diff struct {
 	// costs and Rest add up to Total.
 	Rest   Difference
 	Others int
+	// Otherwise are how many of the others' costs of the other order are called changed.
+	Otherwise int
 }
 
 // Compare holds b's costs against a's.
@@ -63,6 +65,8 @@ func Compare(a, b *Side, by Order) *Diff {
 		if r.by(by).Changed {
 			d.Changes = append(d.Changes, r)
 			changed[r.Function] = true
+		} else if r.by(by.other()).Changed {
+			d.Otherwise++
 		}
 	}
 	// Callers that changed by their callee alone are equal but for rounding: the outer first.

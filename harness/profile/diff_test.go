@@ -199,13 +199,13 @@ func TestChangeIsFound(t *testing.T) {
 	}
 }
 
-// sampled makes a side of runs of a program with a hundred functions, of which x.sweep
+// sampled makes a side of runs of a program with sixty functions, of which x.sweep
 // costs factor times 500 samples.
 func sampled(t testing.TB, runs int, noise *rand.Rand, factor float64) *Side {
 	s := &Side{Name: "side"}
 	for range runs {
 		lines := []string{fmt.Sprintf("main.main barrage/x.sweep %d", poisson(noise, 500*factor))}
-		for i := range 100 {
+		for i := range 60 {
 			lines = append(lines, fmt.Sprintf("main.main barrage/x.f%d %d", i, poisson(noise, float64(i*i%37))))
 		}
 		c := &Costs{Run: &Run{Dir: "RUN", Report: result()}, Kind: CPU, Processes: []string{"comet-1"}, Divisor: 2e6}

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"math"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -174,4 +176,41 @@ func TestDeliveries(t *testing.T) {
 	if _, err := run(same).deliveries(&profile.Profile{}); err == nil {
 		t.Error("a profile of no time has deliveries")
 	}
+}
+
+// Whatever a file holds, it is an error or its costs add up.
+func FuzzCosts(f *testing.F) {
+	for _, k := range Kinds() {
+		var b bytes.Buffer
+		if err := build(f, k, tick, "main.main +barrage/x.f ? 7", "main.main 1").WriteUncompressed(&b); err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b.Bytes())
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		p, err := profile.ParseUncompressed(text)
+		if err != nil || p.CheckValid() != nil {
+			return
+		}
+		for _, k := range Kinds() {
+			c := &Costs{Run: &Run{Report: result()}, Kind: k, Processes: []string{"comet-1"}, Divisor: 1}
+			if c.add(p, 1, "comet") != nil {
+				continue
+			}
+			sum := 0.0
+			for name, fn := range c.functions() {
+				sum += fn.flat
+				if fn.cum < fn.flat*(1-1e-9) || fn.cumEvents < fn.flatEvents*(1-1e-9) {
+					t.Errorf("%s: %q costs %g by itself and %g in all", k, name, fn.flat, fn.cum)
+				}
+			}
+			if math.Abs(sum-c.Total) > 1e-9*c.Total {
+				t.Errorf("%s: functions cost %g of %g", k, sum, c.Total)
+			}
+			s := &Side{Name: "A", Runs: []*Costs{c}, functions: []map[string]*function{c.functions()}}
+			if err := WriteFlame(io.Discard, s, s); err != nil {
+				t.Error(err)
+			}
+		}
+	})
 }

@@ -72,6 +72,10 @@ func (d *Diff) WriteText(w io.Writer, n int) error {
 		fmt.Fprintf(&b, "%d more functions changed; -n shows more.\n", left)
 	}
 	fmt.Fprintf(&b, "%s\n", d.restLine())
+	if d.Otherwise > 0 {
+		how := map[Order]string{ByFlat: "with what they call", ByCum: "by themselves"}[d.Order]
+		fmt.Fprintf(&b, "%d of them changed %s: -sort %s lists them.\n", d.Otherwise, how, d.Order.other())
+	}
 	_, err := io.WriteString(w, b.String())
 	return err
 }
@@ -114,11 +118,15 @@ func (d *Diff) shows() string { return plural(len(d.A.Runs)+len(d.B.Runs), "run"
 // restLine sums up what is not listed.
 func (d *Diff) restLine() string {
 	figures := fmt.Sprintf("A %s, B %s, %s +-%s", digits(d.Rest.A), digits(d.Rest.B), signed(d.Rest.Delta), digits(d.Rest.Within))
-	line := fmt.Sprintf("%s: no difference that %s can show; by themselves together %s",
-		plural(d.Others, "other function"), d.shows(), figures)
+	how := "by themselves"
+	if d.Order == ByCum {
+		how = "with what they call"
+	}
+	line := fmt.Sprintf("%s: %s no difference that %s can show; together, by themselves, %s",
+		plural(d.Others, "other function"), how, d.shows(), figures)
 	if d.Rest.Changed {
-		line = fmt.Sprintf("%s: none differs alone as far as %s can show, but by themselves together they do: %s",
-			plural(d.Others, "other function"), d.shows(), figures)
+		line = fmt.Sprintf("%s: %s none differs alone as far as %s can show, but together, by themselves, they do: %s",
+			plural(d.Others, "other function"), how, d.shows(), figures)
 	}
 	return line
 }

@@ -24,6 +24,13 @@ func ParseOrder(text string) (Order, error) {
 	return "", fmt.Errorf("there is no order %q; there are %s", text, list([]Order{ByFlat, ByCum}))
 }
 
+func (o Order) other() Order {
+	if o == ByCum {
+		return ByFlat
+	}
+	return ByCum
+}
+
 // A Cost is one cost of a function, the mean of the runs.
 type Cost struct {
 	Value float64 `json:"value"` // per delivery or client
