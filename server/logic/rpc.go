@@ -107,6 +107,7 @@ func (s *service) admit(ctx context.Context, session presence.Session) (presence
 		}
 	}
 	s.metrics.rejected.Inc()
+	s.peers.dismiss(admission.Replaced)
 	return admission, status.Errorf(codes.AlreadyExists, "session %q of member %d: %d sessions have its place (session.maxPerKey, session.maxPerMid)",
 		session.Key, session.Mid, len(admission.Holders))
 }

@@ -142,15 +142,29 @@ end
 
 // The scripts. Each returns a list whose first element is 1 or 0.
 var (
-	// addScript enters a session; enter does without, where it can. With ARGV[8], the bound, above 0 there are never more than
-	// that: by ARGV[9] the oldest go (1, and those), or the new one is not entered (0, and
-	// those that are there).
+	// addScript enters a session; enter does without, where it can. With ARGV[8], the bound,
+	// above 0 there are never more than that: by ARGV[9] the oldest go (1, and those), or the
+	// new one is not entered (0, and those that are there). With ARGV[10] 'draw' it answers a
+	// ticket instead of 1. With a ticket there those of the same member that have a later one
+	// stay; when they are as many as may be, the new one is not entered (0, and nobody).
 	addScript = redis.NewScript(library + `
-local bound, policy = tonumber(ARGV[8]), ARGV[9]
-local replaced, others = {}, {}
+local bound, policy, ticket = tonumber(ARGV[8]), ARGV[9], ARGV[10]
+local connected, answer, replaced, others = ARGV[2], 1, {}, {}
 local n = redis.call('HLEN', sessions)
-if bound > 0 and n >= bound then
+if bound > 0 and n >= bound or ticket == 'draw' then
 	others = without(read())
+	if ticket == 'draw' then
+		answer = now
+		if #others > 0 then answer = math.max(now, tonumber(others[#others].connected) + 1) end
+		connected = string.format('%.0f', answer)
+	elseif ticket then
+		connected = ticket
+		local later = 0
+		for _, s in ipairs(others) do
+			if s.mid == mid and tonumber(s.connected) > tonumber(ticket) then later = later + 1 end
+		end
+		if later >= bound then return {0} end
+	end
 	if #others >= bound and policy == 'reject' then return list(0, others) end
 	while #others >= bound do
 		local s = table.remove(others, 1)
@@ -158,14 +172,15 @@ if bound > 0 and n >= bound then
 		table.insert(replaced, s)
 	end
 else
+	connected = ticket or connected
 	clean(n)
 end
-write(ARGV[2])
+write(connected)
 point({server = server, key = key})
 for _, s in ipairs(replaced) do
 	if s.key ~= key then settle(others, s.key, s.server) end
 end
-return list(1, replaced)`)
+return list(answer, replaced)`)
 
 	// renewScript keeps a session from expiring, and enters it again when it is not there: 1.
 	// When others have its place, 0: it is not there and they are as many as may be, or it is
@@ -256,7 +271,7 @@ type call struct {
 	script  *redis.Script // nil: it is entered, without a script
 	more    []any         // arguments behind those that all scripts have
 
-	ok     bool      // the answer
+	answer int64     // above 0: done
 	listed []Session // by the answer; those that were replaced, or are in the way
 }
 
@@ -290,6 +305,30 @@ func (s *Store) runAll(ctx context.Context, calls []*call) error {
 	return err
 }
 
+// runInTurn makes the calls that enter a member's session in a cluster with bounds of both
+// kinds: two slots, and nothing that holds them together. The member's place goes first and
+// gives the session a ticket. Of two that connect at the same instant the later one stays,
+// at the key's place as well, so that they don't replace each other.
+func (s *Store) runInTurn(ctx context.Context, byKey, byMember *call) error {
+	byMember.more = append(byMember.more, "draw")
+	if err := s.runAll(ctx, []*call{byMember}); err != nil || !byMember.ok() {
+		return err
+	}
+	byKey.more = append(byKey.more, byMember.answer)
+	if err := s.runAll(ctx, []*call{byKey}); err != nil || !byKey.ok() {
+		return err
+	}
+	// Whoever replaced it since may have been at the key's place before it.
+	still, err := s.client.HExists(ctx, byMember.place.sessions, byMember.session.id()).Result()
+	if err != nil {
+		return fmt.Errorf("%s: %w", byMember.place.sessions, err)
+	}
+	if !still {
+		byMember.answer = 0
+	}
+	return nil
+}
+
 type evaluate func(script *redis.Script, ctx context.Context, to redis.Scripter, keys []string, args ...any) *redis.Cmd
 
 func (s *Store) try(ctx context.Context, calls []*call, eval evaluate) (unknown []*call, err error) {
@@ -320,6 +359,8 @@ func (s *Store) try(ctx context.Context, calls []*call, eval evaluate) (unknown 
 	return unknown, nil
 }
 
+func (c *call) ok() bool { return c.answer > 0 }
+
 // run queues a script and returns what reads its answer.
 func (c *call) run(ctx context.Context, pipe redis.Pipeliner, expire time.Duration, eval evaluate) func() error {
 	args := []any{c.place.kind, c.now.UnixMilli(), expire.Milliseconds(), c.session.id(), c.session.Server, c.session.Key, c.session.Mid}
@@ -332,8 +373,7 @@ func (c *call) run(ctx context.Context, pipe redis.Pipeliner, expire time.Durati
 		if len(answer) == 0 {
 			return errors.New("a script returned nothing")
 		}
-		first, _ := answer[0].(int64)
-		c.ok = first == 1
+		c.answer, _ = answer[0].(int64)
 		text := func(i int) string { t, _ := answer[i].(string); return t }
 		for i := 1; i+3 < len(answer); i += 4 {
 			mid, _ := strconv.ParseInt(text(i+3), 10, 64)
@@ -365,7 +405,7 @@ func (c *call) enter(ctx context.Context, pipe redis.Pipeliner, expire time.Dura
 				return err
 			}
 		}
-		c.ok = true
+		c.answer = 1
 		if before != nil {
 			delete(before.Val(), x.id())
 			c.listed = alive(before.Val(), c.now, expire)

@@ -40,9 +40,9 @@ func (s *Store) SetBounds(b Bounds) { s.bounds.Store(&b) }
 
 // An Admission is what became of a session that connects.
 type Admission struct {
-	Replaced []Session // that have to go; they are forgotten already
-	Rejected bool      // the session was not entered
-	Holders  []Session // whose being there is the reason, where it was rejected
+	Replaced []Session // that have to go, also where the session was rejected; they are forgotten already
+	Rejected bool      // the session was not entered, or is gone already
+	Holders  []Session // whose being there is the reason, if that is known
 }
 
 // Add enters a session, or says that it can't be entered.
@@ -56,34 +56,38 @@ func (s *Store) Add(ctx context.Context, session Session) (Admission, error) {
 	bounds := *s.bounds.Load()
 	now := time.Now()
 	calls := s.entries(session, now, bounds)
-	if err := s.runAll(ctx, calls); err != nil {
+	var err error
+	if s.clustered && session.Mid > 0 && bounds.PerKey > 0 && bounds.PerMid > 0 {
+		err = s.runInTurn(ctx, calls[0], calls[1])
+	} else {
+		err = s.runAll(ctx, calls)
+	}
+	if err != nil {
 		return fail(err)
 	}
 	var a Admission
-	for _, c := range calls {
-		if !c.ok {
-			a.Rejected = true
-			a.Holders = append(a.Holders, c.listed...)
-		}
-	}
 	var cleanUp []*call
 	for _, c := range calls {
-		switch {
-		case !c.ok:
-		case a.Rejected:
-			cleanUp = append(cleanUp, removal(c.place, session, now))
-		default:
-			for _, old := range c.listed {
-				if !slices.ContainsFunc(a.Replaced, func(r Session) bool { return r.ID == old.ID }) {
-					a.Replaced = append(a.Replaced, old)
-				}
-				// It has to leave the other place too.
-				for _, p := range old.places(bounds) {
-					if p.index != c.place.index {
-						cleanUp = append(cleanUp, removal(p, old, now))
-					}
+		if !c.ok() {
+			a.Rejected = true
+			a.Holders = append(a.Holders, c.listed...)
+			continue
+		}
+		for _, old := range c.listed {
+			if !slices.ContainsFunc(a.Replaced, func(r Session) bool { return r.ID == old.ID }) {
+				a.Replaced = append(a.Replaced, old)
+			}
+			// It has to leave the other place too.
+			for _, p := range old.places(bounds) {
+				if p.index != c.place.index {
+					cleanUp = append(cleanUp, removal(p, old, now))
 				}
 			}
+		}
+	}
+	for _, c := range calls {
+		if a.Rejected && c.ok() {
+			cleanUp = append(cleanUp, removal(c.place, session, now))
 		}
 	}
 	if len(cleanUp) > 0 {
@@ -106,7 +110,7 @@ func (s *Store) Renew(ctx context.Context, session Session) (replaced bool, err 
 	if err := s.runAll(ctx, calls); err != nil {
 		return false, s.failed(opRenew, fmt.Errorf("renew session %q in redis: %w", session.Key, err))
 	}
-	if !slices.ContainsFunc(calls, func(c *call) bool { return !c.ok }) {
+	if !slices.ContainsFunc(calls, func(c *call) bool { return !c.ok() }) {
 		return false, nil
 	}
 	_, err = s.Remove(ctx, session)
@@ -124,7 +128,7 @@ func (s *Store) Remove(ctx context.Context, session Session) (had bool, err erro
 	if err := s.runAll(ctx, calls); err != nil {
 		return false, s.failed(opRemove, fmt.Errorf("remove session %q from redis: %w", session.Key, err))
 	}
-	return calls[0].ok, nil
+	return calls[0].ok(), nil
 }
 
 // Forget removes sessions whose comets can't do so any more.
