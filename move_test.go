@@ -297,6 +297,34 @@ func TestReloadOfWhatCannotChange(t *testing.T) {
 	b.end(t, syscall.SIGTERM)
 }
 
+// All roles of one process take over what each of them can.
+func TestReloadOfUp(t *testing.T) {
+	conf := filepath.Join(t.TempDir(), "up.toml")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("[log]\nlevel = 'info'\n")
+	b := launch(t, append([]string{"up", "-conf", conf}, anyPorts()...)...)
+	b.find(t, &b.stdout, "Barrage is up")
+	for _, c := range []struct{ text, says string }{
+		{"[comet.whitelist]\nwhitelist = [7]\n[logic.node]\nheartbeat = '1m'\n[job.lane]\ncount = 2\n[log]\nlevel = 'info'\n",
+			`settings=job.lane.count\n.* changed="comet.whitelist.whitelist, logic.node.heartbeat"`},
+		{"[comet.whitelist]\nwhitelist = [8]\n[log]\nlevel = 'info'\n[logic.node]\nheartbeat = '1ns'\n", `nothing has changed" err="logic.node.heartbeat: 1ns is outside`},
+		{"[comet.whitelist]\nwhitelist = [9]\n[log]\nlevel = 'info'\n[logic.backoff]\nbaseDelay = 9\nmaxDelay = 8\n", `is not taken over" err="logic: backoff.baseDelay: 9 is more than backoff.maxDelay, 8" changed=""`},
+		{"[log]\nlevel = 'info'\n[logic.httpServer.auth]\nkeysFile = '/nowhere/keys'\n", `is not taken over" err=.*/nowhere/keys.* changed=comet.whitelist.whitelist`},
+	} {
+		write(c.text)
+		if err := b.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		b.find(t, &b.stderr, c.says)
+	}
+	b.end(t, syscall.SIGTERM)
+}
+
 func TestPrintedConfigurationLoads(t *testing.T) {
 	for _, role := range []string{"comet", "logic", "job", "discovery", "services", "up"} {
 		first := launch(t, role, "-print-config", "-log.level=warn")

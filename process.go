@@ -77,7 +77,7 @@ func serve[C any](ctx context.Context, name string, defaults C, ignored, args []
 	}
 	p := &process{name: name, level: new(slog.LevelVar), stdout: stdout, stderr: stderr}
 	if err == nil {
-		err = config.CheckAt("log", &loaded.Log)
+		err = config.Check(loaded)
 	}
 	if err == nil {
 		err = p.openLog(loaded.Log, loaded.Debug)

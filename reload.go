@@ -46,22 +46,20 @@ func watchReload[C any](ctx context.Context, p *process, holds *settings[C], loa
 			}
 			loaded, err := load()
 			if err == nil {
-				err = config.CheckAt("log", &loaded.Log)
+				err = config.Check(loaded)
 			}
 			if err != nil {
 				p.log.Error("the configuration can't be loaded, nothing has changed", "err", err)
 				continue
 			}
-			if err := reloadWith(p, holds, loaded); err != nil {
-				p.log.Error("the configuration is not taken over, nothing has changed", "err", err)
-			}
+			reloadWith(p, holds, loaded)
 		}
 	}()
 }
 
 // reloadWith takes over of loaded what can change while the process runs, notes it in holds,
 // and says what can't.
-func reloadWith[C any](p *process, holds, loaded *settings[C]) error {
+func reloadWith[C any](p *process, holds, loaded *settings[C]) {
 	p.mu.Lock()
 	reload := p.reload
 	p.mu.Unlock()
@@ -72,23 +70,23 @@ func reloadWith[C any](p *process, holds, loaded *settings[C]) error {
 		// What it names stays different from what holds, and is found below.
 		var later *config.RestartError
 		if err != nil && !errors.As(err, &later) {
-			return err
+			p.log.Error("the configuration is not taken over", "err", err, "changed", strings.Join(changed, ", "))
+			if err := config.Copy(holds, loaded, changed); err != nil {
+				p.log.Error("what has changed is not noted", "err", err)
+			}
+			return
 		}
 	}
 	p.setLog(loaded.Log, loaded.Debug)
 	paths, err := config.Diff(holds, loaded)
-	if err != nil {
-		return err
-	}
 	ofLog, others := config.Split(paths, liveLog)
 	changed = append(changed, ofLog...)
-	if err := config.Copy(holds, loaded, changed); err != nil {
-		return err
+	if err = errors.Join(err, config.Copy(holds, loaded, changed)); err != nil {
+		p.log.Error("what has changed is not noted", "err", err)
 	}
 	others = slices.DeleteFunc(others, func(path string) bool { return slices.Contains(changed, path) })
 	if len(others) > 0 {
 		p.log.Warn("settings take effect at the next start", "settings", strings.Join(others, ", "))
 	}
 	p.log.Info("the configuration is loaded again", "changed", strings.Join(changed, ", "), "level", p.level.Level().String())
-	return nil
 }

@@ -121,6 +121,12 @@ func pageLine(demo *console.Server) string {
 
 // reloadBoth has both roles take over what they can; job has nothing that changes.
 func reloadBoth(c *comet.Server, l *logic.Server, cfg upConfig) (changed []string, err error) {
+	// All of it or nothing, as far as it can be known before.
+	for section, role := range map[string]interface{ Validate() error }{"comet": &cfg.Comet, "logic": &cfg.Logic, "job": &cfg.Job} {
+		if err := role.Validate(); err != nil {
+			return nil, fmt.Errorf("%s: %w", section, err)
+		}
+	}
 	var later []string
 	take := func(section string, paths []string, err error) error {
 		for _, path := range paths {
@@ -135,11 +141,12 @@ func reloadBoth(c *comet.Server, l *logic.Server, cfg upConfig) (changed []strin
 		}
 		return nil
 	}
-	paths, cometErr := c.Reload(cfg.Comet)
-	cometErr = take("comet", paths, cometErr)
-	paths, logicErr := l.Reload(cfg.Logic)
-	logicErr = take("logic", paths, logicErr)
-	if err := errors.Join(cometErr, logicErr); err != nil {
+	paths, err := c.Reload(cfg.Comet)
+	if err := take("comet", paths, err); err != nil {
+		return changed, err
+	}
+	paths, err = l.Reload(cfg.Logic)
+	if err := take("logic", paths, err); err != nil {
 		return changed, err
 	}
 	if len(later) > 0 {
