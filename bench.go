@@ -19,6 +19,7 @@ import (
 
 	"barrage/harness"
 	"barrage/harness/ceiling"
+	"barrage/harness/cluster"
 	"barrage/harness/compare"
 	"barrage/harness/report"
 	"barrage/harness/scenario"
@@ -40,6 +41,7 @@ examples:
   barrage bench -set cluster.comet.room.minInterval=50ms -set pushes.0.rate=200/s room-10k
   barrage bench -results /tmp/results -ceiling=false scenarios/smoke.yaml
   barrage bench -profile room-10k-flood
+  barrage bench -target tcp=10.0.0.1:3101,ws=10.0.0.1:3102,push=10.0.0.2:3111 room-10k
   barrage bench -runs 6 -vs main~1 room-10k
 
 exit status: 0 the ledger balances and everything expected holds; 1 it does not, or a process
@@ -79,6 +81,7 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	runs := flags.Int("runs", 1, "run it `N` times, 1 to 100; with -vs N times for each side")
 	vs := flags.String("vs", "", "hold it against another `version`: a git commit of the repository here, or another binary")
 	profiles := flags.Bool("profile", false, "take CPU, memory and waiting profiles of all processes in the measured phase")
+	at := flags.String("target", "", "drive a `cluster` that runs already, goim's or ours: tcp=HOST:PORT,ws=HOST:PORT,push=HOST:PORT")
 	explain := flags.Bool("explain", false, "say what the run would do, what it needs and how long it takes, and run nothing")
 	list := flags.Bool("list", false, "list the scenarios that came with the binary")
 	flags.Var(&overrides, "set", "set a `field=value` of the scenario; may be given several times")
@@ -107,6 +110,16 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 		fmt.Fprintf(stderr, "barrage bench: %v\n", err)
 		return benchUsageError
 	}
+	var target *cluster.Target
+	if *at != "" {
+		if target, err = cluster.ParseTarget(*at); err == nil && *vs != "" {
+			err = errors.New("-target and -vs exclude each other: a target is one version")
+		}
+		if err != nil {
+			fmt.Fprintf(stderr, "barrage bench: %v\n", err)
+			return benchUsageError
+		}
+	}
 	if *explain {
 		if err := harness.Explain(stdout, s, *withCeiling); err != nil {
 			fmt.Fprintf(stderr, "barrage bench: %v\n", err)
@@ -125,7 +138,7 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	context.AfterFunc(ctx, stop)
 	opt := harness.Options{
 		Scenario: s, Overrides: overrides, Exe: exe, Self: exe, Results: *results, Commit: buildCommit(),
-		Command: slices.Concat([]string{"barrage", "bench"}, args), NoCeiling: !*withCeiling, Profile: *profiles,
+		Command: slices.Concat([]string{"barrage", "bench"}, args), NoCeiling: !*withCeiling, Profile: *profiles, Target: target,
 		Progress: stderr, Terminal: isTerminal(stderr),
 	}
 	var status int

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"barrage/harness/cluster"
 	"barrage/harness/report"
 	"barrage/harness/scenario"
 )
@@ -96,6 +97,23 @@ const (
 	memoryBeside    = 700 << 20
 	memoryPerClient = 24 << 10
 )
+
+// fitTarget says what a scenario asks of a cluster that isn't there.
+func fitTarget(s *scenario.Scenario, t *cluster.Target) error {
+	var problems []string
+	if ws := s.Clients.WebSocket; ws < 1 && len(t.TCP) == 0 {
+		problems = append(problems, "the scenario has clients on TCP, and the target no address for them: name one, or set clients.transport={ws: 1, tcp: 0}")
+	} else if ws > 0 && len(t.WS) == 0 {
+		problems = append(problems, "the scenario has clients on WebSocket, and the target no address for them: name one, or set clients.transport={tcp: 1, ws: 0}")
+	}
+	if len(s.Cluster.Comet)+len(s.Cluster.Logic)+len(s.Cluster.Job) > 0 {
+		problems = append(problems, "the scenario has settings for its own processes (cluster), which a target doesn't take")
+	}
+	if len(problems) > 0 {
+		return &EnvironmentError{Problems: problems}
+	}
+	return nil
+}
 
 // preflight returns how many comets the scenario gets, or an EnvironmentError.
 func preflight(s *scenario.Scenario, m machine) (comets int, err error) {

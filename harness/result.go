@@ -39,6 +39,10 @@ func (r *run) report() *report.Run {
 	out.Comet = r.comet(out)
 	out.Ceiling = r.ceilingFigures(out)
 	out.Disturbance = r.disturbance(out)
+	if t := r.opt.Target; t != nil {
+		out.Target = &report.Target{TCP: t.TCP, WebSocket: t.WS, Push: t.Push}
+		out.Environment.Broker = "" // the target's is not known
+	}
 	out.Verdict = verdict(out, s)
 	if change := changedSince(r.opt.First, &out.Environment); change != "" {
 		out.Verdict.Invalidate(change)

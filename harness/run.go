@@ -11,6 +11,9 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"barrage/harness/ceiling"
@@ -37,9 +40,12 @@ type Options struct {
 	First     *report.Environment
 	Command   []string // that the run was asked for with
 	NoCeiling bool     // leave the ceiling out
-	Profile   bool     // take profiles of all processes in the measured phase
-	Progress  io.Writer
-	Terminal  bool // Progress is one: redraw a line, instead of writing new ones
+	// Target is a cluster that runs already; nil for one of our own processes, which the
+	// scenario's settings are for.
+	Target   *cluster.Target
+	Profile  bool // take profiles of all processes in the measured phase
+	Progress io.Writer
+	Terminal bool // Progress is one: redraw a line, instead of writing new ones
 }
 
 // A Result is where a run's report lies.
@@ -57,7 +63,12 @@ var ErrInterrupted = errors.New("interrupted")
 // verdict. An interrupted run is reported as cut short. Whatever happens, no process is
 // left behind.
 func Run(ctx context.Context, opt Options) (*Result, error) {
-	comets, err := preflight(opt.Scenario, readMachine())
+	comets, err := 0, error(nil)
+	if opt.Target == nil {
+		comets, err = preflight(opt.Scenario, readMachine())
+	} else {
+		err = fitTarget(opt.Scenario, opt.Target)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -187,6 +198,7 @@ type run struct {
 	usage           map[string]cluster.Usage
 	ceiling         *ceiling.Result
 	profiles        profile.Captured // of Options.Profile
+	settled         func()           // ends their taking, see capture
 	stopErr         error            // the cluster's way out
 	cut             bool             // ctx ended on the way
 	timeline        timeline
@@ -207,18 +219,8 @@ func (r *run) take(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 
-	r.progress.phase("start", fmt.Sprintf("services, logic, job and %d comet(s)", r.comets))
-	cl := &r.opt.Scenario.Cluster
-	var err error
-	r.cluster, err = cluster.Start(ctx, cluster.Config{
-		Exe: r.opt.Exe, Logs: filepath.Join(r.dir, logsFolder), Comets: r.comets,
-		Comet: flags(cl.Comet), Logic: flags(cl.Logic), Job: flags(cl.Job),
-	}, func(e *cluster.ExitError) { cancel(e) })
-	if err != nil {
-		if ctx.Err() != nil && !errors.As(err, new(*cluster.ExitError)) {
-			return ErrInterrupted
-		}
-		return &StartError{Err: err}
+	if err := r.startCluster(ctx, func(e *cluster.ExitError) { cancel(e) }); err != nil {
+		return err
 	}
 	defer r.cluster.Stop()
 
@@ -226,19 +228,43 @@ func (r *run) take(ctx context.Context) error {
 		return interrupted(ctx, err)
 	}
 	defer r.closeSwarm()
+	r.settled = func() {}
+	defer func() { r.settled() }()
 	if err := r.push(ctx); err != nil {
 		return interrupted(ctx, err)
 	}
 	if err := r.settle(ctx); err != nil {
 		return interrupted(ctx, err)
 	}
-	if r.cut || r.opt.NoCeiling {
+	if r.cut || r.opt.NoCeiling || r.opt.Target != nil { // the ceiling is the machine's that the server is on
 		return nil
 	}
 	if err := r.measureCeiling(ctx); err != nil && ctx.Err() == nil {
 		return err
 	}
 	r.cut = ctx.Err() != nil
+	return nil
+}
+
+// startCluster starts the processes under test, or takes those that run already.
+func (r *run) startCluster(ctx context.Context, died func(*cluster.ExitError)) (err error) {
+	if t := r.opt.Target; t != nil {
+		r.progress.phase("target", fmt.Sprintf("clients go to %s, pushes to %s", strings.Join(slices.Concat(t.TCP, t.WS), ", "), t.Push))
+		r.cluster = cluster.External(t)
+		return nil
+	}
+	r.progress.phase("start", fmt.Sprintf("services, logic, job and %d comet(s)", r.comets))
+	cl := &r.opt.Scenario.Cluster
+	r.cluster, err = cluster.Start(ctx, cluster.Config{
+		Exe: r.opt.Exe, Logs: filepath.Join(r.dir, logsFolder), Comets: r.comets,
+		Comet: flags(cl.Comet), Logic: flags(cl.Logic), Job: flags(cl.Job),
+	}, died)
+	if err != nil {
+		if ctx.Err() != nil && !errors.As(err, new(*cluster.ExitError)) {
+			return ErrInterrupted
+		}
+		return &StartError{Err: err}
+	}
 	return nil
 }
 
@@ -327,8 +353,7 @@ func (r *run) push(ctx context.Context) error {
 		done <- outcome{result, err}
 	}()
 	stop := r.watch("warm-up")
-	capture := r.capture(ctx)
-	defer capture()
+	r.settled = r.capture(ctx)
 	sleep(ctx, time.Duration(r.start+int64(phases.Warmup)-ledger.Now()))
 	stop()
 	var err error
@@ -381,10 +406,10 @@ func (r *run) capture(ctx context.Context) (settled func()) {
 		defer close(done)
 		r.profiles = profile.Capture(ctx, cfg)
 	}()
-	return func() {
+	return sync.OnceFunc(func() {
 		close(over)
 		<-done
-	}
+	})
 }
 
 // sleep waits for d or until ctx ends.
@@ -409,6 +434,8 @@ func (r *run) settle(ctx context.Context) error {
 	if r.end, err = r.readBorder(ctx); err != nil {
 		return err
 	}
+	// Profiles of the end collect garbage: that is no part of what was measured.
+	r.settled()
 	if r.received, err = r.swarm.Finish(ctx, r.sent.Plans()); err != nil {
 		return fmt.Errorf("close the ledger: %w", err)
 	}

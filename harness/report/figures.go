@@ -174,7 +174,7 @@ func latencyFigures() []Figure {
 }
 
 func serverFigures() []Figure {
-	return []Figure{
+	list := []Figure{
 		{Name: "server.cpu_per_delivery", Help: "CPU time of comet, logic and job together, a delivery", Unit: Seconds, Better: Less, Primary: true,
 			of: func(r *Run) float64 { return r.Server.CPUSecondsPerMillion / 1e6 }},
 		{Name: "server.deliveries_per_cpu_second", Help: "deliveries a CPU second of comet, logic and job together", Unit: Count, Better: More, Primary: true,
@@ -202,6 +202,10 @@ func serverFigures() []Figure {
 		{Name: "services.cpu_seconds", Help: "CPU time of the embedded broker, registry and discovery, measured phase", Unit: Seconds,
 			of: func(r *Run) float64 { return r.Server.ServicesCPUSeconds }},
 	}
+	for i := range list {
+		list[i].has = func(r *Run) bool { return r.Target == nil } // else it is not known
+	}
+	return list
 }
 
 func truthFigures() []Figure {

@@ -24,6 +24,7 @@ type Run struct {
 	Command  []string  `json:"command"` // that made the run
 	Verdict  Verdict   `json:"verdict"`
 
+	Target      *Target     `json:"target,omitempty"` // absent when the cluster was the run's own
 	Environment Environment `json:"environment"`
 	Clients     Clients     `json:"clients"`
 	Pushes      Pushes      `json:"pushes"`
@@ -37,6 +38,14 @@ type Run struct {
 	Disturbance Disturbance `json:"disturbance"`
 	Timeline    []Second    `json:"timeline"`
 	Profiles    Profiles    `json:"profiles"`
+}
+
+// Target is a cluster that ran already. What its processes used is not known, and the
+// environment is that of the harness.
+type Target struct {
+	TCP       []string `json:"tcp"`
+	WebSocket []string `json:"websocket"`
+	Push      string   `json:"push"`
 }
 
 // Profiles says what lies in the folder profiles/ beside run.json.

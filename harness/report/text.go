@@ -42,8 +42,10 @@ func Text(w io.Writer, r *Run, style Style) error {
 	e.latency(&r.Latency)
 	head("Processes, measured phase")
 	e.processes(r)
-	head("Comet")
-	e.comet(&r.Comet)
+	if r.Target == nil {
+		head("Comet")
+		e.comet(&r.Comet)
+	}
 	head("Ceiling of this machine")
 	e.ceiling(r)
 	if p := &r.Profiles; p.Taken > 0 || len(p.Problems) > 0 {
@@ -149,9 +151,11 @@ func (e *errWriter) deliveries(r *Run) {
 		drained = "not all within " + span(d.DrainTime) + " after the schedule's end"
 	}
 	e.printf("  %s/s over %s, %s\n", many(d.PerSecond), span(d.Seconds), drained)
-	if d.CometFrames != d.LedgerFrames {
+	switch {
+	case r.Target != nil: // its counters are not known
+	case d.CometFrames != d.LedgerFrames:
 		e.printf("  comet counts %s frames, the ledger %s\n", count(d.CometFrames), count(d.LedgerFrames))
-	} else {
+	default:
 		e.printf("  comet's own counters say the same: %s frames\n", count(d.CometFrames))
 	}
 }
@@ -181,12 +185,20 @@ func (e *errWriter) processes(r *Run) {
 	}
 	t.write(e, "  ")
 	s := &r.Server
-	e.printf("  comet, logic and job together: %s deliveries per CPU second, %s CPU s a million\n",
-		many(s.DeliveriesPerCPUSecond), digits(s.CPUSecondsPerMillion))
-	e.printf("  comet alone: %s deliveries per CPU second\n", many(s.CometDeliveriesPerCPUSec))
+	if t := r.Target; t != nil {
+		e.printf("  what the target uses is not known (clients at %s, pushes at %s)\n", strings.Join(slices.Concat(t.TCP, t.WebSocket), ", "), t.Push)
+	} else {
+		e.server(s)
+	}
 	e.printf("  swarm: %s, the busiest at work for %s of the time, at most %s of a second; read lag p99 %s, max %s\n",
 		plural(r.Swarm.Threads, "thread"), percent(r.Swarm.BusyMean), percent(r.Swarm.BusyMost), span(r.Swarm.ReadLag.P99), span(r.Swarm.ReadLag.Max))
 	e.printf("  beside the run: other processes %s of the machine, steal %s\n", percent(r.Disturbance.OtherCPU), percent(r.Disturbance.Steal))
+}
+
+func (e *errWriter) server(s *Server) {
+	e.printf("  comet, logic and job together: %s deliveries per CPU second, %s CPU s a million\n",
+		many(s.DeliveriesPerCPUSecond), digits(s.CPUSecondsPerMillion))
+	e.printf("  comet alone: %s deliveries per CPU second\n", many(s.CometDeliveriesPerCPUSec))
 }
 
 func (e *errWriter) comet(c *Comet) {
