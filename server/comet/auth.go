@@ -81,7 +81,7 @@ func (s *Server) admit(c *session, auth wire.Frame, r *logic.ConnectReply) {
 		join.ops = append(join.ops, wire.Op(op))
 	}
 	c.in.phase = phaseOpen
-	c.in.reportAt = s.nextReport(now)
+	c.in.reportAt = uint32(s.nextReport(now))
 
 	c.mu.Lock()
 	if c.out.closed {

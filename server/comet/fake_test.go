@@ -18,6 +18,7 @@ type fakeLogic struct {
 	logic.LogicClient
 	heartbeat time.Duration      // of ConnectReply; an hour if 0
 	profile   *wsProfile         // of the WebSocket listener; frames if nil
+	forgets   bool               // keeps no cookies and ids, whose memory would be measured
 	before    func(token []byte) // called in Connect, if set
 	// What a logic that bounds the sessions of a key adds, and says to a heartbeat; may be nil.
 	connect  func(*logic.ConnectReq, *logic.ConnectReply) error
@@ -45,10 +46,12 @@ func (f *fakeLogic) Connect(_ context.Context, q *logic.ConnectReq, _ ...grpc.Ca
 	if err := json.Unmarshal(q.Token, &token); err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	f.mu.Lock()
-	f.cookies = append(f.cookies, q.Cookie)
-	f.ids = append(f.ids, q.Session)
-	f.mu.Unlock()
+	if !f.forgets {
+		f.mu.Lock()
+		f.cookies = append(f.cookies, q.Cookie)
+		f.ids = append(f.ids, q.Session)
+		f.mu.Unlock()
+	}
 	h := f.heartbeat
 	if h == 0 {
 		h = time.Hour

@@ -241,8 +241,8 @@ func (s *session) beat(f wire.Frame) {
 	var body [4]byte
 	binary.BigEndian.PutUint32(body[:], uint32(count))
 	s.write(s.reply(f, wire.OpHeartbeatReply, body[:]))
-	if now.Unix() >= s.in.reportAt {
-		s.in.reportAt = s.server.nextReport(now)
+	if now.Unix() >= int64(s.in.reportAt) {
+		s.in.reportAt = uint32(s.server.nextReport(now))
 		s.server.heartbeat(s)
 	}
 }

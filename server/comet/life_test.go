@@ -18,6 +18,7 @@ import (
 // pushes that arrive, don't.
 func TestOnlyHeartbeatsRenew(t *testing.T) {
 	everyTransport(t, func(t *testing.T, tr transport) {
+		t.Parallel()
 		c := tr.start(t, &fakeLogic{heartbeat: time.Second}, nil)
 		talker := c.login(t, tr.websocket, `{"key":"talker"}`)
 		beater := c.login(t, tr.websocket, `{"key":"beater"}`)
@@ -36,15 +37,8 @@ func TestOnlyHeartbeatsRenew(t *testing.T) {
 			if time.Since(began) > wait {
 				t.Fatal("a session that sends no heartbeat stays open")
 			}
-			write := func(cl *client, op wire.Op) {
-				b := wire.AppendFrame(nil, wire.Frame{Ver: 1, Op: op})
-				if tr.websocket {
-					b = maskedFrame(0x82, b)
-				}
-				cl.conn.Write(b) // which fails once it is closed
-			}
-			write(talker, wire.OpSendMsg)
-			write(beater, wire.OpHeartbeat)
+			_ = talker.trySend(wire.Frame{Ver: 1, Op: wire.OpSendMsg}) // which fails once it is closed
+			_ = beater.trySend(wire.Frame{Ver: 1, Op: wire.OpHeartbeat})
 			time.Sleep(50 * time.Millisecond)
 		}
 		if n := testutil.ToFloat64(c.metrics.closed[reasonHeartbeat]); n != 1 || c.sessions.Load() != 1 || time.Since(began) < time.Second {

@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"testing"
 	"time"
+	"unsafe"
 
 	"barrage/server/wire"
 
@@ -18,7 +19,7 @@ func BenchmarkConnectionMemory(b *testing.B) {
 	for _, websocket := range []bool{false, true} {
 		b.Run(fmt.Sprintf("websocket=%v", websocket), func(b *testing.B) {
 			const sessions = 8000
-			c := startComet(b, &fakeLogic{}, nil)
+			c := startComet(b, &fakeLogic{forgets: true}, nil)
 			var perSession float64
 			for b.Loop() {
 				fds := make([]int, 0, sessions)
@@ -68,6 +69,25 @@ func (c *testComet) bareLogin(b *testing.B, websocket bool, token string) int {
 	}
 	ask(auth)
 	return fd
+}
+
+// A session is as small as its size class allows, and a sweep of a room needs one line of the
+// cache for it.
+func TestSessionLayout(t *testing.T) {
+	var s session
+	if n := unsafe.Sizeof(s); n > 256 {
+		t.Errorf("a session has %d bytes: with more than 256 it takes 288", n)
+	}
+	const line = 64
+	first := unsafe.Offsetof(s.websocket) / line
+	for name, at := range map[string]uintptr{
+		"mu": unsafe.Offsetof(s.mu), "out": unsafe.Offsetof(s.out),
+		"the end of out": unsafe.Offsetof(s.out) + unsafe.Sizeof(s.out) - 1,
+	} {
+		if at/line != first {
+			t.Errorf("%s is at %d, in another cache line than websocket", name, at)
+		}
+	}
 }
 
 // The vectors that connections share are found where netpoll keeps them.

@@ -46,8 +46,13 @@ func TestNoByteReachesAnotherSession(t *testing.T) {
 						}
 						return
 					}
-					cl.send(wire.Frame{Ver: 1, Op: wire.OpAuth, Body: fmt.Appendf(nil, `{"key":%q,"room_id":%q,"accepts":[%d]}`, key, room, 1000+slot)})
-					if f, err := cl.tryRead(); err != nil || f.Op != wire.OpAuthReply {
+					token := fmt.Appendf(nil, `{"key":%q,"room_id":%q,"accepts":[%d]}`, key, room, 1000+slot)
+					err = cl.trySend(wire.Frame{Ver: 1, Op: wire.OpAuth, Body: token})
+					var f wire.Frame
+					if err == nil {
+						f, err = cl.tryRead()
+					}
+					if err != nil || f.Op != wire.OpAuthReply {
 						if ctx.Err() == nil {
 							t.Errorf("%s: auth reply is %+v, %v", key, f, err)
 						}

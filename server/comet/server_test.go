@@ -192,11 +192,18 @@ func maskedFrame(b0 byte, payload []byte) []byte {
 
 func (c *client) send(f wire.Frame) {
 	c.t.Helper()
+	if err := c.trySend(f); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func (c *client) trySend(f wire.Frame) error {
 	b := wire.AppendFrame(nil, f)
 	if c.websocket {
 		b = maskedFrame(0x82, b)
 	}
-	c.sendRaw(b)
+	_, err := c.conn.Write(b)
+	return err
 }
 
 func (c *client) sendRaw(b []byte) {

@@ -32,6 +32,13 @@ func (c *testComet) ids() []string {
 	return slices.Clone(c.logic.ids)
 }
 
+// takenBack returns the sessions that logic was told have ended, in their order.
+func (c *testComet) takenBack() []string {
+	c.logic.mu.Lock()
+	defer c.logic.mu.Unlock()
+	return slices.Clone(c.logic.goneIDs)
+}
+
 // sessionsClient calls the service that logic calls.
 func (c *testComet) sessionsClient(t testing.TB) sessions.SessionsClient {
 	t.Helper()
@@ -86,11 +93,7 @@ func TestSeveralSessionsUnderOneKey(t *testing.T) {
 	// From the middle, the oldest, the newest: the others still get everything.
 	for _, i := range []int{1, 0} {
 		clients[i].conn.Close()
-		eventually(t, "logic hears of the end", func() bool {
-			c.logic.mu.Lock()
-			defer c.logic.mu.Unlock()
-			return slices.Contains(c.logic.goneIDs, ids[i])
-		})
+		eventually(t, "logic hears of the end", func() bool { return slices.Contains(c.takenBack(), ids[i]) })
 		pushTo(t, c, "k", "to the rest")
 		clients[2].wants("to the rest")
 	}
@@ -98,7 +101,7 @@ func TestSeveralSessionsUnderOneKey(t *testing.T) {
 	if f := other.read(); f.Op != wire.OpHeartbeatReply {
 		t.Errorf("the session that doesn't accept the operation got %+v", f)
 	}
-	if n := len(c.logic.goneIDs); n != 2 {
+	if n := len(c.takenBack()); n != 2 {
 		t.Errorf("%d sessions are taken back, want 2", n)
 	}
 }
@@ -114,14 +117,10 @@ func TestReplaced(t *testing.T) {
 			pushTo(t, c, "k", "new")
 			second.wants("new")
 			second.conn.Close()
-			eventually(t, "logic hears of the second's end", func() bool {
-				c.logic.mu.Lock()
-				defer c.logic.mu.Unlock()
-				return len(c.logic.gone) > 0
-			})
+			eventually(t, "logic hears of the second's end", func() bool { return len(c.takenBack()) > 0 })
 			// The first's end took no registration away: the key was the second's.
-			if ids := c.ids(); len(c.logic.goneIDs) != 1 || c.logic.goneIDs[0] != ids[1] {
-				t.Errorf("taken back: %q of %q", c.logic.goneIDs, ids)
+			if ids, gone := c.ids(), c.takenBack(); len(gone) != 1 || gone[0] != ids[1] {
+				t.Errorf("taken back: %q of %q", gone, ids)
 			}
 		})
 		t.Run("by logic's word", func(t *testing.T) {
@@ -147,6 +146,11 @@ func TestReplaced(t *testing.T) {
 			first := c.login(t, websocket, `{"key":"k","accepts":[1000]}`)
 			second := c.login(t, websocket, `{"key":"k","accepts":[1000]}`)
 			ids := c.ids()
+			eventually(t, "both are their shard's", func() bool {
+				c.connecting.mu.Lock()
+				defer c.connecting.mu.Unlock()
+				return len(c.connecting.by) == 0
+			})
 			refs := []*logic.SessionRef{{Key: "k", Session: ids[0]}, {Key: "k", Session: "x-1"}, {Key: "other", Session: ids[1]}}
 			held, err := rpc.Holds(context.Background(), &sessions.HoldsReq{Sessions: refs})
 			if err != nil || len(held.Sessions) != 1 || held.Sessions[0].Session != ids[0] {
@@ -236,7 +240,7 @@ func TestRejected(t *testing.T) {
 		cl.send(wire.Frame{Ver: 1, Op: wire.OpAuth, Body: []byte(`{"key":"k"}`)})
 		cl.dismissed("rejected")
 		eventually(t, "it is counted", func() bool { return testutil.ToFloat64(c.metrics.closed[reasonRejected]) == 1 })
-		if n := len(c.logic.gone); n != 0 {
+		if n := len(c.takenBack()); n != 0 {
 			t.Errorf("%d registrations are taken back of a session that had none", n)
 		}
 	})

@@ -157,7 +157,7 @@ type modelClient struct {
 // compares what every client sees with a naive model.
 // The log is large here, so nothing may be missing.
 func TestModel(t *testing.T) {
-	seeds := 3000
+	seeds := 1000
 	if testing.Short() {
 		seeds = 200
 	}
@@ -172,7 +172,7 @@ func TestModel(t *testing.T) {
 // TestModelOverrun is TestModel with logs so small that slow clients fall off: what they
 // see is in order and complete but for exactly the frames that were counted.
 func TestModelOverrun(t *testing.T) {
-	seeds := 3000
+	seeds := 1000
 	if testing.Short() {
 		seeds = 200
 	}
