@@ -9,14 +9,11 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
-	"io"
 	"log/slog"
 	"net"
 	"net/netip"
 	"runtime"
 	"runtime/metrics"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -50,12 +47,6 @@ type Deps struct {
 	// Register makes the comet known to job and logic and keeps it so until closed. It is
 	// called once, from Run, may take as long as discovery does, and may be nil.
 	Register func(context.Context, discovery.Instance) (Registration, error)
-}
-
-// A Registration is a comet's entry in discovery.
-type Registration interface {
-	Update(metadata map[string]string) error
-	io.Closer
 }
 
 // A Server is one comet.
@@ -376,126 +367,11 @@ func (s *Server) shardOf(key string) *shard {
 	return s.shards[maphash.String(s.seed, key)%uint64(len(s.shards))]
 }
 
-// onPrepare gives an accepted connection its session, before netpoll polls it.
-func (s *Server) onPrepare(websocket bool) netpoll.OnPrepare {
-	return func(c netpoll.Connection) context.Context {
-		shareBarrier(c)
-		client, _ := c.RemoteAddr().(remoteAddr)
-		ss := &session{server: s, addr: addrKey(client), websocket: websocket, number: s.numbers.Add(1)}
-		ss.out.stream = fdStream{c.(netpoll.Conn).Fd()}
-		if !websocket {
-			ss.in.phase = phaseAuth
-		}
-		s.metrics.accepted.Inc()
-		s.metrics.connections.Inc()
-		s.handshakes.add(ss, time.Now().Add(s.cfg.Protocol.HandshakeTimeout))
-		// Callbacks run last added first, so this one before the descriptor is closed.
-		if err := c.AddCloseCallback(func(netpoll.Connection) error { ss.gone(); return nil }); err != nil {
-			s.log.Error("watch a connection's end", "err", err)
-		}
-		return connContext{ss}
-	}
-}
-
-// onRequest takes all input of a connection. It runs on the poller's goroutine.
-func onRequest(ctx context.Context, c netpoll.Connection) (err error) {
-	ss := ctx.(connContext).session
-	defer ss.closeOnPanic()
-	r := c.Reader()
-	n := r.Len()
-	b, err := r.Next(n)
-	if err != nil {
-		ss.close(reasonPeer)
-		return err
-	}
-	ss.feed(b)
-	return r.Release()
-}
-
-// closeOnPanic is deferred where a session's input is handled: a bug there ends the session,
-// not the process.
-func (s *session) closeOnPanic() {
-	if p := recover(); p != nil {
-		s.server.log.Error("handler panicked", "addr", s.addr, "panic", p, "stack", stack())
-		s.close(reasonPanic)
-	}
-}
-
-func stack() string {
-	b := make([]byte, 4<<10)
-	return string(b[:runtime.Stack(b, false)])
-}
-
 // refused counts a refused connection, with a log line a second at most.
 func (s *Server) refused(why refusal, addr netip.Addr) {
 	s.metrics.refused[why].Inc()
 	if s.refusedLog.allow(time.Now()) {
 		s.log.Warn("connection refused", "reason", refusalNames[why], "addr", addr)
-	}
-}
-
-// stayRegistered enters the comet into discovery and renews what it says of its load. When
-// ctx ends it is offline there, for logic to send no new clients, and leaves once drained:
-// until then job must know it, as its sessions live on.
-func (s *Server) stayRegistered(ctx context.Context, drained <-chan struct{}) {
-	if s.register == nil {
-		return
-	}
-	reg, err := s.register(ctx, s.instance(false))
-	if err != nil {
-		if ctx.Err() == nil {
-			s.log.Error("register in discovery", "err", err)
-		}
-		return
-	}
-	s.registered.Store(true)
-	defer func() {
-		if err := reg.Close(); err != nil {
-			s.log.Warn("leave discovery", "err", err)
-		}
-	}()
-	tick := time.NewTicker(s.cfg.Online.Period)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			if err := reg.Update(s.instance(true).Metadata); err != nil {
-				s.log.Warn("go offline in discovery", "err", err)
-			}
-			<-drained
-			return
-		case <-tick.C:
-		case <-s.renew:
-		}
-		if ctx.Err() != nil {
-			continue
-		}
-		if err := reg.Update(s.instance(false).Metadata); err != nil {
-			s.log.Warn("renew the metadata in discovery", "err", err)
-		}
-	}
-}
-
-// instance is what discovery says of this comet, as goim's does.
-func (s *Server) instance(draining bool) discovery.Instance {
-	s.envMu.Lock()
-	env := s.env
-	s.envMu.Unlock()
-	connections, addresses := s.limits.counts()
-	return discovery.Instance{
-		AppID:    discovery.AppComet,
-		Hostname: s.name,
-		Region:   env.Region,
-		Zone:     env.Zone,
-		Env:      env.DeployEnv,
-		Addrs:    []string{"grpc://" + discovery.AdvertiseAddr(s.rpcLn.Addr())},
-		Metadata: map[string]string{
-			"weight":     strconv.FormatInt(env.Weight, 10),
-			"offline":    strconv.FormatBool(env.Offline || draining),
-			"addrs":      strings.Join(env.Addrs, ","),
-			"conn_count": strconv.Itoa(connections),
-			"ip_count":   strconv.Itoa(addresses),
-		},
 	}
 }
 
