@@ -35,6 +35,7 @@ func defaultUpConfig() upConfig {
 		Services: defaultServicesConfig(), Console: console.DefaultConfig(),
 	}
 	cfg.Console.Addr = "127.0.0.1:1999"
+	cfg.Comet.Env.Addrs, cfg.Logic.Node.DefaultDomain = []string{"127.0.0.1"}, "127.0.0.1"
 	cfg.Comet.TCP.Bind = []string{"127.0.0.1:3101"}
 	cfg.Comet.WebSocket.Bind = []string{"127.0.0.1:3102"}
 	cfg.Comet.RPCServer.Addr = "127.0.0.1:3109"
@@ -54,6 +55,20 @@ func (c *upConfig) useServices(s *backing.Services) {
 	c.Job.Kafka.Brokers, c.Job.Kafka.Topic = brokers, topic
 	c.Job.Kafka.Options = append(backing.ConsumerOptions(), c.Job.Kafka.Options...)
 	c.Logic.Redis.Addr = s.RedisAddr()
+}
+
+// tellPorts has logic tell clients who ask for nodes of this process's ports, whichever
+// they are.
+func (c *upConfig) tellPorts(clients *comet.Server) {
+	node := &c.Logic.Node
+	for _, x := range []struct {
+		told  *int
+		bound []net.Addr
+	}{{&node.TCPPort, clients.TCPAddrs()}, {&node.WSPort, clients.WebSocketAddrs()}, {&node.WSSPort, clients.WebSocketTLSAddrs()}} {
+		if len(x.bound) > 0 {
+			*x.told = x.bound[0].(*net.TCPAddr).Port
+		}
+	}
 }
 
 func runUp(ctx context.Context, args []string, stdout, stderr io.Writer) int {
@@ -81,7 +96,9 @@ func up(ctx context.Context, p *process, cfg upConfig) (err error) {
 	}
 	onReload(p, func(cfg upConfig) ([]string, error) {
 		cfg.useServices(services)
-		return reloadBoth(cometRole.server.(*comet.Server), logicRole.server.(*logic.Server), cfg)
+		clients := cometRole.server.(*comet.Server)
+		cfg.tellPorts(clients)
+		return reloadBoth(clients, logicRole.server.(*logic.Server), cfg)
 	})
 	parts := []part{
 		{"announcement", func(ctx context.Context) error {
@@ -156,22 +173,26 @@ func reloadBoth(c *comet.Server, l *logic.Server, cfg upConfig) (changed []strin
 }
 
 // newRoles makes all roles and binds their ports.
-func newRoles(p *process, cfg upConfig) (comet, job, logic *role, err error) {
-	if comet, err = newComet(p, cfg.Comet); err != nil {
+func newRoles(p *process, cfg upConfig) (cometRole, jobRole, logicRole *role, err error) {
+	if cometRole, err = newComet(p, cfg.Comet); err != nil {
 		return nil, nil, nil, fmt.Errorf("comet: %w", err)
 	}
-	if job, err = newJob(p, cfg.Job); err != nil {
+	if err := cometRole.listen(); err != nil {
+		return nil, nil, nil, fmt.Errorf("comet.%w", err)
+	}
+	cfg.tellPorts(cometRole.server.(*comet.Server))
+	if jobRole, err = newJob(p, cfg.Job); err != nil {
 		return nil, nil, nil, fmt.Errorf("job: %w", err)
 	}
-	if logic, err = newLogic(p, cfg.Logic); err != nil {
+	if logicRole, err = newLogic(p, cfg.Logic); err != nil {
 		return nil, nil, nil, fmt.Errorf("logic: %w", err)
 	}
-	for _, r := range []*role{comet, job, logic} {
+	for _, r := range []*role{jobRole, logicRole} {
 		if err := r.listen(); err != nil {
 			return nil, nil, nil, fmt.Errorf("%s.%w", r.name, err)
 		}
 	}
-	return comet, job, logic, nil
+	return cometRole, jobRole, logicRole, nil
 }
 
 // waitReady returns when every role is ready, or with an error when ctx ends first. Every
