@@ -18,9 +18,12 @@ const (
 	maxReport = 30 * time.Minute
 )
 
-// nextReport draws the unix second from which on a heartbeat is passed on to logic.
-func (s *Server) nextReport(now time.Time) int64 {
-	return now.Add(minReport + rand.N(maxReport-minReport)).Unix()
+// nextReport draws the unix second from which on a heartbeat is passed on to logic, which
+// forgets a session that it hears nothing of for maxReport. Between two heartbeats may pass
+// as much as the session's deadline, so it is drawn so much earlier.
+func nextReport(now time.Time, deadline time.Duration) int64 {
+	latest := max(maxReport-deadline, minReport+time.Minute)
+	return now.Add(minReport + rand.N(latest-minReport)).Unix()
 }
 
 // connect asks logic about the token in auth, off the poller's goroutine, and then lets the
@@ -81,7 +84,7 @@ func (s *Server) admit(c *session, auth wire.Frame, r *logic.ConnectReply) {
 		join.ops = append(join.ops, wire.Op(op))
 	}
 	c.in.phase = phaseOpen
-	c.in.reportAt = uint32(s.nextReport(now))
+	c.in.reportAt = uint32(nextReport(now, c.heartbeat))
 
 	c.mu.Lock()
 	if c.out.closed {

@@ -242,7 +242,7 @@ func (s *session) beat(f wire.Frame) {
 	binary.BigEndian.PutUint32(body[:], uint32(count))
 	s.write(s.reply(f, wire.OpHeartbeatReply, body[:]))
 	if now.Unix() >= int64(s.in.reportAt) {
-		s.in.reportAt = uint32(s.server.nextReport(now))
+		s.in.reportAt = uint32(nextReport(now, s.heartbeat))
 		s.server.heartbeat(s)
 	}
 }

@@ -50,8 +50,8 @@ func TestOnlyHeartbeatsRenew(t *testing.T) {
 	})
 }
 
-// Logic hears of a live session with the first heartbeat behind a time of 10 to 30 minutes,
-// drawn for each session.
+// Logic hears of a live session with the first heartbeat behind a time from 10 minutes on,
+// drawn for each session, so that it never hears later than after 30.
 func TestReportTimes(t *testing.T) {
 	var beats atomic.Int32
 	c := startComet(t, &fakeLogic{beat: func(q *logic.HeartbeatReq) *logic.HeartbeatReply {
@@ -62,13 +62,18 @@ func TestReportTimes(t *testing.T) {
 		return &logic.HeartbeatReply{}
 	}}, nil)
 	now := time.Now()
-	low, high := int64(1<<62), int64(0)
-	for range 10_000 {
-		at := c.nextReport(now) - now.Unix()
-		low, high = min(low, at), max(high, at)
-	}
-	if low < 600 || low > 620 || high > 1800 || high < 1780 {
-		t.Errorf("logic is told after %d to %d s, want 600 to 1800", low, high)
+	for _, d := range []struct {
+		deadline  time.Duration
+		low, high int64
+	}{{8 * time.Minute, 600, 22 * 60}, {time.Second, 600, 30 * 60}, {time.Hour, 600, 11 * 60}} {
+		low, high := int64(1<<62), int64(0)
+		for range 10_000 {
+			at := nextReport(now, d.deadline) - now.Unix()
+			low, high = min(low, at), max(high, at)
+		}
+		if low < d.low || low > d.low+20 || high > d.high || high < d.high-20 {
+			t.Errorf("with a deadline of %v logic is told after %d to %d s, want %d to %d", d.deadline, low, high, d.low, d.high)
+		}
 	}
 	cl := c.login(t, false, `{"mid":5,"key":"k"}`)
 	beat := func() {
