@@ -253,6 +253,9 @@ function arrived(message) {
 }
 
 function drawArrivals() {
+  if (fresh.length === 0) {
+    return;
+  }
   const rows = fresh.splice(0).reverse().map(row);
   if (rows.length < 3) { // a busy list need not flash
     rows.forEach((r) => r.classList.add("fresh"));
@@ -342,6 +345,7 @@ function tick() {
   if (history60.length > SECONDS + 1) {
     history60.shift();
   }
+  drawArrivals(); // what is counted and told is listed
   drawTotals();
   showStatus();
   speak();
@@ -524,6 +528,7 @@ $("pause").onclick = () => {
   $("pause").setAttribute("aria-pressed", paused);
 };
 $("clear").onclick = () => {
+  fresh = [];
   $("messages").replaceChildren();
   $("empty").hidden = false;
 };
