@@ -35,10 +35,18 @@ func (n *Node) handler() http.Handler {
 			n.write(w, http.StatusOK, a)
 		})
 	}
-	handle("POST /discovery/register", false, n.register)
-	handle("POST /discovery/renew", false, n.renew)
-	handle("POST /discovery/cancel", false, n.cancel)
-	handle("POST /discovery/set", false, n.set)
+	// Changes are passed on in the order in which they were made here.
+	inTurn := func(h func(*form, *http.Request) answer) func(*form, *http.Request) answer {
+		return func(f *form, r *http.Request) answer {
+			n.turn.Lock()
+			defer n.turn.Unlock()
+			return h(f, r)
+		}
+	}
+	handle("POST /discovery/register", false, inTurn(n.register))
+	handle("POST /discovery/renew", false, inTurn(n.renew))
+	handle("POST /discovery/cancel", false, inTurn(n.cancel))
+	handle("POST /discovery/set", false, inTurn(n.set))
 	handle("GET /discovery/fetch/all", true, n.fetchAll)
 	handle("GET /discovery/fetch", true, n.fetch)
 	handle("GET /discovery/fetchs", true, n.fetchSeveral)
@@ -81,7 +89,7 @@ func (n *Node) register(f *form, _ *http.Request) answer {
 	n.registry.register(in)
 	n.log.Debug("registered", "app", arg.AppID, "host", arg.Hostname, "zone", arg.Zone, "addrs", arg.Addrs)
 	if !arg.Replication {
-		n.replicate(change{kind: changeRegister, instance: copied, fromOtherZone: arg.FromZone})
+		n.peers.replicate(change{kind: changeRegister, instance: copied, fromOtherZone: arg.FromZone})
 	}
 	return answer{}
 }
@@ -97,7 +105,7 @@ func (n *Node) renew(f *form, _ *http.Request) answer {
 	case !ok:
 		return answer{Code: codeNothingFound}
 	case !replication:
-		n.replicate(change{kind: changeRenew, instance: in, fromOtherZone: zone != n.cfg.Env.Zone})
+		n.peers.replicate(change{kind: changeRenew, instance: in, fromOtherZone: zone != n.cfg.Env.Zone})
 	case dirty > in.DirtyTimestamp:
 		return answer{Code: codeNothingFound}
 	case dirty < in.DirtyTimestamp:
@@ -121,7 +129,7 @@ func (n *Node) cancel(f *form, _ *http.Request) answer {
 	}
 	n.log.Debug("cancelled", "app", appID, "host", hostname, "zone", zone)
 	if !replication {
-		n.replicate(change{kind: changeCancel, instance: in, fromOtherZone: zone != n.cfg.Env.Zone})
+		n.peers.replicate(change{kind: changeCancel, instance: in, fromOtherZone: zone != n.cfg.Env.Zone})
 	}
 	return answer{}
 }
@@ -149,7 +157,7 @@ func (n *Node) set(f *form, _ *http.Request) answer {
 		return answer{Code: codeRequestError, Message: "an instance is unknown, or a value is wrong"}
 	}
 	if !arg.Replication {
-		n.replicate(change{kind: changeSet, set: arg, fromOtherZone: arg.FromZone})
+		n.peers.replicate(change{kind: changeSet, set: arg, fromOtherZone: arg.FromZone})
 	}
 	return answer{}
 }
@@ -244,13 +252,13 @@ func pollArg(f *form) *model.ArgPolls {
 func (n *Node) nodes(*form, *http.Request) answer {
 	self := n.cfg.HTTPServer.Addr
 	list := []*model.Node{{Addr: self, Zone: n.cfg.Env.Zone, Status: model.NodeStatusUP}}
-	for _, p := range n.peers {
+	for _, p := range n.peers.all() {
 		if p.sameZone {
 			status := model.NodeStatusUP
 			if p.lost() {
 				status = model.NodeStatusLost
 			}
-			list = append(list, &model.Node{Addr: p.client.cfg.Nodes[0], Zone: n.cfg.Env.Zone, Status: status})
+			list = append(list, &model.Node{Addr: p.nodes()[0], Zone: n.cfg.Env.Zone, Status: status})
 		}
 	}
 	return answer{Data: list}

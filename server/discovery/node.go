@@ -8,8 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/url"
-	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -80,10 +78,12 @@ type Node struct {
 	cfg      NodeConfig
 	log      *slog.Logger
 	registry *registry
-	peers    []*peer // the other nodes of the zone, and those of other zones
-	start    string  // when, for startHeader
+	peers    *peers
+	start    string // when, for startHeader
 	listener net.Listener
 	serving  atomic.Bool
+
+	turn sync.Mutex // held over a change and its way into the peers' queues
 
 	mu           sync.Mutex
 	protectUntil time.Time // mu guards; until then lists are refused
@@ -95,7 +95,9 @@ func NewNode(cfg NodeConfig, log *slog.Logger) (*Node, error) {
 		return nil, err
 	}
 	silenceKratos()
-	return &Node{cfg: cfg, log: log, registry: newRegistry(), start: strconv.FormatInt(time.Now().UnixNano(), 36)}, nil
+	n := &Node{cfg: cfg, log: log, registry: newRegistry(), start: strconv.FormatInt(time.Now().UnixNano(), 36)}
+	n.peers = newPeers(cfg, n.registry, log)
+	return n, nil
 }
 
 // silenceKratos turns off the log of the library that the data model comes from: it writes
@@ -135,17 +137,7 @@ func (n *Node) Addr() net.Addr {
 // Run serves until ctx ends, then leaves the other nodes' lists. Listen comes first.
 func (n *Node) Run(ctx context.Context) error {
 	self := AdvertiseAddr(n.listener.Addr())
-	n.connectPeers(self)
-	synced := n.syncUp(ctx)
-	if n.cfg.EnableProtect && !synced {
-		n.mu.Lock()
-		n.protectUntil = time.Now().Add(protectTime)
-		n.mu.Unlock()
-	}
-	me := n.selfInstance(self)
-	n.registry.register(copyOf(me))
-	n.replicate(change{kind: changeRegister, instance: me})
-
+	n.peers.connect(self)
 	serveCtx, stopPolls := context.WithCancel(context.Background())
 	defer stopPolls()
 	server := &http.Server{
@@ -156,16 +148,24 @@ func (n *Node) Run(ctx context.Context) error {
 		IdleTimeout:       2 * time.Minute,
 		ErrorLog:          slog.NewLogLogger(n.log.Handler(), slog.LevelDebug),
 	}
-	n.serving.Store(true)
+	// Nodes that start together ask each other: each says at once that it has no lists yet.
+	n.protect(syncTimeout)
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(n.listener) }()
+	if synced := n.peers.sync(ctx); n.cfg.EnableProtect && !synced {
+		n.protect(protectTime)
+	} else {
+		n.protect(0)
+	}
+	me := n.selfInstance(self)
+	n.registry.register(copyOf(me))
+	n.peers.introduce(me)
+	n.serving.Store(true)
 	keepCtx, stopKeeping := context.WithCancel(ctx)
-	kept := make(chan struct{})
-	go func() {
-		defer close(kept)
-		n.keep(keepCtx, me)
-	}()
-	n.log.Info("discovery node serves", "addr", self, "zone", n.cfg.Env.Zone, "env", n.cfg.Env.DeployEnv, "peers", len(n.peers))
+	var kept sync.WaitGroup
+	kept.Go(func() { n.keep(keepCtx, me) })
+	kept.Go(func() { n.peers.follow(keepCtx) })
+	n.log.Info("discovery node serves", "addr", self, "zone", n.cfg.Env.Zone, "env", n.cfg.Env.DeployEnv, "peers", len(n.peers.all()))
 
 	var err error
 	select {
@@ -175,15 +175,15 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	n.serving.Store(false)
 	stopKeeping()
-	<-kept
+	kept.Wait()
 	stopPolls()
 	stopCtx, cancel := context.WithTimeout(context.Background(), leaveTimeout)
 	defer cancel()
 	if stopErr := server.Shutdown(stopCtx); errors.Is(stopErr, context.DeadlineExceeded) {
 		server.Close()
 	}
-	n.replicate(change{kind: changeCancel, instance: me, at: time.Now().UnixNano()})
-	n.closePeers()
+	n.peers.replicate(change{kind: changeCancel, instance: me, at: time.Now().UnixNano()})
+	n.peers.close()
 	return err
 }
 
@@ -196,6 +196,13 @@ func (n *Node) Ready() error {
 		return errors.New("protected: waiting for all to register again")
 	}
 	return nil
+}
+
+// protect refuses lists for so long from now on.
+func (n *Node) protect(d time.Duration) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.protectUntil = time.Now().Add(d)
 }
 
 // protected is whether lists are refused now.
@@ -229,67 +236,13 @@ func (n *Node) keep(ctx context.Context, me *model.Instance) {
 			if _, ok := n.registry.renew(me.Env, me.AppID, me.Zone, me.Hostname); !ok {
 				n.registry.register(copyOf(me))
 			}
-			n.replicate(change{kind: changeRenew, instance: me})
+			n.peers.replicate(change{kind: changeRenew, instance: me})
 		case <-evict.C:
 			for _, in := range n.registry.evict() {
 				n.log.Warn("evicted an instance that stopped renewing", "app", in.AppID, "host", in.Hostname, "zone", in.Zone)
 			}
 		}
 	}
-}
-
-// connectPeers makes a peer of every node that is not this one.
-func (n *Node) connectPeers(self string) {
-	for _, node := range n.cfg.Nodes {
-		if node != self && node != n.cfg.HTTPServer.Addr {
-			n.peers = append(n.peers, newPeer([]string{node}, true, n))
-		}
-	}
-	for zone, nodes := range n.cfg.Zones {
-		if zone != n.cfg.Env.Zone && len(nodes) > 0 {
-			n.peers = append(n.peers, newPeer(slices.Clone(nodes), false, n))
-		}
-	}
-}
-
-func (n *Node) replicate(c change) {
-	for _, p := range n.peers {
-		if c.fromOtherZone && !p.sameZone {
-			continue
-		}
-		p.enqueue(c)
-	}
-}
-
-func (n *Node) closePeers() {
-	for _, p := range n.peers {
-		p.close()
-	}
-}
-
-// syncUp takes over what the other nodes know; true when one of them answered.
-func (n *Node) syncUp(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
-	defer cancel()
-	var wg sync.WaitGroup
-	answers := make([]bool, len(n.peers))
-	for i, p := range n.peers {
-		wg.Go(func() {
-			var instances map[string][]*model.Instance
-			if err := p.client.call(ctx, http.MethodGet, "fetch/all", url.Values{}, &instances); err != nil {
-				n.log.Warn("discovery peer has nothing to take over", "peer", p.client.cfg.Nodes, "err", err)
-				return
-			}
-			answers[i] = true
-			for _, list := range instances {
-				for _, in := range list {
-					n.registry.register(in)
-				}
-			}
-		})
-	}
-	wg.Wait()
-	return slices.Contains(answers, true)
 }
 
 // An answer is what every request gets, as JSON; data is left out when nil.

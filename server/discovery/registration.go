@@ -11,7 +11,10 @@ import (
 	"time"
 )
 
-const statusUp = "1"
+const (
+	statusUp   = "1"
+	renewalEnd = time.Second // for a renewal that is under way when its registration ends
+)
 
 // A Registration keeps one instance known to discovery: it renews it, and registers it
 // anew when a node has forgotten it.
@@ -136,11 +139,15 @@ func (r *Registration) keep(ctx context.Context) {
 	}
 }
 
+// renewOnce is not cut off with ctx, but a while later: what has been sent must not reach
+// the node after the instance was taken out, and bring it back.
 func (r *Registration) renewOnce(ctx context.Context) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	closing := ctx
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 	defer cancel()
+	defer context.AfterFunc(closing, func() { time.AfterFunc(renewalEnd, cancel) })()
 	err := r.client.call(ctx, http.MethodPost, "renew", identity(r.instance), nil)
 	if hasCode(err, codeNothingFound) {
 		return r.registerAgain(ctx)

@@ -17,6 +17,8 @@ const (
 	// the instances, is thought to be at fault, and nothing is evicted until evictAnyway.
 	protectShare = 0.85
 	evictAnyway  = time.Hour
+	// onTheWay is how long a change may take from one node to the next, peers that are lost aside.
+	onTheWay = 10 * time.Second
 )
 
 // A registry holds the instances that a node knows, in the data model of bilibili/discovery.
@@ -33,12 +35,17 @@ type registry struct {
 	changed  chan struct{}          // mu guards; closed at the next change
 	renewals int                    // mu guards; in this minute
 	before   int                    // mu guards; renewals of the last whole minute
+	gone     int64                  // mu guards; latest timestamp of applications that have gone, in ns
+	ended    map[place]time.Time    // mu guards; when an instance was cancelled, in the last minute
 }
 
 type appKey struct{ env, appID string }
 
+// A place is what names an instance.
+type place struct{ env, appID, zone, hostname string }
+
 func newRegistry() *registry {
-	return &registry{now: time.Now, apps: map[appKey]*model.Apps{}, changed: make(chan struct{})}
+	return &registry{now: time.Now, apps: map[appKey]*model.Apps{}, ended: map[place]time.Time{}, changed: make(chan struct{})}
 }
 
 // notify wakes all polls; mu must be held.
@@ -62,6 +69,8 @@ func (r *registry) put(in *model.Instance, changed int64) {
 	if apps == nil {
 		apps = model.NewApps()
 		r.apps[key] = apps
+		// Pollers that knew it before ask for what is newer than that.
+		changed = max(changed, r.gone+1)
 	}
 	app, _ := apps.NewApp(in.Zone, in.AppID, changed)
 	app.NewInstance(in, changed)
@@ -78,6 +87,23 @@ func (r *registry) app(env, appID, zone string) (*model.Apps, *model.App) {
 		return apps, found[0]
 	}
 	return apps, nil
+}
+
+// takeOver registers what another node knew, and was asked for at that time. Instances that
+// ended here shortly before or since are not revived: the other may not have known of it. Nor
+// are those that it should have evicted, as a node that is cut off from all doesn't.
+func (r *registry) takeOver(apps map[string][]*model.Instance, asked time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, instances := range apps {
+		for _, in := range instances {
+			end, ended := r.ended[place{in.Env, in.AppID, in.Zone, in.Hostname}]
+			if (ended && end.After(asked.Add(-onTheWay))) || r.now().Sub(time.Unix(0, in.RenewTimestamp)) > evictAfter {
+				continue
+			}
+			r.put(in, in.LatestTimestamp)
+		}
+	}
 }
 
 // renew marks an instance as alive and returns a copy of it.
@@ -99,6 +125,7 @@ func (r *registry) renew(env, appID, zone, hostname string) (*model.Instance, bo
 func (r *registry) cancel(env, appID, zone, hostname string, at int64) (*model.Instance, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.ended[place{env, appID, zone, hostname}] = r.now()
 	return r.remove(env, appID, zone, hostname, at)
 }
 
@@ -107,6 +134,10 @@ func (r *registry) remove(env, appID, zone, hostname string, at int64) (*model.I
 	apps, app := r.app(env, appID, zone)
 	if app == nil {
 		return nil, false
+	}
+	var latest int64
+	if info, err := apps.InstanceInfo("", 0, model.InstanceStatusUP); err == nil {
+		latest = info.LatestTimestamp
 	}
 	in, left, ok := app.Cancel(hostname, at)
 	if !ok {
@@ -117,6 +148,7 @@ func (r *registry) remove(env, appID, zone, hostname string, at int64) (*model.I
 		apps.Del(zone)
 	}
 	if len(apps.App("")) == 0 {
+		r.gone = max(r.gone, at, latest)
 		delete(r.apps, appKey{env, appID})
 	}
 	r.notify()
@@ -245,6 +277,11 @@ func (r *registry) evict() (evicted []*model.Instance) {
 	defer r.mu.Unlock()
 	r.before, r.renewals = r.renewals, 0
 	now := r.now()
+	for at, end := range r.ended {
+		if now.Sub(end) > 2*onTheWay { // longer than an answer of a peer takes
+			delete(r.ended, at)
+		}
+	}
 	total := 0
 	var overdue []*model.Instance
 	for _, apps := range r.apps {

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -209,5 +210,61 @@ func TestNodeConfigErrorsNameTheField(t *testing.T) {
 		if _, err := NewNode(cfg, quiet()); err == nil || !strings.HasPrefix(err.Error(), name) {
 			t.Errorf("%s: error is %v", name, err)
 		}
+	}
+}
+
+// An application that goes and comes back, as an older one that another node had, is news to
+// a client that polls with the time at which it went: the original's client does.
+func TestPollSeesAnOlderApplicationComeBack(t *testing.T) {
+	r := newRegistry()
+	old := instance("a")
+	r.register(copyOf(old))
+	before, _ := r.fetch("dev", "app", "", 0, model.InstanceStatusUP)
+	for _, at := range []int64{0, before.LatestTimestamp - 1, before.LatestTimestamp + int64(time.Hour)} {
+		known, _ := r.fetch("dev", "app", "", 0, model.InstanceStatusUP)
+		if _, ok := r.cancel("dev", "app", "z", "a", at); !ok {
+			t.Fatal("cancel failed")
+		}
+		r.register(copyOf(old))
+		back, code := r.fetch("dev", "app", "", max(at, known.LatestTimestamp), model.InstanceStatusUP)
+		if code != codeOK || len(back.Instances["z"]) != 1 {
+			t.Errorf("cancelled at %d: after it came back there is nothing newer than %d: code %d", at, known.LatestTimestamp, code)
+		}
+	}
+}
+
+// What a node takes over from a peer never revives the dead.
+func TestTakingOverRevivesNobody(t *testing.T) {
+	r := newRegistry()
+	start := time.Now()
+	now := start
+	r.now = func() time.Time { return now }
+	silent := instance("silent")
+	silent.RenewTimestamp = start.Add(-evictAfter - time.Minute).UnixNano()
+	theirs := map[string][]*model.Instance{"app": {instance("ended"), instance("lives"), silent}}
+	r.cancel("dev", "app", "z", "ended", 1) // known or not: the change was faster than the list
+	hosts := func() (list []string) {
+		if info, code := r.fetch("dev", "app", "", 0, model.InstanceStatusUP); code == codeOK {
+			for _, in := range info.Instances["z"] {
+				list = append(list, in.Hostname)
+			}
+		}
+		slices.Sort(list)
+		return list
+	}
+	for _, c := range []struct {
+		asked time.Duration // after start
+		want  []string
+	}{{-time.Second, []string{"lives"}}, {time.Second, []string{"lives"}}, {onTheWay + time.Second, []string{"ended", "lives"}}} {
+		now = start.Add(c.asked)
+		r.takeOver(theirs, now)
+		if got := hosts(); !slices.Equal(got, c.want) {
+			t.Errorf("asked %v after the end: %v are taken over, want %v", c.asked, got, c.want)
+		}
+	}
+	now = start.Add(time.Minute)
+	r.evict()
+	if len(r.ended) != 0 {
+		t.Errorf("%d ends are remembered for ever", len(r.ended))
 	}
 }

@@ -44,42 +44,57 @@ type change struct {
 // A peer is another node (or, of another zone, any of its nodes), which gets the changes
 // in their order from a goroutine of its own, so that a peer that is down delays nobody.
 type peer struct {
-	client   *Client
+	to       atomic.Pointer[Client] // one node of the own zone, or all that are known of another
+	env      Env
 	sameZone bool
 	log      *slog.Logger
 	registry *registry
 	queue    chan change
 	leaving  chan struct{} // closed when what is queued is the last
 	done     chan struct{} // closed when run has ended
+	asked    chan struct{} // closed when the peer was asked once for what it knows
+	synced   atomic.Bool   // it has told what it knows
 	failing  atomic.Bool
 	stop     context.CancelFunc
 	ctx      context.Context // of the calls
 
 	closing sync.Once
+	syncing sync.WaitGroup
 }
 
-func newPeer(nodes []string, sameZone bool, n *Node) *peer {
+func newPeer(nodes []string, sameZone bool, env Env, r *registry, log *slog.Logger) *peer {
 	ctx, stop := context.WithCancel(context.Background())
 	p := &peer{
-		client:   NewClient(Config{Nodes: nodes}, n.cfg.Env, n.log),
+		env:      env,
 		sameZone: sameZone,
-		log:      n.log,
-		registry: n.registry,
+		log:      log,
+		registry: r,
 		queue:    make(chan change, queueLimit),
 		leaving:  make(chan struct{}),
 		done:     make(chan struct{}),
+		asked:    make(chan struct{}),
 		stop:     stop,
 		ctx:      ctx,
 	}
+	p.move(nodes)
+	p.syncing.Go(p.sync)
 	go p.run()
 	return p
+}
+
+// nodes are the addresses that changes are sent to, any of them.
+func (p *peer) nodes() []string { return p.to.Load().cfg.Nodes }
+
+// move changes the addresses. What is queued is sent there, in its order.
+func (p *peer) move(nodes []string) {
+	p.to.Store(NewClient(Config{Nodes: nodes}, p.env, p.log))
 }
 
 func (p *peer) enqueue(c change) {
 	select {
 	case p.queue <- c:
 	default:
-		p.log.Debug("a change for a discovery peer is dropped", "peer", p.client.cfg.Nodes)
+		p.log.Debug("a change for a discovery peer is dropped", "peer", p.nodes())
 	}
 }
 
@@ -95,6 +110,36 @@ func (p *peer) close() {
 	}
 	p.stop()
 	<-p.done
+	p.syncing.Wait()
+}
+
+// sync takes over what the peer knows. One that is not there, or has just started itself, is
+// asked again until it tells.
+func (p *peer) sync() {
+	var retry backoff
+	for {
+		ctx, cancel := context.WithTimeout(p.ctx, callTimeout)
+		var instances map[string][]*model.Instance
+		asked := p.registry.now()
+		err := p.to.Load().call(ctx, http.MethodGet, "fetch/all", url.Values{}, &instances)
+		cancel()
+		if err == nil {
+			p.registry.takeOver(instances, asked)
+			p.synced.Store(true)
+		}
+		if !retry.failing() {
+			close(p.asked)
+		}
+		if err == nil || p.ctx.Err() != nil {
+			return
+		}
+		if retry.shouldLog() {
+			p.log.Debug("discovery peer has nothing to take over", "peer", p.nodes(), "err", err)
+		}
+		if !retry.sleep(p.ctx) {
+			return
+		}
+	}
 }
 
 func (p *peer) run() {
@@ -115,9 +160,9 @@ func (p *peer) run() {
 		failed := err != nil && !errors.As(err, &ce)
 		if was := p.failing.Swap(failed); was != failed {
 			if failed {
-				p.log.Warn("discovery peer is lost", "peer", p.client.cfg.Nodes, "err", err)
+				p.log.Warn("discovery peer is lost", "peer", p.nodes(), "err", err)
 			} else {
-				p.log.Info("discovery peer answers", "peer", p.client.cfg.Nodes)
+				p.log.Info("discovery peer answers", "peer", p.nodes())
 			}
 		}
 		if p.ctx.Err() != nil {
@@ -146,9 +191,18 @@ func (p *peer) send(c change) error {
 func (p *peer) post(path string, params url.Values, data any) error {
 	params.Set("from_zone", "true")
 	params.Set("replication", strconv.FormatBool(p.sameZone))
-	ctx, cancel := context.WithTimeout(p.ctx, callTimeout)
-	defer cancel()
-	return p.client.call(ctx, http.MethodPost, path, params, data)
+	client := p.to.Load()
+	var err error
+	for range client.cfg.Nodes { // each once: any of a zone's will do
+		ctx, cancel := context.WithTimeout(p.ctx, callTimeout)
+		err = client.call(ctx, http.MethodPost, path, params, data)
+		cancel()
+		var ce codeError
+		if err == nil || errors.As(err, &ce) {
+			break
+		}
+	}
+	return err
 }
 
 func instanceParams(c change) url.Values {

@@ -98,7 +98,7 @@ func (w *watch) ask(ctx context.Context, poll bool) error {
 		var info appInfo
 		err := w.client.call(ctx, http.MethodGet, "fetch", params, &info)
 		if hasCode(err, codeNothingFound) {
-			w.take(appInfo{LatestTimestamp: w.latest})
+			w.take(appInfo{}) // 0: what comes back may be older than what went
 			return nil
 		}
 		if err == nil {
@@ -122,7 +122,7 @@ func (w *watch) ask(ctx context.Context, poll bool) error {
 		if params.Get("absent") == "" {
 			return fmt.Errorf("discovery polls: an answer without %s", w.appID)
 		}
-		info = &appInfo{LatestTimestamp: w.latest}
+		info = &appInfo{}
 	}
 	w.take(*info)
 	return nil
