@@ -57,8 +57,8 @@ type HTTPServerConfig struct {
 
 // SessionConfig bounds how many sessions there may be at a time, over all comets.
 type SessionConfig struct {
-	MaxPerKey int    `toml:"maxPerKey" range:"0..10000" doc:"sessions with one key, 0 for any number"`
-	MaxPerMid int    `toml:"maxPerMid" range:"0..10000" doc:"sessions of one member, 0 for any number"`
+	MaxPerKey int    `toml:"maxPerKey" range:"0..1000" doc:"sessions with one key, 0 for any number; a bound is kept by reading all of them when one connects, hence the range"`
+	MaxPerMid int    `toml:"maxPerMid" range:"0..1000" doc:"sessions of one member, 0 for any number; a bound is kept as for maxPerKey"`
 	Policy    string `toml:"policy" oneof:"replace reject" doc:"what happens to the one too many: replace (the oldest is closed) or reject (it is not let in)"`
 }
 
@@ -144,6 +144,9 @@ func (c *Config) Validate() error {
 		return fmt.Errorf("online.period: %v is more than online.maxAge, %v", c.Online.Period, c.Online.MaxAge)
 	}
 	if err := c.Backoff.Validate(); err != nil {
+		return err
+	}
+	if err := nodes.CheckRegions(c.Regions); err != nil {
 		return err
 	}
 	if err := c.Kafka.Validate(); err != nil {

@@ -32,7 +32,7 @@ type Backoff struct {
 	MaxDelay  int32   `toml:"maxDelay" range:"0..86400" doc:"Longest wait of a client before it connects again, in seconds."`
 	BaseDelay int32   `toml:"baseDelay" range:"0..86400" doc:"Wait before the first try, in seconds."`
 	Factor    float32 `toml:"factor" range:"1..100" doc:"What the wait is multiplied by after each try."`
-	Jitter    float32 `toml:"jitter" range:"0..1" doc:"Random part of the wait, as a fraction of it."`
+	Jitter    float32 `toml:"jitter" range:"0..2" doc:"Random part of the wait, as a fraction of it; goim's code has 1.3, its example 0.3."`
 }
 
 // DefaultBackoff has the values of goim's example.
