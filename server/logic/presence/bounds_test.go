@@ -2,6 +2,7 @@ package presence
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
+	"github.com/redis/go-redis/v9"
 )
 
 // ids are the ids of sessions, sorted.
@@ -260,6 +262,71 @@ func TestConnectsAtTheSameInstant(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// Comets of goim give no ids: each key is a session of its own to its member's bound.
+func TestMemberWithoutIDs(t *testing.T) {
+	s, _ := openMini(t)
+	s.SetBounds(Bounds{PerKey: 1, PerMid: 2})
+	for _, step := range []struct{ key, replaced string }{{"a", ""}, {"b", ""}, {"c", "c1 a"}, {"c", ""}, {"d", "c1 b"}} {
+		a, err := s.Add(t.Context(), Session{Mid: 7, Key: step.key, Server: "c1"})
+		if err != nil || a.Rejected || ids(a.Replaced) != step.replaced {
+			t.Errorf("%s: %+v, %v; want %q replaced", step.key, a, err, step.replaced)
+		}
+	}
+	list, err := s.Sessions(t.Context(), []int64{7})
+	if err != nil || len(list) != 2 || list[0].Key != "c" || list[1].Key != "d" {
+		t.Errorf("the member has %v, %v", list, err)
+	}
+}
+
+// Redis fails after it has decided, and before what was replaced or rejected is out of its
+// other place: who has to go is told all the same, and a rejected session does not stay.
+func TestCleanUpFails(t *testing.T) {
+	s, mini := openMini(t)
+	s.SetBounds(Bounds{PerKey: 1})
+	var failing failures
+	s.client.AddHook(&failing)
+	ctx := t.Context()
+	if err := added(s.Add(ctx, Session{Mid: 5, Key: "k", Server: "c1", ID: "a-1"})); err != nil {
+		t.Fatal(err)
+	}
+	failing.after(1, 1)
+	a, err := s.Add(ctx, Session{Mid: 5, Key: "k", Server: "c2", ID: "b-1"})
+	if err != nil || a.Rejected || ids(a.Replaced) != "a-1" {
+		t.Errorf("%+v, %v; want a-1 replaced", a, err)
+	}
+	s.SetBounds(Bounds{PerKey: 1, PerMid: 2, Reject: true})
+	if err := added(s.Add(ctx, Session{Mid: 6, Key: "l", Server: "c1", ID: "a-2"})); err != nil {
+		t.Fatal(err)
+	}
+	failing.after(1, 1)
+	a, err = s.Add(ctx, Session{Mid: 7, Key: "l", Server: "c2", ID: "b-2"})
+	if err != nil || !a.Rejected || ids(a.Holders) != "a-2" {
+		t.Errorf("%+v, %v; want it rejected for a-2", a, err)
+	}
+	if mini.Exists("mid_7") || mini.Exists("ses_{mid_7}") {
+		t.Errorf("Redis has\n%s", dump(mini))
+	}
+}
+
+// failures lets some pipelines pass and then some fail.
+type failures struct{ pass, fail int }
+
+func (f *failures) after(pass, fail int) { f.pass, f.fail = pass, fail }
+
+func (f *failures) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (f *failures) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+
+func (f *failures) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, commands []redis.Cmder) error {
+		if f.pass--; f.pass < 0 && f.fail > 0 {
+			f.fail--
+			return errors.New("redis is away")
+		}
+		return next(ctx, commands)
 	}
 }
 

@@ -20,10 +20,10 @@ type Session struct {
 	ID     string // unique for ever; "" for a session of a comet that gives none: it has one a key
 }
 
-// id is the session's name among those with its key.
+// id is the session's name among those with its key and among its member's.
 func (s Session) id() string {
 	if s.ID == "" {
-		return s.Server
+		return s.Server + " " + s.Key
 	}
 	return s.ID
 }
@@ -63,6 +63,9 @@ func (s *Store) Add(ctx context.Context, session Session) (Admission, error) {
 		err = s.runAll(ctx, calls)
 	}
 	if err != nil {
+		if slices.ContainsFunc(calls, (*call).ok) {
+			s.takeOut(ctx, session)
+		}
 		return fail(err)
 	}
 	var a Admission
@@ -80,52 +83,78 @@ func (s *Store) Add(ctx context.Context, session Session) (Admission, error) {
 			// It has to leave the other place too.
 			for _, p := range old.places(bounds) {
 				if p.index != c.place.index {
-					cleanUp = append(cleanUp, removal(p, old, now))
+					cleanUp = append(cleanUp, s.removal(p, old))
 				}
 			}
 		}
 	}
 	for _, c := range calls {
 		if a.Rejected && c.ok() {
-			cleanUp = append(cleanUp, removal(c.place, session, now))
+			cleanUp = append(cleanUp, s.removal(c.place, session))
 		}
 	}
-	if len(cleanUp) > 0 {
-		if err := s.runAll(ctx, cleanUp); err != nil {
-			return fail(err)
+	if err := s.removeAll(ctx, cleanUp); err != nil {
+		// All is decided, and who has to go must hear of it. What they leave behind goes when
+		// their comets end them, or expires; what a rejected session does would lock others out.
+		s.log.Warn("could not remove replaced or rejected sessions from redis", "session", session.Key, "err", s.failed(opRemove, err))
+		if a.Rejected {
+			s.takeOut(ctx, session)
 		}
 	}
 	return a, nil
 }
 
+// takeOut removes a session that could not be entered everywhere, if it can, also when ctx is
+// over. A session that it replaced enters itself again when it is renewed.
+func (s *Store) takeOut(ctx context.Context, session Session) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	if _, err := s.Remove(ctx, session); err != nil {
+		s.log.Warn("a session that was not let in stays in redis until it expires", "session", session.Key, "err", err)
+	}
+}
+
 // Renew keeps a session from expiring, and enters it again when it has expired. It returns
 // that the session has been replaced where others have its place.
 func (s *Store) Renew(ctx context.Context, session Session) (replaced bool, err error) {
-	now := time.Now()
 	bounds := *s.bounds.Load()
 	var calls []*call
 	for _, p := range session.places(bounds) {
-		calls = append(calls, &call{place: p, session: session, now: now, script: renewScript, more: []any{p.bound}})
+		calls = append(calls, &call{place: p, session: session, script: renewScript, more: []any{p.bound}})
 	}
 	if err := s.runAll(ctx, calls); err != nil {
 		return false, s.failed(opRenew, fmt.Errorf("renew session %q in redis: %w", session.Key, err))
 	}
-	if !slices.ContainsFunc(calls, func(c *call) bool { return !c.ok() }) {
-		return false, nil
+	for _, c := range calls {
+		if !c.ok() {
+			_, err = s.Remove(ctx, session)
+			return true, err
+		}
 	}
-	_, err = s.Remove(ctx, session)
-	return true, err
+	var cleanUp []*call
+	for _, c := range calls {
+		for _, dead := range c.listed {
+			for _, p := range dead.places(Bounds{}) {
+				removal := s.removal(p, dead)
+				removal.more = []any{"dead"}
+				cleanUp = append(cleanUp, removal)
+			}
+		}
+	}
+	if err := s.removeAll(ctx, cleanUp); err != nil {
+		s.log.Warn("could not remove expired sessions from redis", "err", s.failed(opRemove, err))
+	}
+	return false, nil
 }
 
 // Remove forgets a session and returns whether it was there. Other sessions with the same
 // key stay.
 func (s *Store) Remove(ctx context.Context, session Session) (had bool, err error) {
-	now := time.Now()
 	var calls []*call
 	for _, p := range session.places(Bounds{}) {
-		calls = append(calls, removal(p, session, now))
+		calls = append(calls, s.removal(p, session))
 	}
-	if err := s.runAll(ctx, calls); err != nil {
+	if err := s.removeAll(ctx, calls); err != nil {
 		return false, s.failed(opRemove, fmt.Errorf("remove session %q from redis: %w", session.Key, err))
 	}
 	return calls[0].ok(), nil
@@ -133,23 +162,18 @@ func (s *Store) Remove(ctx context.Context, session Session) (had bool, err erro
 
 // Forget removes sessions whose comets can't do so any more.
 func (s *Store) Forget(ctx context.Context, list []Session) error {
-	now := time.Now()
 	for some := range slices.Chunk(list, 100) {
 		var calls []*call
 		for _, session := range some {
 			for _, p := range session.places(Bounds{}) {
-				calls = append(calls, removal(p, session, now))
+				calls = append(calls, s.removal(p, session))
 			}
 		}
-		if err := s.runAll(ctx, calls); err != nil {
+		if err := s.removeAll(ctx, calls); err != nil {
 			return s.failed(opRemove, fmt.Errorf("remove %d sessions from redis: %w", len(list), err))
 		}
 	}
 	return nil
-}
-
-func removal(p place, session Session, now time.Time) *call {
-	return &call{place: p, session: session, now: now, script: removeScript}
 }
 
 // Servers returns, for each key, the comets that hold its sessions; none for a key that is
@@ -160,6 +184,10 @@ func (s *Store) Servers(ctx context.Context, keys []string) ([][]string, error) 
 	}
 	several := s.bounds.Load().PerKey != 1
 	pipe := s.client.Pipeline()
+	var clock *redis.TimeCmd // the server's, as the scripts have it
+	if several {
+		clock = pipe.Time(ctx)
+	}
 	newest := make([]*redis.StringCmd, len(keys))
 	all := make([]*redis.StringSliceCmd, len(keys))
 	for i, key := range keys {
@@ -181,7 +209,7 @@ func (s *Store) Servers(ctx context.Context, keys []string) ([][]string, error) 
 		if all[i] == nil {
 			continue
 		}
-		for _, session := range s.live(all[i].Val()) {
+		for _, session := range s.live(all[i].Val(), clock.Val()) {
 			if !slices.Contains(servers[i], session.Server) {
 				servers[i] = append(servers[i], session.Server)
 			}
@@ -199,6 +227,10 @@ func (s *Store) Sessions(ctx context.Context, mids []int64) ([]Session, error) {
 	}
 	several := s.bounds.Load().PerKey != 1
 	pipe := s.client.Pipeline()
+	var clock *redis.TimeCmd // the server's, as the scripts have it
+	if several {
+		clock = pipe.Time(ctx)
+	}
 	newest := make([]*redis.MapStringStringCmd, len(mids))
 	all := make([]*redis.StringSliceCmd, len(mids))
 	for i, mid := range mids {
@@ -219,7 +251,7 @@ func (s *Store) Sessions(ctx context.Context, mids []int64) ([]Session, error) {
 			found[at{key, server}] = true
 		}
 		if all[i] != nil {
-			for _, session := range s.live(all[i].Val()) {
+			for _, session := range s.live(all[i].Val(), clock.Val()) {
 				found[at{session.Key, session.Server}] = true
 			}
 		}
@@ -240,8 +272,7 @@ func (s *Store) Sessions(ctx context.Context, mids []int64) ([]Session, error) {
 
 // live reads the values of a hash of sessions, without those that have expired or can't be
 // read.
-func (s *Store) live(values []string) (list []Session) {
-	now := time.Now()
+func (s *Store) live(values []string, now time.Time) (list []Session) {
 	for _, v := range values {
 		session, renewed, ok := parseSession(v)
 		if ok && renewed.Add(s.expire).After(now) {
@@ -251,12 +282,11 @@ func (s *Store) live(values []string) (list []Session) {
 	return list
 }
 
-// alive reads the fields of a hash of sessions, without those that have expired or can't be
-// read, in the order of their ids.
-func alive(fields map[string]string, now time.Time, expire time.Duration) (list []Session) {
+// parseSessions reads the fields of a hash of sessions, without those that can't be read, in
+// the order of their ids.
+func parseSessions(fields map[string]string) (list []Session) {
 	for _, id := range slices.Sorted(maps.Keys(fields)) {
-		session, renewed, ok := parseSession(fields[id])
-		if ok && renewed.Add(expire).After(now) {
+		if session, _, ok := parseSession(fields[id]); ok {
 			session.ID = id
 			list = append(list, session)
 		}
@@ -266,8 +296,7 @@ func alive(fields map[string]string, now time.Time, expire time.Duration) (list 
 
 // text is the session as the scripts write it too.
 func (s Session) text(now time.Time) string {
-	ms := now.UnixMilli()
-	return fmt.Sprintf("%d %d %d %d %s%s", ms, ms, s.Mid, len(s.Server), s.Server, s.Key)
+	return fmt.Sprintf("%d %d %d %d %s%s", now.UnixMicro(), now.UnixMilli(), s.Mid, len(s.Server), s.Server, s.Key)
 }
 
 // parseSession reads "connected renewed mid length server key", which the scripts write.
