@@ -5,10 +5,10 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -71,6 +71,7 @@ func startComet(t *testing.T, goimLogic *goimServer) *comet.Server {
 // Our comet between goim's logic and goim's job: every call to the field, and what comes
 // out at the client to the byte.
 func TestOurCometBetweenGoims(t *testing.T) {
+	t.Parallel()
 	goimLogic := startGoim(t, map[string][]byte{
 		"/goim.logic.Logic/Connect":     fixture(t, "connect_reply"),
 		"/goim.logic.Logic/Disconnect":  fixture(t, "disconnect_reply"),
@@ -177,16 +178,15 @@ func startServices(t *testing.T) *backing.Services {
 	return services
 }
 
-// Our logic below goim's comet, to the field; and its records, as goim's job reads them.
-func TestOurLogicForGoims(t *testing.T) {
-	services := startServices(t)
+// startLogic runs our logic, with these comets in discovery.
+func startLogic(t *testing.T, services *backing.Services, receive logic.Receiver, comets ...discovery.Instance) *logic.Server {
+	t.Helper()
 	cfg := logic.DefaultConfig()
 	cfg.HTTPServer.Addr, cfg.RPCServer.Addr = "127.0.0.1:0", "127.0.0.1:0"
 	cfg.Kafka.Brokers, cfg.Redis.Addr = strings.Split(services.KafkaBrokers(), ","), services.RedisAddr()
 	cfg.Online.Period = 20 * time.Millisecond
 	instances := make(chan []discovery.Instance, 1)
-	received := make(chan string, 1)
-	server, err := logic.New(cfg, logic.Deps{Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(), Instances: instances, Receive: receiver(received)})
+	server, err := logic.New(cfg, logic.Deps{Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(), Instances: instances, Receive: receive})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -195,9 +195,116 @@ func TestOurLogicForGoims(t *testing.T) {
 	}
 	runs(t, server.Run)
 	eventually(t, "logic is ready", server.Ready)
+	instances <- comets
+	return server
+}
+
+// A topicReader reads the records of the push topic as a process of goim's would.
+type topicReader struct {
+	consumer *kafka.Consumer
+}
+
+func readTopic(t *testing.T, services *backing.Services) *topicReader {
+	t.Helper()
+	consumer, err := kafka.NewConsumer(&kafka.ConfigMap{"bootstrap.servers": services.KafkaBrokers(), "group.id": "reader", "fetch.wait.max.ms": 2, "go.logs.channel.enable": true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { consumer.Close() })
+	topic := "goim-push-topic"
+	meta, err := consumer.GetMetadata(&topic, false, int(patience/time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []kafka.TopicPartition
+	for _, p := range meta.Topics[topic].Partitions {
+		all = append(all, kafka.TopicPartition{Topic: &topic, Partition: p.ID, Offset: kafka.OffsetBeginning})
+	}
+	if err := consumer.Assign(all); err != nil {
+		t.Fatal(err)
+	}
+	return &topicReader{consumer}
+}
+
+// next waits for a record and returns it as "key fields".
+func (r *topicReader) next(t *testing.T) string {
+	t.Helper()
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+		if m, ok := r.consumer.Poll(100).(*kafka.Message); ok {
+			return string(m.Key) + " " + show(t, m.Value)
+		}
+	}
+	t.Fatal("no record came")
+	return ""
+}
+
+// push calls the push API, which is to answer that all is well.
+func push(t *testing.T, server *logic.Server, path string) {
+	t.Helper()
+	resp, err := http.Post("http://"+server.HTTPAddr().String()+"/goim/push/"+path, "", strings.NewReader("x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil || !strings.HasPrefix(string(text), `{"code":0,`) {
+		t.Fatalf("%s: %s, %v", path, text, err)
+	}
+}
+
+// A member comes back on another comet of goim's while the first one still has its
+// connection, which it can't be told to close: it has no service for that. The old
+// connection's end leaves the new session alone.
+func TestOurLogicBetweenTwoCometsOfGoims(t *testing.T) {
+	t.Parallel()
+	services := startServices(t)
+	comets := map[string]*goimServer{"goim-comet": startGoim(t, nil), "other-comet": startGoim(t, nil)}
+	var instances []discovery.Instance
+	for name, c := range comets {
+		instances = append(instances, discovery.Instance{AppID: "goim.comet", Hostname: name, LatestTimestamp: 1, Addrs: []string{"grpc://" + c.addr},
+			Metadata: map[string]string{"weight": "10", "addrs": "1.2.3.4", "conn_count": "0"}})
+	}
+	server := startLogic(t, services, nil, instances...)
+	must := func(method, request string) []byte {
+		t.Helper()
+		reply, err := call(t, server.RPCAddr().String(), "/goim.logic.Logic/"+method, fixture(t, request))
+		if err != nil {
+			t.Fatalf("%s: %v", method, err)
+		}
+		return reply
+	}
+	for _, request := range []string{"connect_req", "connect_req_other"} {
+		if got, want := show(t, must("Connect", request)), show(t, fixture(t, "connect_reply")); got != want {
+			t.Errorf("ConnectReply is %s, want %s", got, want)
+		}
+	}
+	asked := show(t, comets["goim-comet"].first(t, "/barrage.sessions.Sessions/Close"), "1")
+	if !strings.HasPrefix(asked, "1={") || !strings.HasSuffix(asked, `; 2="replaced"`) {
+		t.Errorf("goim's comet was asked %s", asked)
+	}
+	want := `k1 2=1000; 4="other-comet"; 6="k1"; 7="x"`
+	records := readTopic(t, services)
+	push(t, server, "keys?operation=1000&keys=k1")
+	if got := records.next(t); got != want {
+		t.Errorf("the record is %s, want %s", got, want)
+	}
+	if got := must("Disconnect", "disconnect_req"); len(got) != 0 {
+		t.Errorf("the DisconnectReply of the old connection is %s", show(t, got))
+	}
+	push(t, server, "mids?operation=1000&mids=123")
+	if got := records.next(t); got != want {
+		t.Errorf("the record is %s, want %s", got, want)
+	}
+}
+
+// Our logic below goim's comet, to the field; and its records, as goim's job reads them.
+func TestOurLogicForGoims(t *testing.T) {
+	t.Parallel()
+	services := startServices(t)
+	received := make(chan string, 1)
+	server := startLogic(t, services, receiver(received), discovery.Instance{AppID: "goim.comet", Hostname: "goim-comet", LatestTimestamp: 1, Metadata: map[string]string{
+		"weight": "10", "offline": "false", "addrs": "1.2.3.4,5.6.7.8", "conn_count": "0", "ip_count": "0"}})
 	rpc := server.RPCAddr().String()
-	instances <- []discovery.Instance{{AppID: "goim.comet", Hostname: "goim-comet", LatestTimestamp: 1, Metadata: map[string]string{
-		"weight": "10", "offline": "false", "addrs": "1.2.3.4,5.6.7.8", "conn_count": "0", "ip_count": "0"}}}
 	must := func(method, request string, options ...grpc.CallOption) []byte {
 		t.Helper()
 		reply, err := call(t, rpc, "/goim.logic.Logic/"+method, fixture(t, request), options...)
@@ -234,6 +341,7 @@ func TestOurLogicForGoims(t *testing.T) {
 	}
 
 	// The records of the three kinds of pushes, as goim's job decodes them.
+	records := readTopic(t, services)
 	for path, want := range map[string]string{
 		"keys?operation=1000&keys=k1&keys=gone":    `k1 2=1000; 4="goim-comet"; 6="k1"; 7="x"`,
 		"mids?operation=1001&mids=123":             `k1 2=1001; 4="goim-comet"; 6="k1"; 7="x"`,
@@ -243,15 +351,9 @@ func TestOurLogicForGoims(t *testing.T) {
 		"keys?operation=0&keys=k1&keys=k1":         `k1 4="goim-comet"; 6="k1"; 7="x"`,
 		"room?operation=-1&type=a&room=b%3A%2F%2F": `a://b:// 1=1; 2=-1; 5="a://b://"; 7="x"`,
 	} {
-		before := len(records(t, services, 0))
-		resp, err := http.Post("http://"+server.HTTPAddr().String()+"/goim/push/"+path, "", strings.NewReader("x"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp.Body.Close()
-		got := records(t, services, before+1)
-		if !slices.Contains(got, want) {
-			t.Errorf("%s: no record %s in %q", path, want, got)
+		push(t, server, path)
+		if got := records.next(t); got != want {
+			t.Errorf("%s: the record is %s, want %s", path, got, want)
 		}
 	}
 	if got, want := show(t, must("Disconnect", "disconnect_req")), show(t, fixture(t, "disconnect_reply")); got != want {
@@ -262,46 +364,13 @@ func TestOurLogicForGoims(t *testing.T) {
 	}
 }
 
-// records reads the topic until it has n records, as "key fields".
-func records(t *testing.T, services *backing.Services, n int) (list []string) {
-	t.Helper()
-	consumer, err := kafka.NewConsumer(&kafka.ConfigMap{"bootstrap.servers": services.KafkaBrokers(), "group.id": fmt.Sprint(time.Now().UnixNano()), "enable.partition.eof": true, "go.logs.channel.enable": true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer consumer.Close()
-	topic := "goim-push-topic"
-	meta, err := consumer.GetMetadata(&topic, false, int(patience/time.Millisecond))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var all []kafka.TopicPartition
-	for _, p := range meta.Topics[topic].Partitions {
-		all = append(all, kafka.TopicPartition{Topic: &topic, Partition: p.ID, Offset: kafka.OffsetBeginning})
-	}
-	if err := consumer.Assign(all); err != nil {
-		t.Fatal(err)
-	}
-	ends := map[int32]bool{}
-	for deadline := time.Now().Add(patience); len(ends) < len(all) || len(list) < n; {
-		if time.Now().After(deadline) {
-			t.Fatalf("%d of %d records", len(list), n)
-		}
-		switch e := consumer.Poll(100).(type) {
-		case *kafka.Message:
-			list = append(list, string(e.Key)+" "+show(t, e.Value))
-		case kafka.PartitionEOF:
-			ends[e.Partition] = true
-		}
-	}
-	return list
-}
-
 // Our job between goim's logic and a comet of goim's, which knows neither Rooms (as some
 // versions) nor our own service.
 func TestOurJobBetweenGoims(t *testing.T) {
+	t.Parallel()
 	for _, skip := range []bool{false, true} {
 		t.Run(fmt.Sprintf("skipUnheldRooms %v", skip), func(t *testing.T) {
+			t.Parallel()
 			services := startServices(t)
 			goimComet := startGoim(t, map[string][]byte{
 				"/goim.comet.Comet/PushMsg": {}, "/goim.comet.Comet/Broadcast": {}, "/goim.comet.Comet/BroadcastRoom": {},
