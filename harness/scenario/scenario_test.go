@@ -101,7 +101,7 @@ func TestParseMistakes(t *testing.T) {
 		{"key of a setting", "room.minInterval", "minInterval", "x.yaml:5: cluster.comet.minInterval: is not a configuration key"},
 		{"tab", "  count: 100", "\tcount: 100", "x.yaml: yaml: line 8: found character that cannot start any token"},
 		{"two documents", "expect: {duplicate: 3}\n", "---\nname: b\n", "x.yaml: holds more than one YAML document"},
-		{"unknown figure", "expect: {duplicate: 3}", "expect: {latency.p98: <= 3ms}", "x.yaml:20: expect.latency.p98: unknown field; did you mean latency.p99?"},
+		{"unknown figure", "expect: {duplicate: 3}", "expect: {latensy.p99: <= 3ms}", "x.yaml:20: expect.latensy.p99: unknown field; did you mean latency.p99?"},
 		{"figure of another unit", "expect: {duplicate: 3}", "expect: {latency.p99: <= 3}", `x.yaml:20: expect.latency.p99: "<= 3" is no threshold: write it as <= 50ms`},
 		{"no number", "expect: {duplicate: 3}", "expect: {lost: few}", `x.yaml:20: expect.lost: "few" is no threshold: write it as 0, or <= 10`},
 		{"bound out of range", "expect: {duplicate: 3}", "valid: {swarm_busy: 2}", "x.yaml:20: valid.swarm_busy: 2 is out of range; accepted: 0.01 to 1"},
