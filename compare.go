@@ -86,16 +86,16 @@ func compareRuns(w io.Writer, paths, limits []string, names string, all, asJSON 
 	if err != nil {
 		return nil, err
 	}
-	whole, err := compare.Of(sides, nil)
-	if err != nil {
-		return nil, err
-	}
 	for _, text := range limits {
 		l, err := compare.ParseLimit(text)
 		if err != nil {
 			return nil, fmt.Errorf("-fail-on: %w", err)
 		}
-		broken = append(broken, l.Broken(whole)...)
+		limited, err := compare.Of(sides, []report.Figure{l.Figure})
+		if err != nil {
+			return nil, err
+		}
+		broken = append(broken, l.Broken(limited)...)
 	}
 	if asJSON {
 		out := json.NewEncoder(w)

@@ -28,7 +28,7 @@ func Explain(w io.Writer, s *scenario.Scenario, withCeiling bool) error {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s: %s\n\n", s.Name, s.Description)
-	fmt.Fprintf(&b, "It starts an embedded Kafka, Redis and discovery, logic, job and %s as processes of their own.\n", plural(max(1, comets), "comet"))
+	fmt.Fprintf(&b, "It starts an embedded Kafka, Redis and discovery, logic, job and %s as processes of their own.\n", report.Plural(max(1, comets), "comet"))
 	for _, role := range []struct {
 		name     string
 		settings []scenario.Setting
@@ -76,7 +76,7 @@ func explainClients(s *scenario.Scenario, l *layout) string {
 	c := &s.Clients
 	var b strings.Builder
 	tcp, webSocket := c.Count-l.spread.webSocket, l.spread.webSocket
-	fmt.Fprintf(&b, "%s connect, %.0f a second at most", plural(c.Count, "client"), c.ConnectRate)
+	fmt.Fprintf(&b, "%s connect, %.0f a second at most", report.Plural(c.Count, "client"), c.ConnectRate)
 	switch {
 	case webSocket == 0:
 		b.WriteString(", over TCP")
@@ -95,7 +95,7 @@ func explainClients(s *scenario.Scenario, l *layout) string {
 	}
 	b.WriteString(".\n")
 	if c.Members > 0 {
-		fmt.Fprintf(&b, "They are %s.\n", plural(c.Members, "member"))
+		fmt.Fprintf(&b, "They are %s.\n", report.Plural(c.Members, "member"))
 	}
 	if len(c.Accepts) > 0 {
 		fmt.Fprintf(&b, "Each accepts the operations %s, and sends a heartbeat every %v.\n", strings.Trim(fmt.Sprint(c.Accepts), "[]"), c.Heartbeat)
@@ -117,15 +117,15 @@ func explainPush(s *scenario.Scenario, p scenario.Push, deliveries int64) string
 			to = fmt.Sprintf("to %s of the rooms in turn", many(int64(n)))
 		}
 	case scenario.KindKeys:
-		to = fmt.Sprintf("to %s at a time, %s in turn", plural(p.Targets, "key"), plural(p.Groups, "group"))
+		to = fmt.Sprintf("to %s at a time, %s in turn", report.Plural(p.Targets, "key"), report.Plural(p.Groups, "group"))
 	case scenario.KindMids:
-		to = fmt.Sprintf("to %s at a time, %s in turn", plural(p.Targets, "member"), plural(p.Groups, "group"))
+		to = fmt.Sprintf("to %s at a time, %s in turn", report.Plural(p.Targets, "member"), report.Plural(p.Groups, "group"))
 	}
 	if p.Speed > 0 {
 		to += fmt.Sprintf(", at %d a second over the cluster", p.Speed)
 	}
 	return fmt.Sprintf("%s: %g a second of %d bytes %s, by %s: %s deliveries are measured",
-		p.Name, p.Rate, p.Size, to, plural(p.Streams(), "sequential sender"), many(deliveries))
+		p.Name, p.Rate, p.Size, to, report.Plural(p.Streams(), "sequential sender"), many(deliveries))
 }
 
 // deliveries returns how many deliveries the measured pushes of each line make.
@@ -151,18 +151,5 @@ func (l *layout) deliveries() []int64 {
 	return out
 }
 
-func plural(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return many(int64(n)) + " " + what + "s"
-}
-
 // many writes n with commas.
-func many(n int64) string {
-	s := fmt.Sprint(n)
-	for i := len(s) - 3; i > 0; i -= 3 {
-		s = s[:i] + "," + s[i:]
-	}
-	return s
-}
+func many(n int64) string { return report.Count.Format(float64(n)) }

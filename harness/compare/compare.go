@@ -53,16 +53,15 @@ type Cell struct {
 type Change struct {
 	// Ratio is the middle of all ratios of a run of this side to one of the first
 	// (the Hodges-Lehmann estimate on a logarithmic scale), 1.12 for 12% more. Low and High
-	// bound it at Confidence where Bounded. Where a value is 0 there are no ratios, and
-	// Absolute says that Ratio, Low and High are differences.
+	// bound it at Confidence where Enough, else they are the least and the greatest. Where a
+	// value is 0 there are no ratios, and Absolute says that Ratio, Low and High are
+	// differences.
 	Ratio, Low, High float64
-	Bounded          bool
 	Absolute         bool
 
 	P           float64 // of the Mann-Whitney test
 	Significant bool    // P is at most 1 - Confidence
 	Enough      bool    // the runs are enough for any difference to be significant
-	Runs        int     // of the first side and this one together
 }
 
 // Of compares the figures, all when none is named.
@@ -117,12 +116,9 @@ func change(a, b []float64) *Change {
 	if len(a) == 0 || len(b) == 0 {
 		return nil
 	}
-	ch := &Change{Runs: len(a) + len(b), P: 1}
 	test := benchmath.AssumeNothing.Compare(
 		benchmath.NewSample(slices.Clone(a), &benchmath.DefaultThresholds), benchmath.NewSample(slices.Clone(b), &benchmath.DefaultThresholds))
-	ch.P = test.P
-	ch.Significant = ch.P <= 1-Confidence
-	ch.Absolute = slices.Min(a) <= 0 || slices.Min(b) <= 0
+	ch := &Change{P: test.P, Significant: test.P <= 1-Confidence, Absolute: slices.Min(a) <= 0 || slices.Min(b) <= 0}
 	// Every pair of runs says how far the sides are apart. The middle of what they say is
 	// the estimate, and the test's own distribution says how many of the outermost can be
 	// left out for an interval that agrees with it.
@@ -141,9 +137,8 @@ func change(a, b []float64) *Change {
 	ch.Ratio = (pairs[(n-1)/2] + pairs[n/2]) / 2
 	outer := outermost(len(a), len(b))
 	ch.Enough = outer > 0
-	ch.Bounded = ch.Enough
 	ch.Low, ch.High = pairs[0], pairs[n-1]
-	if ch.Bounded {
+	if ch.Enough {
 		ch.Low, ch.High = pairs[outer-1], pairs[n-outer]
 	}
 	return ch

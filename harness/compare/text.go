@@ -15,7 +15,7 @@ import (
 func Text(w io.Writer, c *Comparison) error {
 	var b strings.Builder
 	for i, s := range c.Sides {
-		fmt.Fprintf(&b, "%s  %s, %s%s\n", letter(i), s.Name, runs(len(s.Runs)), commits(s.Runs))
+		fmt.Fprintf(&b, "%s  %s, %s%s\n", letter(i), s.Name, report.Plural(len(s.Runs), "run"), commits(s.Runs))
 	}
 	if len(c.Warnings) > 0 {
 		b.WriteString("\nMind, before you read on:\n")
@@ -24,11 +24,12 @@ func Text(w io.Writer, c *Comparison) error {
 		}
 	}
 	b.WriteString("\n")
-	rows := [][]string{head(c)}
+	var t report.Table
+	t.Add(head(c)...)
 	for _, row := range c.Rows {
-		rows = append(rows, cells(row))
+		t.Add(cells(row)...)
 	}
-	writeTable(&b, rows)
+	b.WriteString(t.Lines("  "))
 	b.WriteString("\n")
 	for _, line := range Sentences(c) {
 		fmt.Fprintf(&b, "%s\n", line)
@@ -41,7 +42,7 @@ func Text(w io.Writer, c *Comparison) error {
 // interval that holds it, and every run's value.
 func Spread(w io.Writer, s Side, figures []report.Figure) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s, %s%s\n", s.Name, runs(len(s.Runs)), commits(s.Runs))
+	fmt.Fprintf(&b, "%s, %s%s\n", s.Name, report.Plural(len(s.Runs), "run"), commits(s.Runs))
 	if list := warnings([]Side{s}); len(list) > 0 {
 		b.WriteString("\nMind, before you read on:\n")
 		for _, line := range list {
@@ -49,28 +50,22 @@ func Spread(w io.Writer, s Side, figures []report.Figure) error {
 		}
 	}
 	b.WriteString("\n")
-	rows := [][]string{{"figure", "median", "", "least", "greatest"}}
+	var t report.Table
+	t.Add("figure", "median", "", "least", "greatest")
 	for _, f := range figures {
 		c := cell(f, s.Runs)
 		if len(c.Values) == 0 {
 			continue
 		}
-		rows = append(rows, []string{f.Name, f.Unit.Format(c.Median), spread(f, c), f.Unit.Format(slices.Min(c.Values)), f.Unit.Format(slices.Max(c.Values))})
+		t.Add(f.Name, f.Unit.Format(c.Median), spread(f, c), f.Unit.Format(slices.Min(c.Values)), f.Unit.Format(slices.Max(c.Values)))
 	}
-	writeTable(&b, rows)
+	b.WriteString(t.Lines("  "))
 	_, err := io.WriteString(w, b.String())
 	return err
 }
 
 // letter names side i: A, B, ...
 func letter(i int) string { return string(rune('A' + i%26)) }
-
-func runs(n int) string {
-	if n == 1 {
-		return "1 run"
-	}
-	return fmt.Sprintf("%d runs", n)
-}
 
 func commits(list []*report.Run) string {
 	var seen []string
@@ -207,29 +202,4 @@ func sentence(side string, f report.Figure, ch *Change) string {
 	}
 	return fmt.Sprintf("%s: %s %s %.3g%% %s (%s to %s)%s: %s.", side, f.Name, verb, math.Abs(ch.Ratio-1)*100, direction,
 		signed(ch.Low), signed(ch.High), judged, f.Help)
-}
-
-// writeTable aligns the columns, the first to the left and the others to the right.
-func writeTable(b *strings.Builder, rows [][]string) {
-	var widths []int
-	for _, row := range rows {
-		for i, c := range row {
-			if i == len(widths) {
-				widths = append(widths, 0)
-			}
-			widths[i] = max(widths[i], len(c))
-		}
-	}
-	for _, row := range rows {
-		var line strings.Builder
-		for i, c := range row {
-			pad := strings.Repeat(" ", widths[i]-len(c))
-			if i == 0 {
-				line.WriteString(c + pad)
-			} else {
-				line.WriteString("  " + pad + c)
-			}
-		}
-		b.WriteString("  " + strings.TrimRight(line.String(), " ") + "\n")
-	}
 }

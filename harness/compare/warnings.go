@@ -20,7 +20,7 @@ func warnings(sides []Side) []string {
 			}
 		}
 		for _, status := range slices.Sorted(maps.Keys(bad)) {
-			list = append(list, fmt.Sprintf("%d of %d runs of %s are %s", bad[status], len(s.Runs), s.Name, strings.ToUpper(strings.ReplaceAll(status, "_", " "))))
+			list = append(list, fmt.Sprintf("%d of %d runs of %s are %s", bad[status], len(s.Runs), s.Name, report.StatusWord(status)))
 		}
 	}
 	for _, a := range aspects() {

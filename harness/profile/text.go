@@ -235,8 +235,7 @@ func doubts(s *Side) []string {
 	var lines []string
 	for _, status := range []string{report.Invalid, report.Failed, report.CutShort} {
 		if n := bad[status]; n > 0 {
-			text := strings.ToUpper(strings.ReplaceAll(status, "_", " "))
-			lines = append(lines, fmt.Sprintf("%d of %s of %s: %s", n, plural(len(s.Runs), "run"), s.Name, text))
+			lines = append(lines, fmt.Sprintf("%d of %s of %s: %s", n, plural(len(s.Runs), "run"), s.Name, report.StatusWord(status)))
 		}
 	}
 	return lines

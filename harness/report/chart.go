@@ -68,6 +68,9 @@ const (
 	firstDecade, lastDecade, decades = -9, 9, 10.0
 )
 
+// base returns the chart itself, for what is drawn on one too.
+func (c *chart) base() *chart { return c }
+
 // fill chooses the ends and ticks that are not set, by the values.
 func (a *axis) fill(values []float64) {
 	if a.low == 0 && a.high == 0 && len(values) > 0 {

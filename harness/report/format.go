@@ -92,21 +92,22 @@ func size(b float64) string {
 // percent writes a fraction.
 func percent(f float64) string { return fmt.Sprintf("%.0f%%", f*100) }
 
-// plural writes "1 room", "2 rooms".
-func plural[T int | int64](n T, what string) string {
+// Plural writes "1 room", "2,000 rooms".
+func Plural[T int | int64](n T, what string) string {
 	if n == 1 {
 		return "1 " + what
 	}
 	return count(n) + " " + what + "s"
 }
 
-// A table is rows whose columns are right-aligned, but for the first.
-type table struct{ rows [][]string }
+// A Table is rows of text whose columns are right-aligned, but for the first.
+type Table struct{ rows [][]string }
 
-func (t *table) add(cells ...string) { t.rows = append(t.rows, cells) }
+// Add adds a row; rows may be of different lengths.
+func (t *Table) Add(cells ...string) { t.rows = append(t.rows, cells) }
 
-// write writes the rows, each behind indent.
-func (t *table) write(w *errWriter, indent string) {
+// Lines returns the rows as lines, each behind indent and without spaces at its end.
+func (t *Table) Lines(indent string) string {
 	var widths []int
 	for _, row := range t.rows {
 		for i, c := range row {
@@ -116,6 +117,7 @@ func (t *table) write(w *errWriter, indent string) {
 			widths[i] = max(widths[i], len(c))
 		}
 	}
+	var lines strings.Builder
 	for _, row := range t.rows {
 		var line strings.Builder
 		for i, c := range row {
@@ -126,6 +128,7 @@ func (t *table) write(w *errWriter, indent string) {
 			}
 			line.WriteString("  " + pad + c)
 		}
-		w.printf("%s%s\n", indent, strings.TrimRight(line.String(), " "))
+		lines.WriteString(indent + strings.TrimRight(line.String(), " ") + "\n")
 	}
+	return lines.String()
 }

@@ -49,7 +49,7 @@ type htmlLegend struct {
 // comes first.
 func HTML(w io.Writer, r *Run) error {
 	page := htmlReport{Run: r, Repeat: CommandLine(r.Command), Doubtful: r.Verdict.Status == Invalid}
-	page.Word = strings.ToUpper(strings.ReplaceAll(r.Verdict.Status, "_", " "))
+	page.Word = StatusWord(r.Verdict.Status)
 	page.Class = r.Verdict.Status
 	page.Figures = htmlFigures(r)
 	for _, row := range latencyRows(&r.Latency) {
@@ -66,16 +66,15 @@ func HTML(w io.Writer, r *Run) error {
 		page.Deliveries = append(page.Deliveries, htmlRow{append([]string{"warm-up", "", ""}, deliveryCells(r.Deliveries.WarmUp)...)})
 	}
 	page.Facts = htmlFacts(r)
-	for _, c := range []struct {
-		chart *chart
-		svg   template.HTML
-	}{draw(latencyCurve(r)), drawHeat(latencyHeat(r)), draw(deliveryRate(r)), draw(connects(r)), draw(processorUse(r)), draw(memoryUse(r))} {
-		if c.svg == "" {
+	for _, d := range []drawing{latencyCurve(r), latencyHeat(r), deliveryRate(r), connects(r), processorUse(r), memoryUse(r)} {
+		svg := d.svg()
+		if svg == "" {
 			continue
 		}
-		h := htmlChart{Title: c.chart.title, Note: c.chart.note, SVG: c.svg}
-		if len(c.chart.lines) > 1 {
-			for i, l := range c.chart.lines {
+		c := d.base()
+		h := htmlChart{Title: c.title, Note: c.note, SVG: svg}
+		if len(c.lines) > 1 {
+			for i, l := range c.lines {
 				h.Legend = append(h.Legend, htmlLegend{l.name, i%colours + 1})
 			}
 		}
@@ -87,24 +86,10 @@ func HTML(w io.Writer, r *Run) error {
 	return nil
 }
 
-func draw(c *chart) struct {
-	chart *chart
-	svg   template.HTML
-} {
-	return struct {
-		chart *chart
-		svg   template.HTML
-	}{c, c.svg()}
-}
-
-func drawHeat(h *heatMap) struct {
-	chart *chart
-	svg   template.HTML
-} {
-	return struct {
-		chart *chart
-		svg   template.HTML
-	}{&h.chart, h.svg()}
+// A drawing is a chart, or what else stands on a chart's axes.
+type drawing interface {
+	base() *chart
+	svg() template.HTML // "" where there is nothing to draw
 }
 
 // htmlFigures are the main figures, and those that something is expected of.
@@ -132,13 +117,13 @@ func htmlFacts(r *Run) []htmlRow {
 	e := &r.Environment
 	rows := []htmlRow{
 		{[]string{"started", r.Started.Format("2006-01-02 15:04:05") + " UTC"}},
-		{[]string{"machine", fmt.Sprintf("%s, %s, %s", e.CPU, plural(e.Cores, "core"), size(float64(e.MemoryBytes)))}},
+		{[]string{"machine", fmt.Sprintf("%s, %s, %s", e.CPU, Plural(e.Cores, "core"), size(float64(e.MemoryBytes)))}},
 		{[]string{"system", fmt.Sprintf("%s, Linux %s, %s", e.System, e.Kernel, e.Go)}},
 		{[]string{"commit", e.Commit}},
 		{[]string{"broker", e.Broker}},
 		{[]string{"open files", fmt.Sprintf("%d soft, %d hard", e.OpenFilesSoft, e.OpenFilesHard)}},
 		{[]string{"beside the run", fmt.Sprintf("other processes took %s of the machine, the hypervisor %s", percent(r.Disturbance.OtherCPU), percent(r.Disturbance.Steal))}},
-		{[]string{"swarm", fmt.Sprintf("%s, the busiest at work for %s of the time; read lag p99 %s", plural(r.Swarm.Threads, "thread"), percent(r.Swarm.BusyMean), span(r.Swarm.ReadLag.P99))}},
+		{[]string{"swarm", fmt.Sprintf("%s, the busiest at work for %s of the time; read lag p99 %s", Plural(r.Swarm.Threads, "thread"), percent(r.Swarm.BusyMean), span(r.Swarm.ReadLag.P99))}},
 		{[]string{"pusher", fmt.Sprintf("late by p50 %s, p99 %s; acknowledged after p50 %s, p99 %s", span(r.Pushes.Lag.P50), span(r.Pushes.Lag.P99), span(r.Pushes.Ack.P50), span(r.Pushes.Ack.P99))}},
 	}
 	if c := r.Ceiling; c != nil {

@@ -10,7 +10,7 @@ import (
 // with what was expected of them, latencies, processes, and how to repeat the run.
 func Markdown(w io.Writer, r *Run) error {
 	e := &errWriter{w: w}
-	e.printf("# %s: %s\n\n%s\n", r.Scenario.Name, strings.ToUpper(strings.ReplaceAll(r.Verdict.Status, "_", " ")), r.Scenario.Description)
+	e.printf("# %s: %s\n\n%s\n", r.Scenario.Name, StatusWord(r.Verdict.Status), r.Scenario.Description)
 	if reasons := slices.Concat(r.Verdict.Doubts, r.Verdict.Reasons); len(reasons) > 0 {
 		e.printf("\n")
 		for _, reason := range reasons {
@@ -43,7 +43,7 @@ func Markdown(w io.Writer, r *Run) error {
 	for _, p := range r.Processes {
 		e.printf("| %s | %s | %.2f | %s | %s |\n", p.Name, span(p.CPUSeconds), p.CoresUsed, size(float64(p.RSSPeakBytes)), size(float64(p.GoHeapBytes)))
 	}
-	e.printf("\n%s, %s, %s, Linux %s, %s%s, %s UTC. To repeat it:\n\n```\n%s\n```\n", r.Environment.CPU, plural(r.Environment.Cores, "core"),
+	e.printf("\n%s, %s, %s, Linux %s, %s%s, %s UTC. To repeat it:\n\n```\n%s\n```\n", r.Environment.CPU, Plural(r.Environment.Cores, "core"),
 		size(float64(r.Environment.MemoryBytes)), r.Environment.Kernel, r.Environment.Go, commit(r.Environment.Commit),
 		r.Started.Format("2006-01-02 15:04"), CommandLine(r.Command))
 	return e.err

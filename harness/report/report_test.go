@@ -267,7 +267,7 @@ func TestFormat(t *testing.T) {
 		{many(950), "950"}, {many(123_456), "123k"}, {many(9_870_000), "9.87M"},
 		{span(0), "0"}, {span(5e-9), "5.00 ns"}, {span(1.5e-6), "1.50 us"}, {span(0.0334), "33.4 ms"}, {span(61), "61.0 s"},
 		{size(0), "0 B"}, {size(64), "64 B"}, {size(87.25), "87.2 B"}, {size(3584), "3.50 KiB"}, {size(3 << 30), "3.00 GiB"},
-		{plural(1, "room"), "1 room"}, {plural(2000, "room"), "2,000 rooms"}, {percent(0.937), "94%"},
+		{Plural(1, "room"), "1 room"}, {Plural(2000, "room"), "2,000 rooms"}, {percent(0.937), "94%"},
 	} {
 		if c.got != c.want {
 			t.Errorf("got %q, want %q", c.got, c.want)

@@ -4,6 +4,7 @@
 package report
 
 import (
+	"strings"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
@@ -70,6 +71,11 @@ const (
 	Invalid  = "invalid"   // the harness or the machine may have made the figures: they say nothing of the server
 	CutShort = "cut_short" // the run was interrupted: the figures are of the part before
 )
+
+// StatusWord is a verdict's status as it is written for people: CUT SHORT.
+func StatusWord(status string) string {
+	return strings.ToUpper(strings.ReplaceAll(status, "_", " "))
+}
 
 // Verdict is whether the run was good, and if not every reason.
 type Verdict struct {

@@ -54,7 +54,7 @@ func Text(w io.Writer, r *Run, style Style) error {
 			e.printf("  %s\n", problem)
 		}
 	}
-	e.printf("\n%s, %s, %s, Linux %s, %s%s\n", r.Environment.CPU, plural(r.Environment.Cores, "core"),
+	e.printf("\n%s, %s, %s, Linux %s, %s%s\n", r.Environment.CPU, Plural(r.Environment.Cores, "core"),
 		size(float64(r.Environment.MemoryBytes)), r.Environment.Kernel, r.Environment.Go, commit(r.Environment.Commit))
 	return e.err
 }
@@ -97,7 +97,7 @@ func (e *errWriter) verdict(r *Run, style Style) {
 
 func (e *errWriter) clients(c *Clients) {
 	e.printf("  %s of %s connected (%s TCP, %s WebSocket, %s) in %s: %s/s, %s/s wanted\n",
-		count(c.Joined), count(c.Count), count(c.TCP), count(c.WebSocket), plural(c.Rooms, "room"),
+		count(c.Joined), count(c.Count), count(c.TCP), count(c.WebSocket), Plural(c.Rooms, "room"),
 		span(c.ConnectSeconds), round(c.JoinedPerSecond), round(c.WantedPerSecond))
 	e.printf("  connect to joined p50 %s, p99 %s, max %s; %s failed, %s closed early\n",
 		span(c.ConnectToJoined.P50), span(c.ConnectToJoined.P99), span(c.ConnectToJoined.Max), count(c.Failed), count(c.ClosedEarly))
@@ -109,18 +109,18 @@ func (e *errWriter) clients(c *Clients) {
 }
 
 func (e *errWriter) pushes(p *Pushes) {
-	var t table
-	t.add("", "rate", "body", "senders", "intended", "sent", "acknowledged", "failed", "no answer")
+	var t Table
+	t.Add("", "rate", "body", "senders", "intended", "sent", "acknowledged", "failed", "no answer")
 	for _, l := range p.Lines {
-		t.add(append([]string{l.Name, amount(l.Rate) + "/s", size(float64(l.BodyBytes)), count(l.Streams)}, pushCells(l.Pushes)...)...)
+		t.Add(append([]string{l.Name, amount(l.Rate) + "/s", size(float64(l.BodyBytes)), count(l.Streams)}, pushCells(l.Pushes)...)...)
 	}
 	if len(p.Lines) > 1 {
-		t.add(append([]string{"all", "", "", ""}, pushCells(p.Measured)...)...)
+		t.Add(append([]string{"all", "", "", ""}, pushCells(p.Measured)...)...)
 	}
 	if p.WarmUp.Intended > 0 {
-		t.add(append([]string{"warm-up", "", "", ""}, pushCells(p.WarmUp)...)...)
+		t.Add(append([]string{"warm-up", "", "", ""}, pushCells(p.WarmUp)...)...)
 	}
-	t.write(e, "  ")
+	e.printf("%s", t.Lines("  "))
 	e.printf("  sent late by p50 %s, p99 %s, max %s; acknowledged after p50 %s, p99 %s, max %s\n",
 		span(p.Lag.P50), span(p.Lag.P99), span(p.Lag.Max), span(p.Ack.P50), span(p.Ack.P99), span(p.Ack.Max))
 	for _, err := range p.Errors {
@@ -134,18 +134,18 @@ func pushCells(c PushCounts) []string {
 
 func (e *errWriter) deliveries(r *Run) {
 	d := &r.Deliveries
-	var t table
-	t.add("", "expected", "delivered", "lost", "duplicate", "reordered", "unexpected")
+	var t Table
+	t.Add("", "expected", "delivered", "lost", "duplicate", "reordered", "unexpected")
 	if len(r.Pushes.Lines) > 1 {
 		for _, l := range r.Pushes.Lines {
-			t.add(append([]string{l.Name}, deliveryCells(l.Deliveries)...)...)
+			t.Add(append([]string{l.Name}, deliveryCells(l.Deliveries)...)...)
 		}
 	}
-	t.add(append([]string{"measured"}, deliveryCells(d.Measured)...)...)
+	t.Add(append([]string{"measured"}, deliveryCells(d.Measured)...)...)
 	if d.WarmUp.Expected > 0 {
-		t.add(append([]string{"warm-up"}, deliveryCells(d.WarmUp)...)...)
+		t.Add(append([]string{"warm-up"}, deliveryCells(d.WarmUp)...)...)
 	}
-	t.write(e, "  ")
+	e.printf("%s", t.Lines("  "))
 	drained := "the last " + span(d.DrainTime) + " after the schedule's end"
 	if !d.Drained {
 		drained = "not all within " + span(d.DrainTime) + " after the schedule's end"
@@ -169,21 +169,21 @@ func deliveryCells(c Counts) []string {
 }
 
 func (e *errWriter) latency(l *Latency) {
-	var t table
-	t.add("", "p50", "p90", "p99", "p99.9", "max")
+	var t Table
+	t.Add("", "p50", "p90", "p99", "p99.9", "max")
 	for _, row := range latencyRows(l) {
-		t.add(row.name, span(row.p.P50), span(row.p.P90), span(row.p.P99), span(row.p.P999), span(row.p.Max))
+		t.Add(row.name, span(row.p.P50), span(row.p.P90), span(row.p.P99), span(row.p.P999), span(row.p.Max))
 	}
-	t.write(e, "  ")
+	e.printf("%s", t.Lines("  "))
 }
 
 func (e *errWriter) processes(r *Run) {
-	var t table
-	t.add("", "CPU", "cores", "RSS", "peak RSS", "PSS", "Go heap")
+	var t Table
+	t.Add("", "CPU", "cores", "RSS", "peak RSS", "PSS", "Go heap")
 	for _, p := range r.Processes {
-		t.add(p.Name, span(p.CPUSeconds), fmt.Sprintf("%.2f", p.CoresUsed), size(float64(p.RSSBytes)), size(float64(p.RSSPeakBytes)), size(float64(p.PSSBytes)), size(float64(p.GoHeapBytes)))
+		t.Add(p.Name, span(p.CPUSeconds), fmt.Sprintf("%.2f", p.CoresUsed), size(float64(p.RSSBytes)), size(float64(p.RSSPeakBytes)), size(float64(p.PSSBytes)), size(float64(p.GoHeapBytes)))
 	}
-	t.write(e, "  ")
+	e.printf("%s", t.Lines("  "))
 	s := &r.Server
 	if t := r.Target; t != nil {
 		e.printf("  what the target uses is not known (clients at %s, pushes at %s)\n", strings.Join(slices.Concat(t.TCP, t.WebSocket), ", "), t.Push)
@@ -191,7 +191,7 @@ func (e *errWriter) processes(r *Run) {
 		e.server(s)
 	}
 	e.printf("  swarm: %s, the busiest at work for %s of the time, at most %s of a second; read lag p99 %s, max %s\n",
-		plural(r.Swarm.Threads, "thread"), percent(r.Swarm.BusyMean), percent(r.Swarm.BusyMost), span(r.Swarm.ReadLag.P99), span(r.Swarm.ReadLag.Max))
+		Plural(r.Swarm.Threads, "thread"), percent(r.Swarm.BusyMean), percent(r.Swarm.BusyMost), span(r.Swarm.ReadLag.P99), span(r.Swarm.ReadLag.Max))
 	e.printf("  beside the run: other processes %s of the machine, steal %s\n", percent(r.Disturbance.OtherCPU), percent(r.Disturbance.Steal))
 }
 
@@ -233,7 +233,7 @@ func (e *errWriter) ceiling(r *Run) {
 	e.printf("  one frame to each of %s sockets, first send to last receipt: %s in the median, %s p99\n",
 		count(c.Clients), span(c.SweepMedian), span(c.SweepP99))
 	e.printf("  back to back with %s a write: %s sends/s, %s per CPU second (%s)\n",
-		size(c.BytesPerSend), many(c.SendsPerSecond), many(c.SendsPerCPUSecond), plural(c.Threads, "thread"))
+		size(c.BytesPerSend), many(c.SendsPerSecond), many(c.SendsPerCPUSecond), Plural(c.Threads, "thread"))
 	e.printf("  comet reaches %s of the sends/s while it sweeps, %s per CPU second\n", percent(c.WritesFraction), percent(c.WritesCPUFraction))
 	e.printf("  p99 to receipt is %s times the ceiling's sweep; 1.5 sweeps and 10 ms are %s\n",
 		digits(c.LatencyFactor), span(1.5*c.SweepMedian+(10*time.Millisecond).Seconds()))

@@ -42,11 +42,10 @@ func (s *Server) Reload(cfg Config) (changed []string, err error) {
 	case s.renew <- struct{}{}:
 	default:
 	}
-	s.applied.Whitelist, s.applied.Limit = cfg.Whitelist, cfg.Limit
-	s.applied.TCP.CertFile, s.applied.TCP.PrivateFile = cfg.TCP.CertFile, cfg.TCP.PrivateFile
-	s.applied.WebSocket.CertFile, s.applied.WebSocket.PrivateFile = cfg.WebSocket.CertFile, cfg.WebSocket.PrivateFile
-	s.applied.Env.Weight, s.applied.Env.Offline, s.applied.Env.Addrs = cfg.Env.Weight, cfg.Env.Offline, cfg.Env.Addrs
 	changed, later := config.Split(paths, reloadable)
+	if err := config.Copy(&s.applied, &cfg, changed); err != nil {
+		return changed, err
+	}
 	if len(later) > 0 {
 		return changed, &config.RestartError{Paths: later}
 	}

@@ -53,9 +53,10 @@ func (s *Server) Reload(cfg Config) (changed []string, err error) {
 	s.live.Store(now)
 	s.store.SetBounds(cfg.Session.bounds())
 	s.warnIfOpen(&cfg)
-	s.applied.Node, s.applied.Backoff, s.applied.Regions, s.applied.Session = cfg.Node, cfg.Backoff, cfg.Regions, cfg.Session
-	s.applied.HTTPServer.Auth = cfg.HTTPServer.Auth
 	changed, later := config.Split(paths, reloadable)
+	if err := config.Copy(&s.applied, &cfg, changed); err != nil {
+		return changed, err
+	}
 	if len(later) > 0 {
 		return changed, &config.RestartError{Paths: later}
 	}
