@@ -32,8 +32,8 @@ profile-diff: build ## where the cost of a delivery changed between the runs A= 
 up: build ## everything in one process, for a first look
 	bin/barrage up
 
-docs: ## regenerate docs/configuration.md from the code
-	$(GO) test . -run TestConfigurationReference -update
+docs: ## regenerate docs/configuration.md and docs/scenarios.md from the code
+	$(GO) test . -run Reference -update
 
 lint: ## gofmt, go vet and staticcheck
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then \

@@ -83,6 +83,7 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	profiles := flags.Bool("profile", false, "take CPU, memory and waiting profiles of all processes in the measured phase")
 	at := flags.String("target", "", "drive a `cluster` that runs already, goim's or ours: tcp=HOST:PORT,ws=HOST:PORT,push=HOST:PORT")
 	explain := flags.Bool("explain", false, "say what the run would do, what it needs and how long it takes, and run nothing")
+	schema := flags.Bool("schema", false, "print the JSON schema of scenarios, for an editor")
 	list := flags.Bool("list", false, "list the scenarios that came with the binary")
 	flags.Var(&overrides, "set", "set a `field=value` of the scenario; may be given several times")
 	flags.Usage = func() {
@@ -97,6 +98,12 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 		return benchUsageError // the flag set has said why
 	case *list:
 		return listScenarios(stdout, stderr)
+	case *schema:
+		if err := scenario.WriteSchema(stdout); err != nil {
+			fmt.Fprintf(stderr, "barrage bench: %v\n", err)
+			return benchUsageError
+		}
+		return benchGood
 	case len(names) != 1:
 		fmt.Fprintf(stderr, "barrage bench: one scenario is wanted, got %d; see barrage bench -h\n", len(names))
 		return benchUsageError

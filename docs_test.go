@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"barrage/harness/scenario"
 	"barrage/server/admin"
 	"barrage/server/comet"
 	"barrage/server/config"
@@ -52,17 +53,32 @@ a section of that name (comet.tcp.bind), and all its ports on loopback. This pag
 	reference(t, &b, "job", j)
 	reference(t, &b, "discovery", d)
 	reference(t, &b, "services", v)
-	path := filepath.Join("docs", "configuration.md")
+	checkDocument(t, "configuration.md", b.Bytes())
+}
+
+// docs/scenarios.md is what the code says.
+func TestScenarioReference(t *testing.T) {
+	var b bytes.Buffer
+	if err := scenario.WriteReference(&b); err != nil {
+		t.Fatal(err)
+	}
+	checkDocument(t, "scenarios.md", b.Bytes())
+}
+
+// checkDocument holds a generated document of docs/ against want, or rewrites it.
+func checkDocument(t *testing.T, name string, want []byte) {
+	t.Helper()
+	path := filepath.Join("docs", name)
 	if *update {
 		if err := os.MkdirAll("docs", 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(path, b.Bytes(), 0o644); err != nil {
+		if err := os.WriteFile(path, want, 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
 	got, err := os.ReadFile(path)
-	if err != nil || !bytes.Equal(got, b.Bytes()) {
+	if err != nil || !bytes.Equal(got, want) {
 		t.Errorf("%s is not what the code says (%v); run make docs", path, err)
 	}
 }

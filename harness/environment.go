@@ -96,15 +96,30 @@ const (
 	filesBeside     = 512 // descriptors of a comet that are no clients
 	memoryBeside    = 700 << 20
 	memoryPerClient = 24 << 10
+	memoryOfTLS     = 40 << 10 // on top, for both ends
 )
+
+// memoryNeeded returns what a run of s takes, in bytes.
+func memoryNeeded(s *scenario.Scenario) int64 {
+	n := float64(s.Clients.Count)
+	t := s.Clients.Transport
+	return memoryBeside + int64(n*memoryPerClient) + int64(n*(t.TCPTLS+t.WSS)*memoryOfTLS)
+}
 
 // fitTarget says what a scenario asks of a cluster that isn't there.
 func fitTarget(s *scenario.Scenario, t *cluster.Target) error {
 	var problems []string
-	if ws := s.Clients.WebSocket; ws < 1 && len(t.TCP) == 0 {
-		problems = append(problems, "the scenario has clients on TCP, and the target no address for them: name one, or set clients.transport={ws: 1, tcp: 0}")
-	} else if ws > 0 && len(t.WS) == 0 {
-		problems = append(problems, "the scenario has clients on WebSocket, and the target no address for them: name one, or set clients.transport={tcp: 1, ws: 0}")
+	for _, x := range []struct {
+		name, key string
+		fraction  float64
+		addrs     []string
+	}{
+		{"TCP", "tcp", s.Clients.Transport.TCP, t.TCP}, {"WebSocket", "ws", s.Clients.Transport.WebSocket, t.WS},
+		{"TCP inside TLS", "tcp+tls", s.Clients.Transport.TCPTLS, t.TCPTLS}, {"WebSocket inside TLS", "wss", s.Clients.Transport.WSS, t.WSS},
+	} {
+		if x.fraction > 0 && len(x.addrs) == 0 {
+			problems = append(problems, fmt.Sprintf("the scenario has clients on %s, and the target no address for them: name one (%s=HOST:PORT), or set clients.transport", x.name, x.key))
+		}
 	}
 	if len(s.Cluster.Comet)+len(s.Cluster.Logic)+len(s.Cluster.Job) > 0 {
 		problems = append(problems, "the scenario has settings for its own processes (cluster), which a target doesn't take")
@@ -130,7 +145,7 @@ func preflight(s *scenario.Scenario, m machine) (comets int, err error) {
 			"a comet needs %d open files for its clients, the hard limit is %d: run `ulimit -Hn %d && ulimit -n %d` as root in this shell, or set cluster.comets: auto in the scenario",
 			need, m.openFiles, need, need))
 	}
-	if need := int64(memoryBeside) + int64(clients)*memoryPerClient; m.available > 0 && m.available < need {
+	if need := memoryNeeded(s); m.available > 0 && m.available < need {
 		problems = append(problems, fmt.Sprintf(
 			"%d clients and their servers need about %d MiB of memory, %d MiB are available: end other programs, or run fewer with -set clients.count=%d",
 			clients, need>>20, m.available>>20, max(1, int(m.available-memoryBeside)/memoryPerClient)))

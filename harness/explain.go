@@ -6,8 +6,10 @@ import (
 	"strings"
 	"time"
 
+	"barrage/harness/ledger"
 	"barrage/harness/report"
 	"barrage/harness/scenario"
+	"barrage/harness/swarm"
 )
 
 // How long the parts of a run take that no scenario sets, on a small machine: for telling a
@@ -57,10 +59,10 @@ func Explain(w io.Writer, s *scenario.Scenario, withCeiling bool) error {
 		f, _ := report.FindFigure(t.Figure)
 		fmt.Fprintf(&b, "  %s %s %s (%s)\n", t.Figure, t.Relation, f.Unit.Format(t.Value), f.Help)
 	}
-	need := int64(memoryBeside) + int64(s.Clients.Count)*memoryPerClient
+	need := memoryNeeded(s)
 	fmt.Fprintf(&b, "\nIt needs about %d MiB of memory (%d are available) and %d open files in each comet (the limit is %d).\n",
 		need>>20, m.available>>20, (s.Clients.Count+max(1, comets)-1)/max(1, comets)+filesBeside, m.openFiles)
-	takes := startTakes + time.Duration(float64(s.Clients.Count)/s.Clients.ConnectRate*float64(time.Second)) + s.Phases.Warmup + s.Phases.Measure
+	takes := startTakes + s.Clients.Connect.Takes(s.Clients.Count) + s.Phases.Warmup + s.Phases.Measure
 	if withCeiling {
 		takes += ceilingTakes
 	}
@@ -75,25 +77,41 @@ func Explain(w io.Writer, s *scenario.Scenario, withCeiling bool) error {
 func explainClients(s *scenario.Scenario, l *layout) string {
 	c := &s.Clients
 	var b strings.Builder
-	tcp, webSocket := c.Count-l.spread.webSocket, l.spread.webSocket
-	fmt.Fprintf(&b, "%s connect, %.0f a second at most", report.Plural(c.Count, "client"), c.ConnectRate)
-	switch {
-	case webSocket == 0:
-		b.WriteString(", over TCP")
-	case tcp == 0:
-		b.WriteString(", over WebSocket")
-	default:
-		fmt.Fprintf(&b, ", %s over TCP and %s over WebSocket", many(int64(tcp)), many(int64(webSocket)))
+	fmt.Fprintf(&b, "%s connect, %.0f a second at most", report.Plural(c.Count, "client"), c.Connect.Rate)
+	if c.Connect.Over > 0 {
+		fmt.Fprintf(&b, " and from %.0f on for the first %v", c.Connect.From, c.Connect.Over)
 	}
-	switch c.Rooms.Count {
-	case 0:
+	var transports []string
+	for _, t := range []struct {
+		kind ledger.Kind
+		name string
+	}{{ledger.TCP, "TCP"}, {ledger.WebSocket, "WebSocket"}, {ledger.TCPTLS, "TCP inside TLS"}, {ledger.WSS, "WebSocket inside TLS"}} {
+		switch n := l.crowd.of(t.kind); n {
+		case 0:
+		case c.Count:
+			transports = append(transports, "over "+t.name)
+		default:
+			transports = append(transports, fmt.Sprintf("%s over %s", many(int64(n)), t.name))
+		}
+	}
+	b.WriteString(", " + listing(transports))
+	switch {
+	case c.Rooms.Count == 0:
 		b.WriteString(", in no room")
-	case 1:
+	case c.Rooms.Count == 1:
 		fmt.Fprintf(&b, ", all in the room %s", c.Rooms.Key(0))
+	case c.Rooms.Zipf > 0:
+		sizes := c.Rooms.Sizes(c.Count)
+		fmt.Fprintf(&b, ", in %s rooms of very different sizes (Zipf's law: %s in %s, %s in the last)",
+			many(int64(c.Rooms.Count)), many(int64(sizes[0])), c.Rooms.Key(0), many(int64(sizes[len(sizes)-1])))
 	default:
 		fmt.Fprintf(&b, ", spread evenly over %s rooms (%s ...)", many(int64(c.Rooms.Count)), c.Rooms.Key(0))
 	}
 	b.WriteString(".\n")
+	if c.Rooms.Change > 0 {
+		fmt.Fprintf(&b, "Each changes to the next room every %v, and the next time back.\n", c.Rooms.Change)
+	}
+	b.WriteString(explainBehaviours(c, l))
 	if c.Members > 0 {
 		fmt.Fprintf(&b, "They are %s.\n", report.Plural(c.Members, "member"))
 	}
@@ -103,6 +121,41 @@ func explainClients(s *scenario.Scenario, l *layout) string {
 		fmt.Fprintf(&b, "Each sends a heartbeat every %v.\n", c.Heartbeat)
 	}
 	return b.String()
+}
+
+// explainBehaviours says which clients misbehave.
+func explainBehaviours(c *scenario.Clients, l *layout) string {
+	var b strings.Builder
+	for _, x := range []struct {
+		behaviour swarm.Behaviour
+		does      string
+	}{
+		{swarm.SlowReader, fmt.Sprintf("read %s bytes a second; what they get is accounted apart", many(int64(c.Slow.Rate)))},
+		{swarm.Stalled, "stop to read once they have joined; what they don't get is accounted apart"},
+		{swarm.Churning, fmt.Sprintf("leave after %v in the mean and come back %v later", c.Churn.Lives, c.Churn.Away)},
+		{swarm.HalfOpen, fmt.Sprintf("vanish without a word after %v in the mean", c.HalfOpen.Lives)},
+	} {
+		if n := l.crowd.behaving(x.behaviour); n > 0 {
+			fmt.Fprintf(&b, "%s of them %s.\n", many(int64(n)), x.does)
+		}
+	}
+	if s := c.Storm; s.Fraction > 0 {
+		how := "close"
+		if s.Reset {
+			how = "reset"
+		}
+		fmt.Fprintf(&b, "%.3g%% of the well-behaved ones %s their connections %v after the start of the measured phase, and all come back at once.\n", s.Fraction*100, how, s.At)
+	}
+	return b.String()
+}
+
+// listing joins words: "a, b and c".
+func listing(words []string) string {
+	if len(words) < 2 {
+		return strings.Join(words, "")
+	}
+	last := len(words) - 1
+	return strings.Join(words[:last], ", ") + " and " + words[last]
 }
 
 // explainPush says what a line pushes; deliveries is how many its measured pushes make.
@@ -139,7 +192,10 @@ func (l *layout) deliveries() []int64 {
 	receivers := make(map[string]int64)
 	var key []byte
 	for i := range l.scenario.Clients.Count {
-		key = l.position(key[:0], i)
+		if b := l.crowd.behaviour(i); b == swarm.SlowReader || b == swarm.Stalled {
+			continue
+		}
+		key = l.position(key[:0], i, l.room(i))
 		receivers[string(key)]++
 	}
 	out := make([]int64, len(l.scenario.Pushes))

@@ -23,10 +23,11 @@ type layout struct {
 	pushes   []pusher.Stream
 	line     []int // by stream id: the scenario's line
 
-	spread spread
-	// receivers is which streams a client receives, by its position (see position). It is
-	// made once and then only read.
-	receivers map[string]*ledger.Subscription
+	crowd crowd
+	// receivers is which streams a client receives, by its position (see position), and
+	// either which one that changes rooms receives in both of them, by both positions. They
+	// are made once and then only read.
+	receivers, either map[string]*ledger.Subscription
 }
 
 // nobody is the target of a line that a client receives nothing of.
@@ -36,7 +37,10 @@ const nobody = math.MaxUint32
 // phase. A line's pushes go to its targets and their senders in turn, so each stream has
 // every n-th push of the line, at its part of the line's rate.
 func newLayout(s *scenario.Scenario) (*layout, error) {
-	l := &layout{scenario: s, spread: newSpread(s.Clients.Count, s.Clients.WebSocket), receivers: map[string]*ledger.Subscription{}}
+	l := &layout{
+		scenario: s, crowd: newCrowd(&s.Clients),
+		receivers: map[string]*ledger.Subscription{}, either: map[string]*ledger.Subscription{},
+	}
 	phases := []struct {
 		start, length time.Duration
 		warmUp        bool
@@ -72,36 +76,76 @@ func newLayout(s *scenario.Scenario) (*layout, error) {
 	if l.streams, err = ledger.NewStreams(list); err != nil {
 		return nil, fmt.Errorf("lay out %s: %w", s.Name, err)
 	}
-	var key []byte
-	for i := range s.Clients.Count {
-		key = l.position(key[:0], i)
-		if l.receivers[string(key)] != nil {
-			continue
+	if err := l.subscribe(ids); err != nil {
+		return nil, fmt.Errorf("lay out %s: %w", s.Name, err)
+	}
+	return l, nil
+}
+
+// subscribe makes the subscriptions of all positions that clients have; ids are the streams
+// by line and target.
+func (l *layout) subscribe(ids [][][]uint16) error {
+	at := func(key []byte) (*ledger.Subscription, error) {
+		if set := l.receivers[string(key)]; set != nil {
+			return set, nil
 		}
 		var receives []uint16
-		for line := range s.Pushes {
+		for line := range l.scenario.Pushes {
 			if target := binary.BigEndian.Uint32(key[4*line:]); target != nobody {
 				receives = append(receives, ids[line][target]...)
 			}
 		}
-		if l.receivers[string(key)], err = l.streams.Subscribe(receives...); err != nil {
-			return nil, fmt.Errorf("lay out %s: %w", s.Name, err)
+		set, err := l.streams.Subscribe(receives...)
+		l.receivers[string(key)] = set
+		return set, err
+	}
+	var key []byte
+	for i := range l.scenario.Clients.Count {
+		room := l.room(i)
+		key = l.position(key[:0], i, room)
+		home, err := at(key)
+		if err != nil {
+			return err
+		}
+		if l.scenario.Clients.Rooms.Change == 0 {
+			continue
+		}
+		one := len(key)
+		key = l.position(key, i, l.crowd.otherRoom(room))
+		if l.either[string(key)] != nil {
+			continue
+		}
+		other, err := at(key[one:])
+		if err != nil {
+			return err
+		}
+		if l.either[string(key)], err = l.streams.Subscribe(slices.Concat(home.IDs(), other.IDs())...); err != nil {
+			return err
 		}
 	}
-	return l, nil
+	return nil
+}
+
+// room returns the room that client i is in at first, 0 where there are none.
+func (l *layout) room(i int) int {
+	if l.scenario.Clients.Rooms.Count == 0 {
+		return 0
+	}
+	return l.crowd.room(i)
 }
 
 // maxLanes bounds the pusher's connections. Where there are more streams some share one.
 const maxLanes = 256
 
-// position appends, for each line of pushes, which of its targets client i is one of.
-func (l *layout) position(dst []byte, i int) []byte {
+// position appends, for each line of pushes, which of its targets client i is one of while
+// it is in room.
+func (l *layout) position(dst []byte, i, room int) []byte {
 	c := &l.scenario.Clients
 	for _, p := range l.scenario.Pushes {
 		target := uint32(nobody)
 		switch p.Kind {
 		case scenario.KindRoom: // whatever the client accepts
-			if k := slices.Index(p.Rooms, i%c.Rooms.Count); k >= 0 {
+			if k := slices.Index(p.Rooms, room); k >= 0 {
 				target = uint32(k)
 			}
 		case scenario.KindKeys:
@@ -154,50 +198,24 @@ func memberID(n int) int64   { return int64(n) + 1 }
 // client describes client i to the swarm.
 func (l *layout) client(i int) swarm.Client {
 	c := &l.scenario.Clients
-	var buf [64]byte
+	var buf [128]byte
+	room := l.room(i)
+	key := l.position(buf[:0], i, room)
 	client := swarm.Client{
-		Kind: l.spread.kind(i), Key: clientKey(i), Accepts: c.Accepts,
-		Subscription: l.receivers[string(l.position(buf[:0], i))],
+		Kind: l.crowd.kind(i), Behaviour: l.crowd.behaviour(i), Key: clientKey(i), Accepts: c.Accepts,
+		Subscription: l.receivers[string(key)],
 	}
 	if c.Members > 0 {
 		client.Mid = memberID(i % c.Members)
 	}
 	if c.Rooms.Count > 0 {
-		client.Room = c.Rooms.Key(i % c.Rooms.Count)
+		client.Room = c.Rooms.Key(room)
+	}
+	if c.Rooms.Change > 0 {
+		other, one := l.crowd.otherRoom(room), len(key)
+		key = l.position(key, i, other)
+		client.Home, client.Other, client.OtherRoom = client.Subscription, l.receivers[string(key[one:])], c.Rooms.Key(other)
+		client.Subscription = l.either[string(key)]
 	}
 	return client
-}
-
-// A spread says which clients are on WebSocket: an exact part of them, mixed so that every
-// room and every group has about the same part.
-type spread struct {
-	clients   int
-	webSocket int
-	step      int // coprime to clients, so that i*step mod clients is a permutation
-}
-
-func newSpread(clients int, webSocket float64) spread {
-	s := spread{clients: clients, webSocket: int(math.Round(float64(clients) * webSocket)), step: 1}
-	// The golden section spreads the members of every arithmetic series evenly.
-	for step := max(1, int(float64(clients)*0.6180339887)); step < clients; step++ {
-		if gcd(step, clients) == 1 {
-			s.step = step
-			break
-		}
-	}
-	return s
-}
-
-func (s spread) kind(i int) ledger.Kind {
-	if i*s.step%s.clients < s.webSocket {
-		return ledger.WebSocket
-	}
-	return ledger.TCP
-}
-
-func gcd(a, b int) int {
-	for b != 0 {
-		a, b = b, a%b
-	}
-	return a
 }

@@ -2,12 +2,14 @@ package harness
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"barrage/harness/ledger"
 	"barrage/harness/scenario"
+	"barrage/harness/swarm"
 	"barrage/scenarios"
 )
 
@@ -73,7 +75,7 @@ func subscribed(t *testing.T, l *layout, i int, stream uint16) bool {
 	t.Helper()
 	b := ledger.NewBook(l.streams, 1, 64)
 	c := l.client(i)
-	b.Join(b.Add(c.Subscription, c.Kind))
+	b.Join(b.Add(c.Subscription, c.Kind), nil)
 	counts, err := b.Count([]ledger.Plan{{Stream: stream, Pushed: 1}})
 	if err != nil {
 		t.Fatal(err)
@@ -124,7 +126,7 @@ func TestSpreadIsExactAndMixed(t *testing.T) {
 		clients int
 		ws      float64
 	}{{1, 0}, {1, 1}, {2, 0.5}, {200, 0.5}, {1000, 0.1}, {10_000, 0.5}, {9973, 0.25}} {
-		s := newSpread(c.clients, c.ws)
+		s := newCrowd(&scenario.Clients{Count: c.clients, Transport: scenario.Transport{WebSocket: c.ws, TCP: 1 - c.ws}})
 		total := 0
 		for _, rooms := range []int{1, 2, 4, 8} {
 			n := make([]int, rooms)
@@ -156,6 +158,47 @@ func TestBuiltInScenariosLayOut(t *testing.T) {
 		}
 		if _, err := newLayout(s); err != nil {
 			t.Error(err)
+		}
+	}
+}
+
+// Behaviours are dealt out exactly, and independently of transports and rooms; rooms have
+// the sizes that Zipf's law gives them, and who changes rooms is owed what either has.
+func TestCrowd(t *testing.T) {
+	s := parse(t, strings.NewReplacer("count: 24", "count: 1000", "rooms: {count: 3, type: live}", "rooms: {count: 5, zipf: 1, change: 10s}\n"+
+		"  slow: {fraction: 0.1, rate: 1KiB/s}\n  stalled: {fraction: 0.05}\n  churn: {fraction: 0.2, lives: 3s}\n  half_open: {fraction: 0.15, lives: 1m}").Replace(everyKind))
+	l, err := newLayout(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	of, webSocket, rooms := map[swarm.Behaviour]int{}, map[swarm.Behaviour]int{}, map[string]int{}
+	for i := range 1000 {
+		c := l.client(i)
+		of[c.Behaviour]++
+		if c.Kind.WebSocket() {
+			webSocket[c.Behaviour]++
+		}
+		rooms[c.Room]++
+		for _, id := range c.Home.IDs() {
+			if !slices.Contains(c.Subscription.IDs(), id) {
+				t.Fatalf("client %d is owed stream %d at home, and not in all", i, id)
+			}
+		}
+		if c.Subscription.Len() < c.Other.Len() || c.OtherRoom == c.Room {
+			t.Fatalf("client %d: %d streams in all, %d in the other room %s", i, c.Subscription.Len(), c.Other.Len(), c.OtherRoom)
+		}
+	}
+	for b, want := range map[swarm.Behaviour]int{swarm.SlowReader: 100, swarm.Stalled: 50, swarm.Churning: 200, swarm.HalfOpen: 150, swarm.WellBehaved: 500} {
+		if of[b] != want || l.crowd.behaving(b) != want {
+			t.Errorf("%d are %s, %d say the parts, want %d", of[b], b, l.crowd.behaving(b), want)
+		}
+		if got := float64(webSocket[b]) / float64(of[b]); got < 0.65 || got > 0.85 {
+			t.Errorf("%.2f of the %s clients are on WebSocket, 0.75 of all", got, b)
+		}
+	}
+	for i, size := range s.Clients.Rooms.Sizes(1000) {
+		if got := rooms[s.Clients.Rooms.Key(i)]; got != size {
+			t.Errorf("room %d has %d clients, want %d", i+1, got, size)
 		}
 	}
 }

@@ -27,6 +27,7 @@ func (r *run) report() *report.Run {
 		Started: r.began.UTC(), Ended: time.Now().UTC(), Command: nonNil(r.opt.Command),
 		Environment: readEnvironment(r.opt.Commit),
 		Clients:     r.clients(),
+		Behaviour:   r.behaviour(),
 		Pushes:      r.pushes(),
 		Deliveries:  r.deliveries(),
 		Latency:     r.latency(),
@@ -40,7 +41,7 @@ func (r *run) report() *report.Run {
 	out.Ceiling = r.ceilingFigures(out)
 	out.Disturbance = r.disturbance(out)
 	if t := r.opt.Target; t != nil {
-		out.Target = &report.Target{TCP: t.TCP, WebSocket: t.WS, Push: t.Push}
+		out.Target = &report.Target{TCP: t.TCP, WebSocket: t.WS, TCPTLS: t.TCPTLS, WSS: t.WSS, Push: t.Push}
 		out.Environment.Broker = "" // the target's is not known
 	}
 	out.Verdict = verdict(out, s)
@@ -64,15 +65,39 @@ func nonNil[T any](list []T) []T {
 }
 
 func (r *run) clients() report.Clients {
-	c, p := &r.opt.Scenario.Clients, r.received.Progress
+	c, p, crowd := &r.opt.Scenario.Clients, r.received.Progress, &r.layout.crowd
 	return report.Clients{
-		Count: c.Count, WebSocket: r.layout.spread.webSocket, TCP: c.Count - r.layout.spread.webSocket, Rooms: c.Rooms.Count,
+		Count: c.Count, TCP: crowd.of(ledger.TCP), WebSocket: crowd.of(ledger.WebSocket),
+		TCPTLS: crowd.of(ledger.TCPTLS), WSS: crowd.of(ledger.WSS), Rooms: c.Rooms.Count,
 		Joined: p.Joined, Failed: p.Failed, ClosedEarly: p.ClosedEarly,
 		ConnectSeconds: r.connectTook.Seconds(), JoinedPerSecond: ratio(float64(p.Joined), r.connectTook.Seconds()),
-		WantedPerSecond: c.ConnectRate, ConnectToJoined: report.PercentilesOf(r.received.ConnectTime),
+		WantedPerSecond: c.Connect.Rate, ConnectToJoined: report.PercentilesOf(r.received.ConnectTime),
 		Failures: causes(r.received.Failures), EarlyCloses: causes(r.received.Closes),
 		HeartbeatsSent: r.received.Heartbeats, ControlFramesRead: r.received.Control,
 	}
+}
+
+// behaviour is what came of the clients that misbehave, nil where there are none.
+func (r *run) behaviour() *report.Behaviour {
+	c, crowd, got := &r.opt.Scenario.Clients, &r.layout.crowd, r.received
+	if c.Misbehaving() == 0 && c.Storm.Fraction == 0 && c.Rooms.Change == 0 {
+		return nil
+	}
+	b := &report.Behaviour{
+		Slow: crowd.behaving(swarm.SlowReader), Stalled: crowd.behaving(swarm.Stalled),
+		Churn: crowd.behaving(swarm.Churning), HalfOpen: crowd.behaving(swarm.HalfOpen),
+		LaggingCloses: causes(got.LaggingCloses), Vanished: got.Vanished, RoomChanges: got.RoomChanges,
+		Leftover: got.Ledger.Total().Leftover, Rejoined: got.Rejoined, Rejoin: report.PercentilesOf(got.RejoinTime), Retries: causes(got.Retries),
+	}
+	if got.Lagging != nil {
+		b.Lagging = counts(got.Lagging.Total())
+	}
+	if r.storm != nil {
+		b.Storm = &report.Storm{
+			Clients: r.storm.Clients, Back: r.storm.Back, Seconds: r.storm.Took.Seconds(), Rejoin: report.PercentilesOf(got.StormTime),
+		}
+	}
+	return b
 }
 
 func causes(list []swarm.CauseCount) []report.CauseCount {
@@ -156,6 +181,9 @@ func (r *run) deliveries() report.Deliveries {
 	for i, n := range book.Strays {
 		measured.Unexpected[i] += n
 	}
+	if r.received.Lagging != nil {
+		total.Add(r.received.Lagging.Total())
+	}
 	last := r.lastReceipt()
 	took := time.Duration(last - r.measuredFrom()).Seconds()
 	scheduled := r.measuredFrom() + int64(r.opt.Scenario.Phases.Measure)
@@ -164,11 +192,22 @@ func (r *run) deliveries() report.Deliveries {
 		drain = r.drainTook.Seconds()
 	}
 	return report.Deliveries{
+		Losses:   r.losses(),
 		Measured: counts(measured), WarmUp: counts(warmUp),
 		Seconds: took, PerSecond: ratio(float64(measured.Delivered), took), Drained: r.drained, DrainTime: drain,
 		Bytes: r.received.Bytes, CometFrames: r.cometFrames,
-		LedgerFrames: total.Delivered + total.Duplicate + total.Unknown + total.Unexpected.Total(),
+		LedgerFrames: total.Delivered + total.Duplicate + total.Unknown + total.Leftover + total.Unexpected.Total(),
 	}
+}
+
+// losses says who lost what, first of all.
+func (r *run) losses() []string {
+	list := []string{}
+	for _, l := range r.received.Losses {
+		c, line := r.layout.client(l.Client), r.layout.scenario.Pushes[r.layout.line[l.Stream]]
+		list = append(list, fmt.Sprintf("client %d (%s, %s, room %q): pushes %d to %d of stream %d (%s)", l.Client, c.Kind, c.Behaviour, c.Room, l.From, l.To-1, l.Stream, line.Name))
+	}
+	return list
 }
 
 func (r *run) latency() report.Latency {
@@ -176,6 +215,7 @@ func (r *run) latency() report.Latency {
 	return report.Latency{
 		All: report.PercentilesOf(book.AllLatency()),
 		TCP: report.PercentilesOf(book.Latency[ledger.TCP]), WebSocket: report.PercentilesOf(book.Latency[ledger.WebSocket]),
+		TCPTLS: report.PercentilesOf(book.Latency[ledger.TCPTLS]), WSS: report.PercentilesOf(book.Latency[ledger.WSS]),
 		First: report.PercentilesOf(book.FirstReceipt()), Last: report.PercentilesOf(book.LastReceipt()),
 		Curve: report.CurveOf(book.AllLatency()),
 	}

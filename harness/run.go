@@ -6,6 +6,7 @@ package harness
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -104,11 +105,14 @@ func Run(ctx context.Context, opt Options) (*Result, error) {
 // is, the others are too.
 func (r *run) write(result *report.Run) error {
 	book := r.received.Ledger
-	histograms := []report.NamedHistogram{
-		{Tag: "all", Histogram: book.AllLatency()}, {Tag: "tcp", Histogram: book.Latency[ledger.TCP]},
-		{Tag: "websocket", Histogram: book.Latency[ledger.WebSocket]},
-		{Tag: "first", Histogram: book.FirstReceipt()}, {Tag: "last", Histogram: book.LastReceipt()},
+	histograms := []report.NamedHistogram{{Tag: "all", Histogram: book.AllLatency()}}
+	for kind, h := range book.Latency {
+		if h != nil {
+			histograms = append(histograms, report.NamedHistogram{Tag: ledger.Kind(kind).String(), Histogram: h})
+		}
 	}
+	histograms = append(histograms, report.NamedHistogram{Tag: "first", Histogram: book.FirstReceipt()},
+		report.NamedHistogram{Tag: "last", Histogram: book.LastReceipt()})
 	for _, file := range []struct {
 		name  string
 		write func(io.Writer) error
@@ -189,6 +193,7 @@ type run struct {
 	start           int64 // of the schedule, ledger.Now's clock
 	begin, end      border
 	sent            *pusher.Result
+	storm           *swarm.StormReport // nil where there was none
 	drained         bool
 	drainTook       time.Duration // from the schedule's end
 	received        *swarm.Report
@@ -258,6 +263,7 @@ func (r *run) startCluster(ctx context.Context, died func(*cluster.ExitError)) (
 	r.cluster, err = cluster.Start(ctx, cluster.Config{
 		Exe: r.opt.Exe, Logs: filepath.Join(r.dir, logsFolder), Comets: r.comets,
 		Comet: flags(cl.Comet), Logic: flags(cl.Logic), Job: flags(cl.Job),
+		TLS: r.layout.crowd.of(ledger.TCPTLS)+r.layout.crowd.of(ledger.WSS) > 0,
 	}, died)
 	if err != nil {
 		if ctx.Err() != nil && !errors.As(err, new(*cluster.ExitError)) {
@@ -306,11 +312,7 @@ func (r *run) connect(ctx context.Context) error {
 	if r.idle, err = r.readCometMemory(ctx); err != nil {
 		return err
 	}
-	r.swarm, err = swarm.New(swarm.Config{
-		Targets: swarm.Targets{TCP: r.cluster.TCP, WS: r.cluster.WS}, Streams: r.layout.streams,
-		Clients: s.Clients.Count, Client: r.layout.client,
-		ConnectRate: int(s.Clients.ConnectRate + 0.5), ConnectPending: connectPending, Heartbeat: s.Clients.Heartbeat,
-	})
+	r.swarm, err = swarm.New(swarmConfig(s, r.layout, r.cluster))
 	if err != nil {
 		return &EnvironmentError{Problems: []string{err.Error()}}
 	}
@@ -328,9 +330,24 @@ func (r *run) connect(ctx context.Context) error {
 	return nil
 }
 
-// connectPending is how many logins are under way at most. It is enough to keep logic busy;
-// more would only wait there, until comet gives up asking for them.
-const connectPending = 128
+// swarmConfig is the clients of s, on their way to c.
+func swarmConfig(s *scenario.Scenario, l *layout, c *cluster.Cluster) swarm.Config {
+	clients := &s.Clients
+	cfg := swarm.Config{
+		Targets: swarm.Targets{TCP: c.TCP, WS: c.WS, TCPTLS: c.TCPTLS, WSS: c.WSS}, Streams: l.streams,
+		Clients: clients.Count, Client: l.client, Heartbeat: clients.Heartbeat, ReceiveBuffer: clients.ReceiveBuffer,
+		ConnectRate: int(clients.Connect.Rate + 0.5), ConnectFrom: int(clients.Connect.From + 0.5), ConnectOver: clients.Connect.Over,
+		ConnectPending: clients.Connect.Pending,
+		Behaviours: swarm.Behaviours{
+			SlowRate: clients.Slow.Rate, ChurnLives: clients.Churn.Lives, ChurnAway: clients.Churn.Away,
+			HalfOpenLives: clients.HalfOpen.Lives, RoomChange: clients.Rooms.Change,
+		},
+	}
+	if l.crowd.of(ledger.TCPTLS)+l.crowd.of(ledger.WSS) > 0 {
+		cfg.TLS = &tls.Config{RootCAs: c.Trusts}
+	}
+	return cfg
+}
 
 // lead is how long before its first push the schedule is set: time for the pusher to
 // connect.
@@ -354,6 +371,12 @@ func (r *run) push(ctx context.Context) error {
 	}()
 	stop := r.watch("warm-up")
 	r.settled = r.capture(ctx)
+	if r.opt.Scenario.Clients.Rooms.Change > 0 {
+		if err := r.swarm.ChangeRooms(ctx, true); err != nil && ctx.Err() == nil {
+			return err
+		}
+	}
+	storm := r.weather(ctx)
 	sleep(ctx, time.Duration(r.start+int64(phases.Warmup)-ledger.Now()))
 	stop()
 	var err error
@@ -368,6 +391,9 @@ func (r *run) push(ctx context.Context) error {
 		return o.err
 	}
 	r.sent = o.result
+	if err := <-storm; err != nil {
+		return err
+	}
 	scheduled := r.start + int64(phases.Warmup+phases.Measure)
 
 	stop = r.watch("drain")
@@ -384,6 +410,31 @@ func (r *run) push(ctx context.Context) error {
 	r.drainTook = time.Duration(max(0, ledger.Now()-scheduled))
 	r.cut = ctx.Err() != nil
 	return nil
+}
+
+// weather lets the scenario's storm come over the clients at its time. The channel has its
+// error when it is over, nil for one that ctx or the drain's end has cut short.
+func (r *run) weather(ctx context.Context) <-chan error {
+	over := make(chan error, 1)
+	s := r.opt.Scenario.Clients.Storm
+	if s.Fraction == 0 {
+		over <- nil
+		return over
+	}
+	go func() {
+		phases := r.opt.Scenario.Phases
+		at := r.start + int64(phases.Warmup+s.At)
+		sleep(ctx, time.Duration(at-ledger.Now()))
+		ctx, cancel := context.WithTimeout(ctx, time.Duration(r.start+int64(phases.Warmup+phases.Measure+phases.Drain)-ledger.Now()))
+		defer cancel()
+		report, err := r.swarm.Storm(ctx, s.Fraction, s.Reset)
+		r.storm = &report
+		if ctx.Err() != nil {
+			err = nil
+		}
+		over <- err
+	}()
+	return over
 }
 
 // capture takes profiles of the measured phase, where they are asked for. The function that
@@ -524,7 +575,7 @@ func (r *run) measureCeiling(ctx context.Context) error {
 		self = r.opt.Exe
 	}
 	result, err := ceiling.Run(ctx, ceiling.Config{
-		Exe: self, Clients: clients, WSFraction: r.opt.Scenario.Clients.WebSocket,
+		Exe: self, Clients: clients, WSFraction: r.opt.Scenario.Clients.Transport.WebSocket + r.opt.Scenario.Clients.Transport.WSS,
 		BodySize: body, WriteSize: int(write + 0.5),
 	})
 	if err != nil {

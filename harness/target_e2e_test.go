@@ -62,7 +62,7 @@ func TestTarget(t *testing.T) {
 		}
 	}
 	for _, c := range []struct{ target, want string }{
-		{"tcp=a:1", "push is missing"}, {"push=a:1", "tcp and ws are both missing"}, {"udp=a:1,push=b:2", `"udp" is none of tcp, ws, push`}, {"tcp=a", "write it as"},
+		{"tcp=a:1", "push is missing"}, {"push=a:1", "tcp, ws, tcp+tls and wss are all missing"}, {"udp=a:1,push=b:2", `"udp" is none of tcp, ws, tcp+tls, wss, push`}, {"tcp=a", "write it as"},
 		{"tcp=a:1,push=b:2", "the target no address for them"},
 	} {
 		bad := start(t, "-target", c.target, "smoke")

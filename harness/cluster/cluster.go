@@ -4,9 +4,11 @@ package cluster
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -20,6 +22,7 @@ type Config struct {
 	Comet  []string // further flags of every comet
 	Logic  []string
 	Job    []string
+	TLS    bool // the comets serve TLS too, with a certificate made for the run
 	// Ready is the most that the processes may take until they work. 0 is one minute.
 	Ready time.Duration
 	// Grace is the most that a process may take to end. 0 is 5 s.
@@ -46,10 +49,15 @@ type Cluster struct {
 	TCP  []string // addresses of the comets for TCP clients
 	WS   []string // and for WebSocket clients
 
+	TCPTLS []string // the same inside TLS, where Config.TLS is set
+	WSS    []string
+	Trusts *x509.CertPool // what their certificate is checked against; nil: what the system trusts
+
 	cfg     Config
 	ports   *Ports
 	spawner *spawner
 	died    func(*ExitError)
+	secrets string // folder of the certificate and its key, "" for none
 
 	mu        sync.Mutex // guards what follows
 	processes []*Process // in the order of their start
@@ -114,16 +122,24 @@ func (c *Cluster) start(ctx context.Context) error {
 		return err
 	}
 	waiting := []*Process{logic}
+	secure, err := c.certificate()
+	if err != nil {
+		return err
+	}
 	for i := range c.cfg.Comets {
 		at, err := c.take(3)
 		if err != nil {
 			return err
 		}
+		tls, err := c.takeTLS(secure)
+		if err != nil {
+			return err
+		}
 		c.TCP, c.WS = append(c.TCP, at[0]), append(c.WS, at[1])
 		name := fmt.Sprintf("comet-%d", i+1)
-		comet, err := c.run(RoleComet, name, c.flags(c.cfg.Comet, "-host="+name,
-			"-tcp.bind="+at[0], "-websocket.bind="+at[1], "-rpcServer.addr="+at[2],
-			"-addrs=127.0.0.1", "-discovery.nodes="+backing.Discovery)...)
+		comet, err := c.run(RoleComet, name, c.flags(c.cfg.Comet, slices.Concat([]string{"-host=" + name,
+			"-tcp.bind=" + at[0], "-websocket.bind=" + at[1], "-rpcServer.addr=" + at[2],
+			"-addrs=127.0.0.1", "-discovery.nodes=" + backing.Discovery}, tls)...)...)
 		if err != nil {
 			return err
 		}
@@ -144,6 +160,36 @@ func (c *Cluster) start(ctx context.Context) error {
 
 // flags returns own with more behind it, so that a scenario's value wins.
 func (c *Cluster) flags(more []string, own ...string) []string { return slices.Concat(own, more) }
+
+// certificate makes the comets' certificate, and returns the flags that name it; none
+// without Config.TLS.
+func (c *Cluster) certificate() (flags []string, err error) {
+	if !c.cfg.TLS {
+		return nil, nil
+	}
+	if c.secrets, err = os.MkdirTemp("", "barrage-tls-"); err != nil {
+		return nil, fmt.Errorf("make a folder for the comets' certificate: %w", err)
+	}
+	cert, key, trusted, err := makeCertificate(c.secrets)
+	if err != nil {
+		return nil, err
+	}
+	c.Trusts = trusted
+	return []string{"-tcp.tlsOpen=true", "-websocket.tlsOpen=true", "-websocket.certFile=" + cert, "-websocket.privateFile=" + key}, nil
+}
+
+// takeTLS returns the flags by which one more comet serves TLS.
+func (c *Cluster) takeTLS(secure []string) ([]string, error) {
+	if secure == nil {
+		return nil, nil
+	}
+	at, err := c.take(2)
+	if err != nil {
+		return nil, err
+	}
+	c.TCPTLS, c.WSS = append(c.TCPTLS, at[0]), append(c.WSS, at[1])
+	return append(slices.Clone(secure), "-tcp.tlsBind="+at[0], "-websocket.tlsBind="+at[1]), nil
+}
 
 // take returns n free addresses.
 func (c *Cluster) take(n int) ([]string, error) {
@@ -278,5 +324,10 @@ func (c *Cluster) Stop() error {
 	}
 	c.spawner.close()
 	c.ports.Close()
+	if c.secrets != "" {
+		if err := os.RemoveAll(c.secrets); err != nil {
+			errs = append(errs, fmt.Errorf("remove the comets' certificate: %w", err))
+		}
+	}
 	return errors.Join(errs...)
 }

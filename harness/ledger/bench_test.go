@@ -25,7 +25,7 @@ func BenchmarkAccount(b *testing.B) {
 			set := mustSubscribe(b, streams, ids...)
 			book := NewBook(streams, clients, clients*streamCount)
 			for i := range clients {
-				book.Join(book.Add(set, Kind(i%Kinds)))
+				book.Join(book.Add(set, Kind(i%Kinds)), nil)
 			}
 			var next [streamCount]uint32
 			body := AppendBody(nil, Stamp{}, 64)

@@ -13,21 +13,30 @@ type Kind uint8
 const (
 	TCP Kind = iota
 	WebSocket
-	Kinds int = iota // how many there are
+	TCPTLS            // TCP inside TLS
+	WSS               // WebSocket inside TLS
+	Kinds  int = iota // how many there are
 )
+
+// kindBits is what a Kind takes in an account.
+const kindBits = 2
 
 // String returns the kind's name as reports show it.
 func (k Kind) String() string {
-	if k == WebSocket {
-		return "websocket"
-	}
-	return "tcp"
+	return [Kinds]string{"tcp", "websocket", "tcp+tls", "wss"}[k]
 }
+
+// WebSocket says whether frames of the kind are in WebSocket messages.
+func (k Kind) WebSocket() bool { return k == WebSocket || k == WSS }
+
+// TLS says whether the kind's bytes are encrypted.
+func (k Kind) TLS() bool { return k == TCPTLS || k == WSS }
 
 // What a cell holds instead of the next sequence number.
 const (
 	notJoined = 1<<32 - 1 // the client has not joined: nothing is owed to it
 	lateJoin  = 1<<32 - 2 // it joined a running stream: it starts with the first push that it receives
+	leaving   = 1<<32 - 3 // it has asked to leave the stream: nothing is owed, and what still comes is in order
 )
 
 // A Book is one thread's part of the ledger. Only one goroutine may use it, but for
@@ -53,7 +62,7 @@ type Book struct {
 
 // account is where a client's cells begin, and which they are.
 type account struct {
-	set  uint32 // Subscription.number << 1 | Kind
+	set  uint32 // Subscription.number << kindBits | Kind
 	cell uint32
 }
 
@@ -62,6 +71,8 @@ type tally struct {
 	first      uint32
 	warmUp     bool
 	receipts   []receipt // by sequence number - first
+	settled    settled   // of clients that left
+	leftovers  int64     // receipts of a stream that the client had asked to leave
 	duplicates int64
 	reordered  int64
 	strays     Strays
@@ -95,7 +106,7 @@ func (b *Book) Add(set *Subscription, kind Kind) int {
 	if b.latency[kind] == nil {
 		b.latency[kind] = new(fineCounts)
 	}
-	b.clients = append(b.clients, account{set: uint32(set.number)<<1 | uint32(kind), cell: uint32(len(b.cells))})
+	b.clients = append(b.clients, account{set: uint32(set.number)<<kindBits | uint32(kind), cell: uint32(len(b.cells))})
 	for range set.Len() {
 		b.cells = append(b.cells, notJoined)
 	}
@@ -103,18 +114,67 @@ func (b *Book) Add(set *Subscription, kind Kind) int {
 }
 
 // Join says that the client is ready to receive: from now on it is owed every push of its
-// streams, or, where a stream is already running, every push after the first that it
-// receives.
-func (b *Book) Join(client int) {
-	a := b.clients[client]
-	set := b.sets[a.set>>1]
-	for slot, i := range set.listed {
-		cell := a.cell + uint32(slot)
-		if !b.streams.running[i].Load() {
-			b.cells[cell] = b.streams.list[i].First
-			continue
+// streams that are in part too, or of all its streams where part is nil. Where a stream is
+// already running it is owed every push after the first that it receives.
+func (b *Book) Join(client int, part *Subscription) {
+	b.each(client, func(cell uint32, listed int32) {
+		if part == nil || part.has(b.streams.list[listed].ID) {
+			b.join(cell, listed)
 		}
-		b.cells[cell] = lateJoin
+	})
+}
+
+func (b *Book) join(cell uint32, listed int32) {
+	if int(cell) < len(b.starts) {
+		b.starts[cell] = notJoined
+	}
+	b.cells[cell] = lateJoin
+	if !b.streams.running[listed].Load() {
+		b.cells[cell] = b.streams.list[listed].First
+	}
+}
+
+// Leave says that the client is gone: of what it was owed the pushes up to the last that it
+// received stay so, and nothing else is. It may join again.
+func (b *Book) Leave(client int) {
+	b.each(client, func(cell uint32, listed int32) {
+		b.settle(cell, listed)
+		b.cells[cell] = notJoined
+	})
+}
+
+// Move says that the client has asked to leave the streams of from, and to get those of to.
+// When the server does so is not known: what still comes of the former is neither owed nor
+// unexpected until Moved, and of the latter the client is owed every push after the first
+// that it receives, whether they run already or not.
+func (b *Book) Move(client int, from, to *Subscription) {
+	b.each(client, func(cell uint32, listed int32) {
+		switch id := b.streams.list[listed].ID; {
+		case to.has(id) && !from.has(id):
+			b.join(cell, listed)
+			b.cells[cell] = lateJoin
+		case from.has(id) && !to.has(id):
+			b.settle(cell, listed)
+			b.cells[cell] = leaving
+		}
+	})
+}
+
+// Moved says that the server has confirmed a Move: from now on nothing may come of the
+// streams that were left.
+func (b *Book) Moved(client int) {
+	b.each(client, func(cell uint32, _ int32) {
+		if b.cells[cell] == leaving {
+			b.cells[cell] = notJoined
+		}
+	})
+}
+
+// each calls f for the client's cells, with the position of the cell's stream.
+func (b *Book) each(client int, f func(cell uint32, listed int32)) {
+	a := b.clients[client]
+	for slot, i := range b.sets[a.set>>kindBits].listed {
+		f(a.cell+uint32(slot), i)
 	}
 }
 
@@ -126,7 +186,7 @@ func (b *Book) Join(client int) {
 // else is out of line.
 func (b *Book) Account(client int, s Stamp, arrival int64) {
 	a := b.clients[client]
-	set := b.sets[a.set>>1]
+	set := b.sets[a.set>>kindBits]
 	p := set.place(s.Stream)
 	if p.slot < 0 {
 		b.notSubscribed(s.Stream)
@@ -146,7 +206,7 @@ func (b *Book) Account(client int, s Stamp, arrival int64) {
 	}
 	if !t.warmUp {
 		latency = min(latency, LatencyHighest)
-		b.latency[a.set&1][fineIndex(latency)]++
+		b.latency[a.set&(1<<kindBits-1)][fineIndex(latency)]++
 		b.live[liveIndex(latency)]++
 	}
 }
@@ -157,6 +217,9 @@ func (b *Book) outOfStep(cell uint32, t *tally, seq uint32) bool {
 	switch next := b.cells[cell]; {
 	case next == notJoined:
 		t.strays[NotJoined]++
+		return false
+	case next == leaving:
+		t.leftovers++
 		return false
 	case seq < t.first:
 		t.strays[OutsidePlan]++

@@ -10,7 +10,8 @@ type naive struct {
 	first, start uint32
 	begun        bool // something arrived, or nothing need arrive for it to be owed from first on
 	seen         map[uint32]bool
-	highest      int64
+	highest      int64 // of what was received, or -1
+	left         bool
 	dup, reord   int64
 	outside      int64
 }
@@ -38,6 +39,10 @@ func (n *naive) counts(p Plan) Counts {
 	c := Counts{Duplicate: n.dup, Reordered: n.reord}
 	c.Unexpected[OutsidePlan] = n.outside
 	end := n.first + p.Pushed
+	owedTo := end
+	if n.left { // up to the last that it received
+		owedTo = min(end, uint32(n.highest+1))
+	}
 	for seq := range n.seen {
 		if seq >= end {
 			c.Unexpected[OutsidePlan]++
@@ -50,7 +55,7 @@ func (n *naive) counts(p Plan) Counts {
 	for _, seq := range p.Unknown {
 		unknown[seq] = true
 	}
-	for seq := n.start; seq < end; seq++ {
+	for seq := n.start; seq < owedTo; seq++ {
 		switch {
 		case unknown[seq] && n.seen[seq]:
 			c.Unknown++
@@ -89,12 +94,17 @@ func TestBookAgreesWithNaiveModel(t *testing.T) {
 		}
 		clients := 1 + r.IntN(3)
 		models := make([][]*naive, clients)
-		for c := range clients {
-			book.Join(book.Add(set, Kind(r.IntN(Kinds))))
+		var past [][]*naive // of clients that left, and may be back
+		join := func(c int) {
+			models[c] = nil
 			for i, s := range list {
 				late := streams.running[i].Load()
 				models[c] = append(models[c], &naive{first: s.First, start: s.First, begun: !late, seen: make(map[uint32]bool), highest: -1})
 			}
+		}
+		for c := range clients {
+			book.Join(book.Add(set, Kind(r.IntN(Kinds))), nil)
+			join(c)
 			if r.IntN(2) == 0 {
 				streams.Start(list[r.IntN(len(list))].ID)
 			}
@@ -103,6 +113,15 @@ func TestBookAgreesWithNaiveModel(t *testing.T) {
 		at := uint32(0)
 		for range r.IntN(200) {
 			c, i := r.IntN(clients), r.IntN(len(list))
+			if r.IntN(30) == 0 {
+				book.Leave(c)
+				for _, m := range models[c] {
+					m.left = true
+				}
+				past = append(past, models[c])
+				book.Join(c, nil)
+				join(c)
+			}
 			at += r.Uint32N(2)
 			seq := list[i].First + at/3 + r.Uint32N(spread)
 			if r.IntN(20) == 0 {
@@ -127,6 +146,9 @@ func TestBookAgreesWithNaiveModel(t *testing.T) {
 			var want Counts
 			for c := range clients {
 				want.Add(models[c][i].counts(plans[i]))
+			}
+			for _, left := range past {
+				want.Add(left[i].counts(plans[i]))
 			}
 			if got := figures[i].Counts; got != want {
 				t.Fatalf("seed %d, stream %d from %d, plan %+v:\ngot  %+v\nwant %+v", seed, list[i].ID, list[i].First, plans[i], got, want)

@@ -51,6 +51,7 @@ type Counts struct {
 	Duplicate  int64  // receipts of what had already arrived
 	Reordered  int64  // first receipts that came after a later push of the same stream
 	Unknown    int64  // first receipts of pushes of unknown fate: in none of the figures above
+	Leftover   int64  // receipts of a stream that the client had asked to leave, before it was told that it has: in none of them either
 	Unexpected Strays // receipts that no plan accounts for
 }
 
@@ -62,6 +63,7 @@ func (c *Counts) Add(o Counts) {
 	c.Duplicate += o.Duplicate
 	c.Reordered += o.Reordered
 	c.Unknown += o.Unknown
+	c.Leftover += o.Leftover
 	c.Unexpected.add(o.Unexpected)
 }
 
@@ -241,20 +243,23 @@ func (b *Book) count(plans []Plan) ([]StreamCounts, error) {
 	for i := range out {
 		t := &b.tallies[i]
 		out[i] = StreamCounts{Stream: b.streams.list[i], Counts: Counts{
-			Duplicate: t.duplicates, Reordered: t.reordered, Unexpected: t.strays,
+			Duplicate: t.duplicates, Reordered: t.reordered, Leftover: t.leftovers, Unexpected: t.strays,
 		}}
 	}
 	for _, a := range b.clients {
-		for slot, i := range b.sets[a.set>>1].listed {
+		for slot, i := range b.sets[a.set>>kindBits].listed {
 			b.countCell(a.cell+uint32(slot), &resolved[i], &out[i])
 		}
+	}
+	for i := range out {
+		b.tallies[i].settled.count(&resolved[i], &out[i])
 	}
 	return out, nil
 }
 
 func (b *Book) countCell(cell uint32, p *plan, out *StreamCounts) {
 	next := b.cells[cell]
-	if next == notJoined || next == lateJoin {
+	if next >= leaving { // or lateJoin, or notJoined
 		return
 	}
 	start := b.start(cell, out.First)

@@ -12,7 +12,7 @@ const BodyMin = 16
 
 // MaxSeq is the largest sequence number that a stream can carry. The values above it mark
 // cells of a Book that have no next sequence number.
-const MaxSeq = lateJoin - 2
+const MaxSeq = leaving - 2
 
 const stampMagic = 0xBA55
 

@@ -151,6 +151,9 @@ func (s *Subscription) place(id uint16) place {
 	return s.search(id)
 }
 
+// has says whether the stream id is in the set.
+func (s *Subscription) has(id uint16) bool { return s.place(id).slot >= 0 }
+
 func (s *Subscription) search(id uint16) place {
 	if s.places == nil {
 		if slot, ok := slices.BinarySearch(s.ids, id); ok {

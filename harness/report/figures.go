@@ -19,6 +19,11 @@ const (
 	Factor               // times something
 )
 
+// String returns the unit as the reference names it.
+func (u Unit) String() string {
+	return [...]string{"count", "a second", "seconds", "bytes", "fraction", "factor"}[u]
+}
+
 // Format writes v in the unit, with three digits: 12.3 ms, 4.56M/s, 2.40 KiB.
 func (u Unit) Format(v float64) string {
 	switch u {
@@ -92,7 +97,7 @@ func FigureNames() []string {
 
 // Figures returns every figure, in the order of a message's way.
 func Figures() []Figure {
-	all := slices.Concat(connectFigures(), deliveryFigures(), latencyFigures(), serverFigures(), truthFigures())
+	all := slices.Concat(connectFigures(), deliveryFigures(), latencyFigures(), behaviourFigures(), serverFigures(), truthFigures())
 	return all
 }
 
@@ -147,6 +152,8 @@ func latencyFigures() []Figure {
 		{"latency", "push's intended time to a client's receipt", func(r *Run) *Percentiles { return &r.Latency.All }, true},
 		{"latency.tcp", "the same, of TCP clients", func(r *Run) *Percentiles { return &r.Latency.TCP }, false},
 		{"latency.ws", "the same, of WebSocket clients", func(r *Run) *Percentiles { return &r.Latency.WebSocket }, false},
+		{"latency.tcp+tls", "the same, of TCP clients inside TLS", func(r *Run) *Percentiles { return &r.Latency.TCPTLS }, false},
+		{"latency.wss", "the same, of WebSocket clients inside TLS", func(r *Run) *Percentiles { return &r.Latency.WSS }, false},
 		{"latency.first", "push's intended time to its first receipt", func(r *Run) *Percentiles { return &r.Latency.First }, false},
 		{"latency.last", "push's intended time to its last receipt", func(r *Run) *Percentiles { return &r.Latency.Last }, false},
 	} {

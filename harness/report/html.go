@@ -129,6 +129,9 @@ func htmlFacts(r *Run) []htmlRow {
 	if c := r.Ceiling; c != nil {
 		rows = append(rows, htmlRow{[]string{"ceiling", fmt.Sprintf("a plain send loop over %s sockets: %s sends/s, %s for one frame to each", count(c.Clients), many(c.SendsPerSecond), span(c.SweepMedian))}})
 	}
+	if b := r.Behaviour; b != nil {
+		rows = append(rows, htmlRow{[]string{"misbehaving clients", strings.Join(b.lines(), ". ") + "."}})
+	}
 	for _, name := range slices.Sorted(maps.Keys(e.KernelSettings)) {
 		rows = append(rows, htmlRow{[]string{name, e.KernelSettings[name]}})
 	}

@@ -70,7 +70,7 @@ type latencyRow struct {
 // latencyRows returns the latencies that the run has.
 func latencyRows(l *Latency) []latencyRow {
 	rows := []latencyRow{
-		{"to receipt", l.All}, {"  TCP", l.TCP}, {"  WebSocket", l.WebSocket},
+		{"to receipt", l.All}, {"  TCP", l.TCP}, {"  WebSocket", l.WebSocket}, {"  TCP inside TLS", l.TCPTLS}, {"  WebSocket inside TLS", l.WSS},
 		{"to the first receipt", l.First}, {"to the last receipt", l.Last},
 	}
 	return slices.DeleteFunc(rows, func(r latencyRow) bool { return r.p.Count == 0 })

@@ -28,6 +28,7 @@ type Run struct {
 	Target      *Target     `json:"target,omitempty"` // absent when the cluster was the run's own
 	Environment Environment `json:"environment"`
 	Clients     Clients     `json:"clients"`
+	Behaviour   *Behaviour  `json:"behaviour,omitempty"`
 	Pushes      Pushes      `json:"pushes"`
 	Deliveries  Deliveries  `json:"deliveries"`
 	Latency     Latency     `json:"latency"`
@@ -46,6 +47,8 @@ type Run struct {
 type Target struct {
 	TCP       []string `json:"tcp"`
 	WebSocket []string `json:"websocket"`
+	TCPTLS    []string `json:"tcp_tls,omitempty"`
+	WSS       []string `json:"wss,omitempty"`
 	Push      string   `json:"push"`
 }
 
@@ -106,6 +109,8 @@ type Clients struct {
 	Count             int          `json:"count"`
 	TCP               int          `json:"tcp"`
 	WebSocket         int          `json:"websocket"`
+	TCPTLS            int          `json:"tcp_tls"` // inside TLS
+	WSS               int          `json:"wss"`
 	Rooms             int          `json:"rooms"`
 	Joined            int64        `json:"joined"`
 	Failed            int64        `json:"failed"`
@@ -178,6 +183,8 @@ type Deliveries struct {
 	DrainTime float64 `json:"drain_seconds"` // from the schedule's end until then
 	Bytes     int64   `json:"bytes"`         // that the swarm read over the whole run
 
+	Losses []string `json:"losses"` // the first of them: who, and what
+
 	// Comet's own count of frames over the whole run, to hold against the ledger's.
 	CometFrames  int64 `json:"comet_frames"`
 	LedgerFrames int64 `json:"ledger_frames"`
@@ -188,6 +195,8 @@ type Latency struct {
 	All       Percentiles `json:"all"` // to each client's receipt
 	TCP       Percentiles `json:"tcp"`
 	WebSocket Percentiles `json:"websocket"`
+	TCPTLS    Percentiles `json:"tcp_tls"`
+	WSS       Percentiles `json:"wss"`
 	First     Percentiles `json:"first_receipt"` // to the first client's, a value a push
 	Last      Percentiles `json:"last_receipt"`  // to the last client's, a value a push
 	Curve     []Point     `json:"curve"`         // the distribution of All

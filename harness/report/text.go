@@ -38,6 +38,12 @@ func Text(w io.Writer, r *Run, style Style) error {
 	e.pushes(&r.Pushes)
 	head("Deliveries")
 	e.deliveries(r)
+	if b := r.Behaviour; b != nil {
+		head("Clients that misbehave or move")
+		for _, line := range b.lines() {
+			e.printf("  %s\n", line)
+		}
+	}
 	head("Latency from a push's intended time")
 	e.latency(&r.Latency)
 	head("Processes, measured phase")
@@ -96,8 +102,12 @@ func (e *errWriter) verdict(r *Run, style Style) {
 }
 
 func (e *errWriter) clients(c *Clients) {
-	e.printf("  %s of %s connected (%s TCP, %s WebSocket, %s) in %s: %s/s, %s/s wanted\n",
-		count(c.Joined), count(c.Count), count(c.TCP), count(c.WebSocket), Plural(c.Rooms, "room"),
+	secure := ""
+	if c.TCPTLS+c.WSS > 0 {
+		secure = fmt.Sprintf(", %s TCP and %s WebSocket inside TLS", count(c.TCPTLS), count(c.WSS))
+	}
+	e.printf("  %s of %s connected (%s TCP, %s WebSocket%s, %s) in %s: %s/s, %s/s wanted\n",
+		count(c.Joined), count(c.Count), count(c.TCP), count(c.WebSocket), secure, Plural(c.Rooms, "room"),
 		span(c.ConnectSeconds), round(c.JoinedPerSecond), round(c.WantedPerSecond))
 	e.printf("  connect to joined p50 %s, p99 %s, max %s; %s failed, %s closed early\n",
 		span(c.ConnectToJoined.P50), span(c.ConnectToJoined.P99), span(c.ConnectToJoined.Max), count(c.Failed), count(c.ClosedEarly))
@@ -146,6 +156,9 @@ func (e *errWriter) deliveries(r *Run) {
 		t.Add(append([]string{"warm-up"}, deliveryCells(d.WarmUp)...)...)
 	}
 	e.printf("%s", t.Lines("  "))
+	for _, l := range d.Losses {
+		e.printf("    lost: %s\n", l)
+	}
 	drained := "the last " + span(d.DrainTime) + " after the schedule's end"
 	if !d.Drained {
 		drained = "not all within " + span(d.DrainTime) + " after the schedule's end"
@@ -153,6 +166,8 @@ func (e *errWriter) deliveries(r *Run) {
 	e.printf("  %s/s over %s, %s\n", many(d.PerSecond), span(d.Seconds), drained)
 	switch {
 	case r.Target != nil: // its counters are not known
+	case d.CometFrames > d.LedgerFrames && r.Behaviour != nil && r.Behaviour.Unread():
+		e.printf("  comet counts %s frames; %s of them went to clients that had left or did not read\n", count(d.CometFrames), count(d.CometFrames-d.LedgerFrames))
 	case d.CometFrames != d.LedgerFrames:
 		e.printf("  comet counts %s frames, the ledger %s\n", count(d.CometFrames), count(d.LedgerFrames))
 	default:
@@ -186,7 +201,7 @@ func (e *errWriter) processes(r *Run) {
 	e.printf("%s", t.Lines("  "))
 	s := &r.Server
 	if t := r.Target; t != nil {
-		e.printf("  what the target uses is not known (clients at %s, pushes at %s)\n", strings.Join(slices.Concat(t.TCP, t.WebSocket), ", "), t.Push)
+		e.printf("  what the target uses is not known (clients at %s, pushes at %s)\n", strings.Join(slices.Concat(t.TCP, t.WebSocket, t.TCPTLS, t.WSS), ", "), t.Push)
 	} else {
 		e.server(s)
 	}

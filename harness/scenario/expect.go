@@ -26,18 +26,17 @@ type Bounds struct {
 
 // DefaultBounds hold where a scenario says nothing.
 func DefaultBounds() Bounds {
-	return Bounds{SwarmBusy: 0.95, ReadLag: 0.25, PusherLag: 25 * time.Millisecond, OtherCPU: 0.1, Steal: 0.05, MemoryWait: 0.05}
+	return readBounds(new(reader).object(nil, "valid"))
 }
 
 func readBounds(o *object) Bounds {
-	d := DefaultBounds()
 	b := Bounds{
-		SwarmBusy:  scalar(o, "swarm_busy", fraction, 0.01, 1, d.SwarmBusy),
-		ReadLag:    scalar(o, "read_lag", fraction, 0.001, 10, d.ReadLag),
-		PusherLag:  scalar(o, "pusher_lag", duration, 100*time.Microsecond, time.Minute, d.PusherLag),
-		OtherCPU:   scalar(o, "other_cpu", fraction, 0, 1, d.OtherCPU),
-		Steal:      scalar(o, "steal", fraction, 0, 1, d.Steal),
-		MemoryWait: scalar(o, "memory_wait", fraction, 0, 1, d.MemoryWait),
+		SwarmBusy:  scalar(o, "swarm_busy", fraction),
+		ReadLag:    scalar(o, "read_lag", fraction),
+		PusherLag:  scalar(o, "pusher_lag", duration),
+		OtherCPU:   scalar(o, "other_cpu", fraction),
+		Steal:      scalar(o, "steal", fraction),
+		MemoryWait: scalar(o, "memory_wait", fraction),
 	}
 	o.done()
 	return b

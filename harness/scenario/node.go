@@ -209,22 +209,40 @@ var (
 	}
 	rate     = unit[float64]{parse: parseRate, show: func(v float64) string { return fraction.show(v) + "/s" }}
 	size     = unit[int]{parse: parseSize, show: func(v int) string { return strconv.Itoa(v) + "B" }}
+	byteRate = unit[int]{parse: parseByteRate, show: func(v int) string { return strconv.Itoa(v) + "B/s" }}
 	duration = unit[time.Duration]{parse: parseDuration, show: time.Duration.String}
 )
 
-// scalar reads the field name as a value from lo to hi. Without def the field is needed.
-func scalar[T cmp.Ordered](o *object, name string, u unit[T], lo, hi T, def ...T) T {
+// scalar reads the field name in the range that the table of fields gives it. most lowers
+// its upper end.
+func scalar[T cmp.Ordered](o *object, name string, u unit[T], most ...T) T {
+	f, b := boundsOf(o.at(name), u)
+	if len(most) > 0 {
+		b.most = min(b.most, most[0])
+	}
+	n := o.get(name)
+	switch {
+	case n != nil:
+		return value(o.r, n, o.at(name), u, b.least, b.most)
+	case !f.needed:
+		return b.absent
+	case o.node != nil:
+		o.problem(name, "is missing; accepted: %s to %s", u.show(b.least), u.show(b.most))
+	}
+	return b.least
+}
+
+// toggle reads the field name, true or false.
+func (o *object) toggle(name string) bool {
 	n := o.get(name)
 	if n == nil {
-		if len(def) > 0 {
-			return def[0]
-		}
-		if o.node != nil {
-			o.problem(name, "is missing; accepted: %s to %s", u.show(lo), u.show(hi))
-		}
-		return lo
+		return false
 	}
-	return value(o.r, n, o.at(name), u, lo, hi)
+	on, err := strconv.ParseBool(n.Value)
+	if n.Kind != yaml.ScalarNode || n.Tag != "!!bool" || err != nil {
+		o.problem(name, "is %s; accepted: true or false", describe(n))
+	}
+	return on
 }
 
 // value reads n as a value from lo to hi; where it is none, it reports that and returns lo.

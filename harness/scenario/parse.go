@@ -5,25 +5,20 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"gopkg.in/yaml.v3"
 )
 
-// Limits of a scenario. They bound what the harness can hold, not what a server can.
+// Limits of a scenario beside those of the table of fields. They bound what the harness can
+// hold, not what a server can.
 const (
-	maxText      = 1 << 20
-	maxClients   = 10_000_000
-	maxRate      = 100_000
-	minBody      = 16 // stream, sequence number and intended time of a push
-	maxBody      = 1 << 20
-	maxStreams   = 30_000 // of the measured phase; the warm-up has as many
-	minOperation = 1000   // lower ones are the protocol's own
+	maxText    = 1 << 20
+	maxClients = 10_000_000
+	maxStreams = 30_000 // of the measured phase; the warm-up has as many
 )
 
 var (
@@ -97,64 +92,25 @@ func (r *reader) scenario(n *yaml.Node) *Scenario {
 
 func readCluster(o *object) Cluster {
 	var c Cluster
-	if n := o.get("comets"); n == nil {
-		c.Comets = 1
-	} else if n.Value != "auto" {
-		c.Comets = scalar(o, "comets", whole, 1, 256)
+	if n := o.get("comets"); n == nil || n.Value != "auto" {
+		c.Comets = scalar(o, "comets", whole)
 	}
 	c.Comet, c.Logic, c.Job = o.settings("comet"), o.settings("logic"), o.settings("job")
 	o.done()
 	return c
 }
 
-func readClients(o *object) Clients {
-	c := Clients{
-		Count:       o.bound("count", scalar(o, "count", whole, 1, maxClients)),
-		ConnectRate: scalar(o, "connect_rate", rate, 1, 1_000_000, 5000),
-		Heartbeat:   scalar(o, "heartbeat", duration, time.Second, time.Hour, time.Minute),
-	}
-	transport := o.object("transport")
-	tcp := scalar(transport, "tcp", fraction, 0, 1, 0)
-	c.WebSocket = scalar(transport, "ws", fraction, 0, 1, 0)
-	switch {
-	case transport.node == nil:
-		c.WebSocket = 0
-	case math.Abs(tcp+c.WebSocket-1) > 1e-9:
-		o.problem("transport", "tcp and ws add up to %g; they are fractions of the clients and must add up to 1", tcp+c.WebSocket)
-	}
-	transport.done()
-
-	rooms := o.object("rooms")
-	if rooms.node != nil {
-		c.Rooms.Count = rooms.bound("count", scalar(rooms, "count", whole, 1, c.Count))
-		c.Rooms.Type = rooms.text("type", "live")
-		if !typeForm.MatchString(c.Rooms.Type) {
-			rooms.problem("type", "%q is no room type; letters, digits, _ and -, 32 at most", c.Rooms.Type)
-		}
-	}
-	rooms.done()
-	c.Members = o.bound("members", scalar(o, "members", whole, 0, c.Count, 0))
-	for i, n := range o.list("accepts") {
-		c.Accepts = append(c.Accepts, int32(value(o.r, n, fmt.Sprintf("%s.%d", o.at("accepts"), i), whole, minOperation, math.MaxInt32)))
-	}
-	slices.Sort(c.Accepts)
-	c.Accepts = slices.Compact(c.Accepts)
-	o.done()
-	return c
-}
-
 func readPush(o *object, c Clients) Push {
-	kinds := []string{string(KindRoom), string(KindKeys), string(KindMids), string(KindAll)}
 	p := Push{
 		Kind:      Kind(o.text("kind", "")),
-		Operation: int32(scalar(o, "operation", whole, minOperation, math.MaxInt32)),
-		Rate:      scalar(o, "rate", rate, 0.01, maxRate),
-		Size:      scalar(o, "size", size, minBody, maxBody),
-		Senders:   scalar(o, "senders", whole, 1, 1024, 0),
+		Operation: int32(scalar(o, "operation", whole)),
+		Rate:      scalar(o, "rate", rate),
+		Size:      scalar(o, "size", size),
+		Senders:   scalar(o, "senders", whole),
 	}
 	p.Name = o.text("name", string(p.Kind))
-	if !slices.Contains(kinds, string(p.Kind)) && o.node != nil {
-		o.problem("kind", "%q is no kind of push; accepted: %s", p.Kind, strings.Join(kinds, ", "))
+	if !slices.Contains(kindNames(), string(p.Kind)) && o.node != nil {
+		o.problem("kind", "%q is no kind of push; accepted: %s", p.Kind, strings.Join(kindNames(), ", "))
 	}
 	switch p.Kind {
 	case KindRoom:
@@ -168,13 +124,13 @@ func readPush(o *object, c Clients) Push {
 			o.problem("kind", "mids need members; set clients.members")
 			break
 		}
-		p.Targets = scalar(o, "targets", whole, 1, min(most, 1000), 1)
-		p.Groups = scalar(o, "groups", whole, 1, maxStreams, 1)
+		p.Targets = scalar(o, "targets", whole, most)
+		p.Groups = scalar(o, "groups", whole)
 		if p.Targets*p.Groups > most {
 			o.problem("groups", "%d groups of %d targets are more than the %d of %s", p.Groups, p.Targets, most, whose)
 		}
 	case KindAll:
-		p.Speed = scalar(o, "speed", whole, 0, math.MaxInt32, 0)
+		p.Speed = scalar(o, "speed", whole)
 	}
 	if p.Kind == KindRoom && c.Rooms.Count == 0 {
 		o.problem("kind", "the clients are in no room; set clients.rooms")
@@ -225,9 +181,9 @@ func readPhases(parent *object, p *Phases) {
 		parent.problem("phases", "is missing")
 	}
 	o := parent.object("phases")
-	p.Warmup = scalar(o, "warmup", duration, 0, time.Hour, 3*time.Second)
-	p.Measure = scalar(o, "measure", duration, time.Second, 24*time.Hour)
-	p.Drain = scalar(o, "drain", duration, time.Second, time.Hour, 10*time.Second)
+	p.Warmup = scalar(o, "warmup", duration)
+	p.Measure = scalar(o, "measure", duration)
+	p.Drain = scalar(o, "drain", duration)
 	o.done()
 }
 

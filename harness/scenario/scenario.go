@@ -44,29 +44,6 @@ type Setting struct {
 	Value string
 }
 
-// Clients are the simulated clients.
-type Clients struct {
-	Count       int           // sockets
-	WebSocket   float64       // fraction on WebSocket, the rest is on TCP
-	ConnectRate float64       // new connections a second
-	Heartbeat   time.Duration // between two heartbeats of a client
-	Rooms       Rooms
-	Members     int     // distinct member ids that the clients are spread over, 0 for none
-	Accepts     []int32 // operations that each client accepts, ascending
-}
-
-// Rooms are the rooms that the clients are spread over, evenly.
-type Rooms struct {
-	Count int    // 0: the clients are in no room
-	Type  string // the part before "://"
-}
-
-// Key returns the key of room i, 0 to Count-1.
-func (r Rooms) Key(i int) string { return fmt.Sprintf("%s://%d", r.Type, i+1) }
-
-// ID returns the part of room i's key behind "://".
-func (r Rooms) ID(i int) string { return fmt.Sprint(i + 1) }
-
 // A Kind is the way a push names its receivers.
 type Kind string
 
@@ -77,6 +54,10 @@ const (
 	KindMids Kind = "mids"
 	KindAll  Kind = "all"
 )
+
+func kindNames() []string {
+	return []string{string(KindRoom), string(KindKeys), string(KindMids), string(KindAll)}
+}
 
 // A Push is one line of pushes at one rate.
 type Push struct {

@@ -1,6 +1,8 @@
 package scenario
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"io/fs"
 	"os"
@@ -9,6 +11,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	"gopkg.in/yaml.v3"
 
 	"barrage/harness/report"
 	"barrage/scenarios"
@@ -45,7 +50,7 @@ func TestParse(t *testing.T) {
 		t.Errorf("cluster is %+v", s.Cluster)
 	}
 	c := s.Clients
-	if c.Count != 100 || c.WebSocket != 0.75 || c.ConnectRate != 10 || c.Heartbeat != 30*time.Second ||
+	if c.Count != 100 || c.Transport != (Transport{TCP: 0.25, WebSocket: 0.75}) || c.Connect.Rate != 10 || c.Connect.Pending != 128 || c.Heartbeat != 30*time.Second ||
 		c.Rooms.Key(3) != "chat://4" || c.Members != 50 || !slices.Equal(c.Accepts, []int32{1000, 1001}) {
 		t.Errorf("clients are %+v", c)
 	}
@@ -92,7 +97,7 @@ func TestParseMistakes(t *testing.T) {
 		{"room that isn't there", "rooms: [1, 3]", "rooms: [5]", "x.yaml:16: pushes.0.rooms.0: 5 is out of range; accepted: 1 to 4"},
 		{"room twice", "rooms: [1, 3]", "rooms: [1, 1]", "x.yaml:16: pushes.0.rooms: room 1 is there twice"},
 		{"more groups than keys", "groups: 2", "groups: 21", "x.yaml:17: pushes.1.groups: 21 groups of 5 targets are more than the 100 of clients.count"},
-		{"transport adds up", "tcp: 0.25", "tcp: 0.3", "x.yaml:9: clients.transport: tcp and ws add up to 1.05"},
+		{"transport adds up", "tcp: 0.25", "tcp: 0.3", "x.yaml:9: clients.transport: tcp, ws, tcp+tls and wss add up to 1.05"},
 		{"transport not a mapping", "{tcp: 0.25, ws: 0.75}", "tcp", `x.yaml:9: clients.transport: is "tcp", a mapping of fields is wanted`},
 		{"members missing", "kind: all, operation: 1001, rate: 30/min, size: 16B, speed: 100", "kind: mids, operation: 1001, rate: 1/s, size: 16B, targets: 51",
 			"x.yaml:18: pushes.2.targets: 51 is out of range; accepted: 1 to 50"},
@@ -105,6 +110,11 @@ func TestParseMistakes(t *testing.T) {
 		{"figure of another unit", "expect: {duplicate: 3}", "expect: {latency.p99: <= 3}", `x.yaml:20: expect.latency.p99: "<= 3" is no threshold: write it as <= 50ms`},
 		{"no number", "expect: {duplicate: 3}", "expect: {lost: few}", `x.yaml:20: expect.lost: "few" is no threshold: write it as 0, or <= 10`},
 		{"bound out of range", "expect: {duplicate: 3}", "valid: {swarm_busy: 2}", "x.yaml:20: valid.swarm_busy: 2 is out of range; accepted: 0.01 to 1"},
+		{"ramp that falls", "  heartbeat: 30s\n", "  heartbeat: 30s\n  connect_ramp: {from: 20/s, over: 2s}\n", "x.yaml:12: clients.connect_ramp.from: 20/s is more than the 10/s of clients.connect_rate"},
+		{"behaviours add up", "  heartbeat: 30s\n", "  heartbeat: 30s\n  slow: {fraction: 0.6, rate: 1KiB/s}\n  churn: {fraction: 0.5, lives: 3s}\n", "x.yaml:8: clients: slow, stalled, churn and half_open add up to 1.1"},
+		{"bytes a second", "  heartbeat: 30s\n", "  heartbeat: 30s\n  slow: {fraction: 0.6, rate: 1KiB}\n", `x.yaml:12: clients.slow.rate: "1KiB" is no number of bytes a second; write it as 512B/s or 1KiB/s; accepted: 1B/s to 1073741824B/s`},
+		{"no switch", "  heartbeat: 30s\n", "  heartbeat: 30s\n  storm: {at: 1s, reset: 3}\n", `x.yaml:12: clients.storm.reset: is "3"; accepted: true or false`},
+		{"no other room", "rooms: {count: 4, type: chat}", "rooms: {count: 1, change: 3s}", "x.yaml:12: clients.rooms.change: there is one room alone"},
 		{"too many streams", "rate: 400/s", "rate: 400/s, senders: 0", "x.yaml:16: pushes.0.senders: 0 is out of range; accepted: 1 to 1024"},
 	}
 	for _, c := range cases {
@@ -177,6 +187,149 @@ valid: {other_cpu: 0.5, pusher_lag: 1s}
 	}
 	if s.Description != "what it asks" || len(s.Expect) != 5 {
 		t.Errorf("description %q, expect %v", s.Description, s.Expect)
+	}
+}
+
+// What misbehaves, and how clients arrive.
+func TestBehaviours(t *testing.T) {
+	text := strings.Replace(good, "  heartbeat: 30s\n", `  heartbeat: 30s
+  connect_ramp: {from: 1/s, over: 10s}
+  connect_pending: 100
+  receive_buffer: 4KiB
+  slow: {fraction: 0.1, rate: 1KiB/s}
+  stalled: {fraction: 0.05}
+  churn: {fraction: 0.2, lives: 30s, away: 2s}
+  half_open: {fraction: 0.15, lives: 1m}
+  storm: {at: 5s, reset: true}
+`, 1)
+	s, err := Parse("x.yaml", []byte(strings.Replace(text, "type: chat", "type: chat, zipf: 1, change: 20s", 1)), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := s.Clients
+	if c.Connect != (Connect{Rate: 10, From: 1, Over: 10 * time.Second, Pending: 100}) || c.ReceiveBuffer != 4096 ||
+		c.Slow != (Slow{0.1, 1024}) || c.Stalled != 0.05 || c.Churn != (Churn{0.2, 30 * time.Second, 2 * time.Second}) ||
+		c.HalfOpen != (HalfOpen{0.15, time.Minute}) || c.Storm != (Storm{1, 5 * time.Second, true}) ||
+		c.Rooms.Zipf != 1 || c.Rooms.Change != 20*time.Second {
+		t.Errorf("clients are %+v", c)
+	}
+	// 55 arrive in the ramp, the other 45 at 10 a second.
+	if got := c.Connect.Takes(100).Round(time.Millisecond); got != 14500*time.Millisecond {
+		t.Errorf("100 clients take %v", got)
+	}
+	// Half of the ramp's time brings 1*5 + 0.45*25 clients.
+	if got := c.Connect.Takes(16); got < 4900*time.Millisecond || got > 5*time.Second {
+		t.Errorf("16 clients take %v", got)
+	}
+}
+
+func TestRoomSizes(t *testing.T) {
+	for _, c := range []struct {
+		rooms   int
+		zipf    float64
+		clients int
+		want    []int
+	}{
+		{3, 0, 9, []int{3, 3, 3}},
+		{3, 0, 11, []int{4, 4, 3}},
+		{3, 1, 3, []int{1, 1, 1}},
+		{4, 1, 54, []int{25, 13, 9, 7}},
+		{2, 3, 11, []int{9, 2}},
+	} {
+		if got := (Rooms{Count: c.rooms, Zipf: c.zipf}).Sizes(c.clients); !slices.Equal(got, c.want) {
+			t.Errorf("%d clients in %d rooms with exponent %g: %v, want %v", c.clients, c.rooms, c.zipf, got, c.want)
+		}
+	}
+}
+
+// Each field of the table is one that the reader reads, in the range and with the default
+// that the table gives.
+func TestEveryFieldIsRead(t *testing.T) {
+	for _, f := range fields {
+		if f.help == "" || !strings.HasSuffix(f.help, ".") {
+			t.Errorf("%s: its help is %q", f.path, f.help)
+		}
+		at := strings.ReplaceAll(f.path, "*", "0")
+		if at == "name" || at == "pushes" {
+			continue
+		}
+		base := good
+		if strings.HasPrefix(at, "pushes.0.") {
+			kind := map[string]string{"rooms": "room", "speed": "all"}[strings.TrimPrefix(at, "pushes.0.")]
+			if kind == "" {
+				kind = "keys"
+			}
+			base = strings.Replace(good, "{kind: room, operation: 1000, rate: 400/s, size: 64B, rooms: [1, 3]}", "{kind: "+kind+", operation: 1000, rate: 400/s, size: 64B}", 1)
+		}
+		wrong := "{a: {b: c}}"
+		if f.form == formObject || f.form == formSettings || f.form == formThresholds {
+			wrong = "[3]"
+		}
+		_, err := Parse("x.yaml", []byte(base), []string{at + "=" + wrong})
+		if err == nil || !strings.Contains(err.Error(), at) || strings.Contains(err.Error(), at+": unknown field") {
+			t.Errorf("%s=%s: %v", at, wrong, err)
+		}
+	}
+}
+
+// Every scenario of the catalogue fits the schema, and what the reader refuses in a field
+// alone the schema refuses as well.
+func TestSchema(t *testing.T) {
+	var b bytes.Buffer
+	if err := WriteSchema(&b); err != nil {
+		t.Fatal(err)
+	}
+	doc, err := jsonschema.UnmarshalJSON(&b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := jsonschema.NewCompiler()
+	if err := c.AddResource("scenario.json", doc); err != nil {
+		t.Fatal(err)
+	}
+	s, err := c.Compile("scenario.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	check := func(text string) error {
+		var v any
+		if err := yaml.Unmarshal(quoteComparisons([]byte(text)), &v); err != nil {
+			t.Fatal(err)
+		}
+		// As JSON has it.
+		asJSON, err := json.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		in, err := jsonschema.UnmarshalJSON(bytes.NewReader(asJSON))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.Validate(in)
+	}
+	if err := check(good); err != nil {
+		t.Errorf("the example: %v", err)
+	}
+	files, err := fs.Glob(scenarios.Files, "*.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		text, err := fs.ReadFile(scenarios.Files, file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := check(string(text)); err != nil {
+			t.Errorf("%s: %v", file, err)
+		}
+	}
+	for _, change := range [][2]string{
+		{"count: 100", "conut: 100"}, {"count: 100", "count: 0"}, {"count: 100", "count: many"}, {"600/min", "600"}, {"30s", "30B"},
+		{"64B", "64"}, {"kind: all", "kind: everyone"}, {"operation: 1001", "operation: 9"}, {"duplicate: 3", "latensy: 3"}, {"room.minInterval", "minInterval"},
+	} {
+		if err := check(strings.Replace(good, change[0], change[1], 1)); err == nil {
+			t.Errorf("%s instead of %s fits the schema", change[1], change[0])
+		}
 	}
 }
 

@@ -38,6 +38,16 @@ func parseSize(s string) (int, error) {
 	return 0, fmt.Errorf("%q is not a size; write it as 64B, 4KiB or 1MiB", s)
 }
 
+// parseByteRate reads "512B/s" or "1KiB/s" into bytes a second.
+func parseByteRate(s string) (int, error) {
+	amount, ok := strings.CutSuffix(strings.TrimSpace(s), "/s")
+	v, err := parseSize(strings.TrimSpace(amount))
+	if !ok || err != nil {
+		return 0, fmt.Errorf("%q is no number of bytes a second; write it as 512B/s or 1KiB/s", s)
+	}
+	return v, nil
+}
+
 // parseDuration reads "20s", "1m30s" or "10ms".
 func parseDuration(s string) (time.Duration, error) {
 	d, err := time.ParseDuration(s)

@@ -1,13 +1,16 @@
 // Package swarm is the simulated clients: up to a million of them on a few OS threads,
 // each thread with one epoll and a table of file descriptors of its own. They connect over
-// TCP and WebSocket at a given rate, authenticate, send heartbeats, and account every push
-// that they read in a ledger.Book of their thread.
+// TCP and WebSocket, in the clear or inside TLS, at a given rate, authenticate, send
+// heartbeats, and account every push that they read in a ledger.Book of their thread. Some
+// may misbehave: see Behaviour.
 //
-// A client costs 16 bytes here, 8 in the book and 4 per stream that it subscribes to, and
-// a pooled 72 only while one of its frames has arrived in part.
+// A client costs 20 bytes here, 8 in the book and 4 per stream that it subscribes to, and
+// a pooled 72 only while one of its frames has arrived in part. What one inside TLS costs on
+// top is crypto/tls's (BenchmarkTLSClients).
 package swarm
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -22,19 +25,27 @@ import (
 // A Client is one simulated client. Its transport is its Kind.
 type Client struct {
 	Kind         ledger.Kind
+	Behaviour    Behaviour
 	Mid          int64
 	Key          string // empty: the server gives it one
 	Room         string // "type://id", or empty
 	Platform     string // "web" when empty
 	Accepts      []int32
 	Subscription *ledger.Subscription // the streams that it is owed, of Config.Streams
+
+	// Of a client that changes rooms, Subscription is what it is owed in either room, and
+	// these are its parts: Home where it is in Room, Other where it is in OtherRoom.
+	Home, Other *ledger.Subscription
+	OtherRoom   string
 }
 
 // Targets are the addresses (host:port) of the comets under test. Clients of a kind are
 // spread over its addresses in turn.
 type Targets struct {
-	TCP []string
-	WS  []string
+	TCP    []string
+	WS     []string
+	TCPTLS []string
+	WSS    []string
 }
 
 // Config says who connects where, and how fast. The zero value of a field that has a
@@ -51,6 +62,8 @@ type Config struct {
 
 	Threads        int           // default: GOMAXPROCS, or as many as RLIMIT_NOFILE needs, since it holds per thread
 	ConnectRate    int           // connects a second over all threads; default 5000
+	ConnectFrom    int           // with ConnectOver: the rate at the start, from which it grows evenly to ConnectRate
+	ConnectOver    time.Duration // how long it takes to; default 0, at once
 	ConnectPending int           // connects and logins under way over all threads; default 512
 	ConnectTimeout time.Duration // from connect to the auth reply; default 30 s
 	Heartbeat      time.Duration // period of a client's heartbeats, spread evenly over the clients; default 60 s, negative for none
@@ -67,7 +80,11 @@ type Config struct {
 	// every 8000 clients where the target is there too, and the kernel's choice elsewhere.
 	LocalAddrs []netip.Addr
 
-	ReadBuffer int // bytes, one buffer a thread; default 128 KiB
+	ReadBuffer    int // bytes, one buffer a thread; default 128 KiB
+	ReceiveBuffer int // SO_RCVBUF of the clients' sockets; default: the kernel's
+
+	Behaviours Behaviours
+	TLS        *tls.Config // of the clients inside TLS; without a ServerName the target's host is it
 
 	// Raw clients don't log in: a connection counts as joined as soon as it is there, and
 	// WebSocket ones start with frames, without the HTTP upgrade.
@@ -98,6 +115,8 @@ func (c Config) fill() (Config, error) {
 		return c, fmt.Errorf("swarm: Threads is %d, must not be negative", c.Threads)
 	case c.ConnectRate < 0:
 		return c, fmt.Errorf("swarm: ConnectRate is %d, must not be negative", c.ConnectRate)
+	case c.ConnectOver < 0 || c.ConnectOver > 0 && c.ConnectFrom < 1:
+		return c, fmt.Errorf("swarm: ConnectFrom is %d and ConnectOver %v, a ramp must start with 1 a second at least", c.ConnectFrom, c.ConnectOver)
 	case c.ReadBuffer != 0 && c.ReadBuffer < minReadBuffer:
 		return c, fmt.Errorf("swarm: ReadBuffer is %d bytes, must be at least %d", c.ReadBuffer, minReadBuffer)
 	}

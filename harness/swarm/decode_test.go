@@ -248,7 +248,7 @@ func FuzzAppendClient(f *testing.F) {
 	f.Add([]byte("hello"), uint32(0x01020304))
 	f.Add(make([]byte, 70000), uint32(7))
 	f.Fuzz(func(t *testing.T, payload []byte, mask uint32) {
-		b := appendClient(nil, ledger.WebSocket, wsBinary, payload, mask)
+		b := appendClient(nil, true, wsBinary, payload, mask)
 		if b[0] != 0x82 || b[1]&0x80 == 0 {
 			t.Fatalf("header %x", b[:2])
 		}

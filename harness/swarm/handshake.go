@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 
-	"barrage/harness/ledger"
 	"barrage/server/wire"
 )
 
@@ -135,10 +134,10 @@ func appendJSON(dst []byte, s string) []byte {
 	return append(dst, b...)
 }
 
-// appendClient appends what a client of kind sends to carry payload: itself over TCP, and
-// one masked, final frame with opcode over WebSocket (RFC 6455 section 5.2).
-func appendClient(dst []byte, kind ledger.Kind, opcode byte, payload []byte, mask uint32) []byte {
-	if kind == ledger.TCP {
+// appendClient appends what a client sends to carry payload: itself over TCP, and one
+// masked, final frame with opcode over WebSocket (RFC 6455 section 5.2).
+func appendClient(dst []byte, webSocket bool, opcode byte, payload []byte, mask uint32) []byte {
+	if !webSocket {
 		return append(dst, payload...)
 	}
 	dst = append(dst, 0x80|opcode)

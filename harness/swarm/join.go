@@ -32,29 +32,47 @@ func (t *thread) connectWaits() bool {
 // connectDue starts the connects that the rate and the bound on pending ones allow.
 func (t *thread) connectDue(now int64) {
 	if !t.open.Load() {
-		t.lastCredit = now
+		t.lastCredit, t.opened = now, now
 		return
 	}
 	// A stall is not made up for by a burst of more than 20 ms.
-	rate := float64(t.cfg.ConnectRate) / float64(t.cfg.Threads)
+	rate := t.connectRate(now) / float64(t.cfg.Threads)
 	t.credit = min(t.credit+rate*float64(now-t.lastCredit)/1e9, max(1, rate*0.02))
 	t.lastCredit = now
 	for ; t.credit >= 1 && t.connectWaits(); t.credit-- {
+		t.shared.waiting.Add(-1)
 		t.connect(t.nextClient, now)
 		t.nextClient++
 	}
 }
 
+// connectRate returns how many connects a second are allowed now, over all threads.
+func (t *thread) connectRate(now int64) float64 {
+	most := float64(t.cfg.ConnectRate)
+	passed := float64(now-t.opened) / float64(t.cfg.ConnectOver)
+	if t.cfg.ConnectOver <= 0 || passed >= 1 {
+		return most
+	}
+	from := float64(t.cfg.ConnectFrom)
+	return from + (most-from)*passed
+}
+
+// connect starts client i's connection.
 func (t *thread) connect(i int, now int64) {
 	c := &t.clients[i]
+	if len(t.freePending) == 0 { // of those that come back any number may be under way
+		t.freePending = append(t.freePending, int32(len(t.pending)))
+		t.pending = append(t.pending, pending{client: -1})
+	}
 	last := len(t.freePending) - 1
 	c.slot = t.freePending[last]
 	t.freePending = t.freePending[:last]
 	p := &t.pending[c.slot]
 	*p = pending{client: i, started: now, kept: p.kept[:0]}
 	c.state = connecting
-	t.shared.waiting.Add(-1)
-	t.shared.connecting.Add(1)
+	if c.flags&flagBack == 0 {
+		t.shared.connecting.Add(1)
+	}
 
 	fd, done, err := t.dial(i)
 	if err != nil {
@@ -81,11 +99,11 @@ func (t *thread) dial(i int) (fd int, done bool, err error) {
 	to := &t.addrs.targets[c.kind][c.target]
 	locals := t.addrs.locals
 	if len(locals) == 0 {
-		return dial(to, nil)
+		return dial(to, nil, t.cfg.ReceiveBuffer)
 	}
 	const tries = 4
 	for try := range min(tries, len(locals)) {
-		fd, done, err = dial(to, &locals[(t.global(i)+try)%len(locals)])
+		fd, done, err = dial(to, &locals[(t.global(i)+try)%len(locals)], t.cfg.ReceiveBuffer)
 		if !errors.Is(err, unix.EADDRNOTAVAIL) {
 			return fd, done, err
 		}
@@ -128,19 +146,30 @@ func (t *thread) connectDone(i int) {
 // connected says the first words of client i.
 func (t *thread) connected(i int) {
 	c := &t.clients[i]
-	t.shared.connecting.Add(-1)
-	t.shared.connected.Add(1)
+	if c.flags&flagBack == 0 {
+		t.shared.connecting.Add(-1)
+		t.shared.connected.Add(1)
+	}
 	switch {
 	case t.cfg.Raw:
 		c.state = authing
 		t.join(i)
-	case c.kind == ledger.WebSocket:
-		c.state = upgrading
-		t.out = appendUpgrade(t.out[:0], t.addrs.targets[c.kind][c.target].host, wsKey(t.keySeed, t.global(i)))
-		t.write(i, t.out)
+	case c.kind.TLS():
+		t.startTLS(i)
 	default:
-		t.login(i)
+		t.greet(i)
 	}
+}
+
+// greet says the first words that are the protocol's, and whether the client is still there.
+func (t *thread) greet(i int) bool {
+	c := &t.clients[i]
+	if !c.kind.WebSocket() {
+		return t.login(i)
+	}
+	c.state = upgrading
+	t.out = appendUpgrade(t.out[:0], t.addrs.targets[c.kind][c.target].host, wsKey(t.keySeed, t.global(i)))
+	return t.write(i, t.out)
 }
 
 // upgraded takes the answer to an upgrade off in, and says whether it is complete and good.
@@ -169,32 +198,61 @@ func (t *thread) login(i int) bool {
 
 // reply takes a frame that is no push.
 func (t *thread) reply(i int) {
-	if t.dec.op == wire.OpAuthReply && t.clients[i].state == authing {
+	switch c := &t.clients[i]; {
+	case t.dec.op == wire.OpAuthReply && c.state == authing:
 		t.join(i)
+	case t.dec.op == wire.OpChangeRoomReply && c.flags&flagChanging != 0:
+		c.flags &^= flagChanging
+		t.bookOf(c).Moved(int(c.account))
 	}
 }
 
 // join says that client i has come all the way.
 func (t *thread) join(i int) {
 	c := &t.clients[i]
-	_ = t.connectTime.RecordValue(min(ledger.Now()-t.pending[c.slot].started, ledger.LatencyHighest))
+	now := ledger.Now()
+	took := now - t.pending[c.slot].started
 	t.release(c)
 	c.state = joined
-	t.book.Join(i)
-	t.shared.connected.Add(-1)
-	t.shared.joined.Add(1)
-	t.checkSettled()
+	var home *ledger.Subscription
+	if t.cfg.Behaviours.RoomChange > 0 {
+		home = t.cfg.Client(t.global(i)).Home
+	}
+	t.bookOf(c).Join(int(c.account), home)
+	switch {
+	case c.flags&flagBack == 0:
+		c.flags |= flagBack
+		_ = t.connectTime.RecordValue(min(took, ledger.LatencyHighest))
+		t.shared.connected.Add(-1)
+		t.shared.joined.Add(1)
+		t.checkSettled()
+	case c.flags&flagStorm != 0:
+		t.backFromStorm(c, took, now)
+		t.shared.away.Add(-1)
+		t.shared.rejoined.Add(1)
+	default:
+		_ = t.rejoinTime.RecordValue(min(took, ledger.LatencyHighest))
+		t.shared.away.Add(-1)
+		t.shared.rejoined.Add(1)
+	}
+	if c.behaviour != WellBehaved {
+		t.settleIn(i)
+	}
 }
 
 // giveUp records that client i is not going to join.
 func (t *thread) giveUp(i int, cause Cause, err error) {
 	c := &t.clients[i]
-	if c.state == connecting {
+	t.release(c)
+	switch {
+	case c.flags&flagBack != 0:
+		t.tryAgain(i, cause, err)
+		return
+	case c.state == connecting:
 		t.shared.connecting.Add(-1)
-	} else {
+	default:
 		t.shared.connected.Add(-1)
 	}
-	t.release(c)
 	c.state = failed
 	t.failures.add(cause, t.global(i), err)
 	t.checkSettled()
@@ -223,7 +281,7 @@ func (t *thread) expire(now int64) {
 		if p.client < 0 || now-p.started < int64(t.cfg.ConnectTimeout) {
 			continue
 		}
-		stage := map[state]string{connecting: "connecting", upgrading: "waiting for the upgrade", authing: "waiting for the auth reply"}
+		stage := map[state]string{connecting: "connecting", securing: "in the TLS handshake", upgrading: "waiting for the upgrade", authing: "waiting for the auth reply"}
 		t.drop(p.client, JoinTimeout, fmt.Errorf("%w: still %s after %s", errSlowLogin, stage[t.clients[p.client].state], t.cfg.ConnectTimeout))
 	}
 }

@@ -21,50 +21,69 @@ type partial struct {
 // can be longer than the head of a frame.
 const inOverflow = math.MaxUint8
 
-// readable reads once and takes in what came. The arrival of all of it is the end of the
-// read.
-func (t *thread) readable(i int) {
+// take reads client i's socket once, at most limit bytes of it, takes in what came, and
+// returns how much that was.
+func (t *thread) take(i, limit int) int {
 	c := &t.clients[i]
-	kept := t.resume(c)
-	n, errno := read(c.fd, t.buf[kept:])
+	into, kept := t.sealedBuf, 0
+	if !c.kind.TLS() {
+		kept = t.resume(c)
+		into = t.buf[kept:]
+	}
+	n, errno := read(c.fd, into[:min(limit, len(into))])
 	switch {
 	case errno == unix.EAGAIN || errno == unix.EINTR:
-		return // what resume loaded is still stored
+		return 0 // what resume loaded is still stored
 	case errno == unix.ECONNRESET:
 		t.drop(i, ServerReset, errno)
-		return
+		return 0
 	case errno != 0:
 		t.drop(i, ReadFailed, fmt.Errorf("read: %w", errno))
-		return
+		return 0
 	case n == 0:
 		t.drop(i, ServerClosed, errEOF)
-		return
+		return 0
 	}
-	arrival := ledger.Now()
 	t.tally.reads++
 	t.tally.bytes += int64(n)
+	if c.kind.TLS() {
+		t.sealed(i, n)
+	} else {
+		t.input(i, kept, n)
+	}
+	return n
+}
+
+// input takes in n bytes behind the kept ones of t.buf, whose arrival is now, and says
+// whether the client is still there.
+func (t *thread) input(i, kept, n int) bool {
+	c := &t.clients[i]
+	arrival := ledger.Now()
 	in := t.buf[:kept+n]
 	if c.state == upgrading && !t.upgraded(i, &in) {
-		return
+		return c.state == upgrading
 	}
 	for {
 		switch t.dec.next(&in) {
 		case needMore:
 			t.suspend(c, in)
-			return
+			return true
 		case gotFrame:
 			t.frame(i, arrival)
+			if c.fd < 0 {
+				return false
+			}
 		case gotPing:
 			if !t.send(i, wsPong, t.dec.ctl) {
-				return
+				return false
 			}
 		case gotPong:
 		case gotClose:
 			t.drop(i, WebSocketClose, closeError(t.dec.ctl))
-			return
+			return false
 		case gotError:
 			t.drop(i, ProtocolError, t.dec.fail)
-			return
+			return false
 		}
 	}
 }
@@ -74,10 +93,12 @@ func (t *thread) frame(i int, arrival int64) {
 	t.tally.frames++
 	if isPush(t.dec.op) {
 		t.tally.pushes++
+		c := &t.clients[i]
+		book := t.bookOf(c)
 		if t.dec.stamped {
-			t.book.Account(i, t.dec.stamp, arrival)
+			book.Account(int(c.account), t.dec.stamp, arrival)
 		} else {
-			t.book.BadBody()
+			book.BadBody()
 		}
 		return
 	}
@@ -88,7 +109,7 @@ func (t *thread) frame(i int, arrival int64) {
 // resume loads the decoder with where client c stopped, puts the kept bytes at the start
 // of buf and returns their number.
 func (t *thread) resume(c *client) int {
-	t.dec.ws = c.kind == ledger.WebSocket
+	t.dec.ws = c.kind.WebSocket()
 	switch {
 	case c.state != joined:
 		p := &t.pending[c.slot]

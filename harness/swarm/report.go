@@ -17,25 +17,26 @@ type Cause uint8
 
 // The causes.
 const (
-	ConnectRefused Cause = iota
-	ConnectFailed        // any other error of connect(2) or before it
-	NoLocalPort          // the source addresses have no port left
-	NoDescriptor         // the thread's table of file descriptors is full
-	JoinTimeout          // no connection, upgrade or auth reply in time
-	UpgradeRefused       // the HTTP answer is not 101, or not a WebSocket one
-	ServerClosed         // end of file
-	ServerReset          // ECONNRESET
-	WebSocketClose       // a close frame
-	ProtocolError        // bytes that are no frame of the protocol
-	ReadFailed           // any other error of read(2)
-	WriteFailed          // send(2) failed, or took only a part
+	ConnectRefused  Cause = iota
+	ConnectFailed         // any other error of connect(2) or before it
+	NoLocalPort           // the source addresses have no port left
+	NoDescriptor          // the thread's table of file descriptors is full
+	JoinTimeout           // no connection, upgrade or auth reply in time
+	UpgradeRefused        // the HTTP answer is not 101, or not a WebSocket one
+	HandshakeFailed       // of TLS
+	ServerClosed          // end of file
+	ServerReset           // ECONNRESET
+	WebSocketClose        // a close frame
+	ProtocolError         // bytes that are no frame of the protocol
+	ReadFailed            // any other error of read(2)
+	WriteFailed           // send(2) failed, or took only a part
 	causes
 )
 
 // String returns the cause's name as reports show it.
 func (c Cause) String() string {
 	return [causes]string{
-		"connect_refused", "connect_failed", "no_local_port", "no_descriptor", "join_timeout", "upgrade_refused",
+		"connect_refused", "connect_failed", "no_local_port", "no_descriptor", "join_timeout", "upgrade_refused", "tls_handshake_failed",
 		"server_closed", "server_reset", "websocket_close", "protocol_error", "read_failed", "write_failed",
 	}[c]
 }
@@ -118,6 +119,17 @@ type Progress struct {
 	Joined      int64 // had their auth reply
 	Failed      int64 // never joined
 	ClosedEarly int64 // joined, and then lost their connection
+
+	// Of Joined too, and none of ClosedEarly.
+	LaggingClosed int64 // slow and stalled clients that lost their connection
+	Away          int64 // left, or were taken by a storm, and are not back yet
+	Vanished      int64 // half-open
+	Rejoined      int64 // how often clients came back so far
+}
+
+// Present is how many clients have joined and are still there.
+func (p Progress) Present() int64 {
+	return p.Joined - p.ClosedEarly - p.LaggingClosed - p.Away - p.Vanished
 }
 
 // A Snapshot is the swarm's figures at one moment. The counters only grow.
@@ -125,6 +137,10 @@ type Snapshot struct {
 	Progress
 	Failures []CauseCount // of Failed
 	Closes   []CauseCount // of ClosedEarly
+
+	LaggingCloses []CauseCount // of LaggingClosed
+	Retries       []CauseCount // failed attempts to come back, after which clients try again
+	RoomChanges   int64        // asked for
 
 	Accepted   int64 // pushes received for the first time, by the ledger
 	Frames     int64 // all frames, of which there are
@@ -151,6 +167,13 @@ type Report struct {
 	Snapshot
 	Ledger *ledger.Report
 
+	// Losses are the first things that well-behaved clients lost, a few of each thread.
+	Losses []ClientLoss
+
+	// Lagging is on the slow and stalled clients, which are in no other part of the ledger;
+	// nil where there are none.
+	Lagging *ledger.Report
+
 	// ReadLag is, for each round of events, the time from the kernel's answer to the read
 	// of the round's last one, in nanoseconds. It and Config.Gather are what the swarm may
 	// have added to a latency.
@@ -158,4 +181,42 @@ type Report struct {
 
 	// ConnectTime is from connect(2) to joined, in nanoseconds, one value a client.
 	ConnectTime *hdrhistogram.Histogram
+
+	// RejoinTime is the same of clients that came back by themselves, and StormTime of those
+	// that a storm had taken.
+	RejoinTime, StormTime *hdrhistogram.Histogram
+}
+
+// A ClientLoss is a ledger.Loss whose Client is the swarm's number.
+type ClientLoss ledger.Loss
+
+// keptLosses is how many losses of a thread are kept.
+const keptLosses = 5
+
+func newReport() *Report {
+	return &Report{
+		ReadLag: ledger.NewLiveHistogram(), ConnectTime: ledger.NewLiveHistogram(),
+		RejoinTime: ledger.NewLiveHistogram(), StormTime: ledger.NewLiveHistogram(),
+	}
+}
+
+// merge adds what o has, but for its snapshot.
+func (r *Report) merge(o *Report) error {
+	r.ReadLag.Merge(o.ReadLag)
+	r.ConnectTime.Merge(o.ConnectTime)
+	r.RejoinTime.Merge(o.RejoinTime)
+	r.StormTime.Merge(o.StormTime)
+	r.Losses = append(r.Losses, o.Losses...)
+	for _, part := range []struct{ into, from **ledger.Report }{{&r.Ledger, &o.Ledger}, {&r.Lagging, &o.Lagging}} {
+		switch {
+		case *part.from == nil:
+		case *part.into == nil:
+			*part.into = *part.from
+		default:
+			if err := (*part.into).Merge(*part.from); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }

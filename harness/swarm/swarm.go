@@ -59,10 +59,18 @@ func (s *Swarm) makeThreads(cfg Config) error {
 	keySeed := rand.Uint64()
 	perThread := (cfg.Clients + cfg.Threads - 1) / cfg.Threads
 	slots := max(1, cfg.ConnectPending/cfg.Threads)
-	cells := make([]int, cfg.Threads)
+	var cells, accounts [2][]int // by lags, and thread
+	for lags := range cells {
+		cells[lags], accounts[lags] = make([]int, cfg.Threads), make([]int, cfg.Threads)
+	}
 	for i := range cfg.Clients {
-		if set := cfg.Client(i).Subscription; set != nil {
-			cells[i%cfg.Threads] += set.Len()
+		if c := cfg.Client(i); c.Subscription != nil {
+			lags := 0
+			if c.Behaviour.lags() {
+				lags = 1
+			}
+			cells[lags][i%cfg.Threads] += c.Subscription.Len()
+			accounts[lags][i%cfg.Threads]++
 		}
 	}
 	for n := range cfg.Threads {
@@ -73,7 +81,8 @@ func (s *Swarm) makeThreads(cfg Config) error {
 		t := &thread{
 			number: n, cfg: cfg, addrs: s.addrs.clone(), keySeed: keySeed, random: rand.Uint64(),
 			clients:     make([]client, 0, perThread),
-			book:        ledger.NewBook(cfg.Streams, perThread, cells[n]),
+			book:        ledger.NewBook(cfg.Streams, accounts[0][n], cells[0][n]),
+			links:       make(map[int32]*link),
 			wakeFD:      wake,
 			wakeup:      wakeup{fd: wake},
 			events:      make([]unix.EpollEvent, maxEvents),
@@ -83,9 +92,17 @@ func (s *Swarm) makeThreads(cfg Config) error {
 			heartbeat:   wire.AppendFrame(nil, wire.Frame{Ver: wire.Version, Op: wire.OpHeartbeat}),
 			lag:         ledger.NewLiveHistogram(),
 			connectTime: ledger.NewLiveHistogram(),
+			rejoinTime:  ledger.NewLiveHistogram(),
+			stormTime:   ledger.NewLiveHistogram(),
 			cmds:        make(chan func(), 16),
 			settled:     make(chan struct{}),
 			ended:       make(chan struct{}),
+		}
+		if accounts[1][n] > 0 {
+			t.lagging = ledger.NewBook(cfg.Streams, accounts[1][n], cells[1][n])
+		}
+		if cfg.TLS != nil {
+			t.sealedBuf = make([]byte, cfg.ReadBuffer)
 		}
 		for slot := range t.pending {
 			t.pending[slot].client = -1
@@ -99,16 +116,22 @@ func (s *Swarm) makeThreads(cfg Config) error {
 		if int(c.Kind) >= ledger.Kinds || len(s.addrs.targets[c.Kind]) == 0 {
 			return fmt.Errorf("swarm: client %d is of kind %s, which has no target", i, c.Kind)
 		}
-		if c.Subscription == nil {
+		switch {
+		case c.Subscription == nil:
 			return fmt.Errorf("swarm: client %d has no subscription", i)
+		case c.Kind.TLS() && cfg.TLS == nil:
+			return fmt.Errorf("swarm: client %d is of kind %s, and TLS is missing", i, c.Kind)
+		case c.Behaviour >= behaviours:
+			return fmt.Errorf("swarm: client %d has the behaviour %d, which there is not", i, c.Behaviour)
 		}
 		t := s.threads[i%cfg.Threads]
-		t.clients = append(t.clients, client{
-			fd: -1, slot: -1, kind: c.Kind,
+		own := client{
+			fd: -1, slot: -1, kind: c.Kind, behaviour: c.Behaviour,
 			target: uint16(ofKind[c.Kind] % len(s.addrs.targets[c.Kind])),
-		})
+		}
+		own.account = int32(t.bookOf(&own).Add(c.Subscription, c.Kind))
+		t.clients = append(t.clients, own)
 		ofKind[c.Kind]++
-		t.book.Add(c.Subscription, c.Kind)
 	}
 	for _, t := range s.threads {
 		t.shared.waiting.Store(int64(len(t.clients)))
@@ -158,7 +181,7 @@ func (s *Swarm) Connect(ctx context.Context) error {
 // Snapshot returns the figures of this moment. It never waits for a thread.
 func (s *Swarm) Snapshot() Snapshot {
 	out := Snapshot{Latency: ledger.NewLiveHistogram()}
-	failures, closes := make(causeSums), make(causeSums)
+	failures, closes, laggingCloses, retries := make(causeSums), make(causeSums), make(causeSums), make(causeSums)
 	for _, t := range s.threads {
 		sh := &t.shared
 		out.Clients += int64(len(t.clients))
@@ -168,8 +191,15 @@ func (s *Swarm) Snapshot() Snapshot {
 		out.Joined += sh.joined.Load()
 		out.Failed += t.failures.total()
 		out.ClosedEarly += t.closes.total()
+		out.LaggingClosed += t.laggingCloses.total()
+		out.Away += sh.away.Load()
+		out.Vanished += sh.vanished.Load()
+		out.Rejoined += sh.rejoined.Load()
 		failures.add(t.failures.list())
 		closes.add(t.closes.list())
+		laggingCloses.add(t.laggingCloses.list())
+		retries.add(t.retries.list())
+		out.RoomChanges += sh.roomChanges.Load()
 		out.Accepted += sh.accepted.Load()
 		out.Frames += sh.frames.Load()
 		out.Pushes += sh.pushes.Load()
@@ -185,7 +215,7 @@ func (s *Swarm) Snapshot() Snapshot {
 			CPU:     time.Duration(sh.cpu.Load()),
 		})
 	}
-	out.Failures, out.Closes = failures.list(), closes.list()
+	out.Failures, out.Closes, out.LaggingCloses, out.Retries = failures.list(), closes.list(), laggingCloses.list(), retries.list()
 	return out
 }
 
@@ -244,29 +274,46 @@ func (s *Swarm) Drain(ctx context.Context, plans []ledger.Plan) (bool, error) {
 
 // Finish returns the report over plans. The swarm goes on, so it may be called again.
 func (s *Swarm) Finish(ctx context.Context, plans []ledger.Plan) (*Report, error) {
-	r := &Report{ReadLag: ledger.NewLiveHistogram(), ConnectTime: ledger.NewLiveHistogram()}
+	r := newReport()
 	for _, t := range s.threads {
-		var report *ledger.Report
-		lag, connectTime := ledger.NewLiveHistogram(), ledger.NewLiveHistogram()
+		part := newReport()
 		var failed error
 		err := t.do(ctx, func() {
-			report, failed = t.book.Report(plans)
-			lag.Merge(t.lag)
-			connectTime.Merge(t.connectTime)
+			part.Ledger, failed = t.book.Report(plans)
+			if failed == nil && t.lagging != nil {
+				part.Lagging, failed = t.lagging.Report(plans)
+			}
+			if failed == nil {
+				part.Losses, failed = t.losses(plans)
+			}
+			part.ReadLag.Merge(t.lag)
+			part.ConnectTime.Merge(t.connectTime)
+			part.RejoinTime.Merge(t.rejoinTime)
+			part.StormTime.Merge(t.stormTime)
 		})
 		if err = errors.Join(err, failed); err != nil {
 			return nil, fmt.Errorf("report of swarm thread %d: %w", t.number, err)
 		}
-		r.ReadLag.Merge(lag)
-		r.ConnectTime.Merge(connectTime)
-		if r.Ledger == nil {
-			r.Ledger = report
-		} else if err := r.Ledger.Merge(report); err != nil {
+		if err := r.merge(part); err != nil {
 			return nil, err
 		}
 	}
 	r.Snapshot = s.Snapshot()
 	return r, nil
+}
+
+// ChangeRooms lets the clients change rooms from now on, by Behaviours.RoomChange, or stops
+// them.
+func (s *Swarm) ChangeRooms(ctx context.Context, on bool) error {
+	for _, t := range s.threads {
+		err := t.do(ctx, func() {
+			t.roomsOpen, t.roomsFrom, t.roomTurn = on, ledger.Now(), 0
+		})
+		if err != nil {
+			return fmt.Errorf("let clients change rooms: %w", err)
+		}
+	}
+	return nil
 }
 
 // Close ends all threads, and with them their connections, and waits for them. It returns

@@ -56,7 +56,9 @@ func (e endpoint) clone() endpoint {
 func resolve(cfg Config) (addresses, error) {
 	var a addresses
 	loopback := true
-	for kind, list := range [ledger.Kinds][]string{ledger.TCP: cfg.Targets.TCP, ledger.WebSocket: cfg.Targets.WS} {
+	for kind, list := range [ledger.Kinds][]string{
+		ledger.TCP: cfg.Targets.TCP, ledger.WebSocket: cfg.Targets.WS, ledger.TCPTLS: cfg.Targets.TCPTLS, ledger.WSS: cfg.Targets.WSS,
+	} {
 		for _, hostport := range list {
 			resolved, err := net.ResolveTCPAddr("tcp", hostport)
 			if err != nil {
@@ -95,11 +97,18 @@ func newEndpoint(addr netip.AddrPort) endpoint {
 }
 
 // dial starts a connection to t from l, or from where the kernel likes when l is nil. done
-// is false while the connection is under way.
-func dial(t *target, l *endpoint) (fd int, done bool, err error) {
+// is false while the connection is under way. receive is SO_RCVBUF, or 0.
+func dial(t *target, l *endpoint, receive int) (fd int, done bool, err error) {
 	fd, err = unix.Socket(t.family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return -1, false, fmt.Errorf("make a socket: %w", err)
+	}
+	if receive > 0 {
+		// Before connect: the window's scale is chosen there.
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, receive); err != nil {
+			_ = unix.Close(fd)
+			return -1, false, fmt.Errorf("set the receive buffer: %w", err)
+		}
 	}
 	if l != nil && l.family == t.family {
 		// The port is chosen by connect, for this destination alone: so ports are not used

@@ -3,6 +3,7 @@ package swarm
 import (
 	"fmt"
 	"math"
+	"slices"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -19,21 +20,27 @@ type state uint8
 const (
 	waiting    state = iota // not tried yet
 	connecting              // connect(2) is under way
+	securing                // the TLS handshake is
 	upgrading               // the HTTP answer is outstanding
 	authing                 // the auth reply is outstanding
 	joined
-	failed // never joined
-	closed // joined, and lost the connection
+	failed   // never joined
+	closed   // joined, and lost the connection
+	away     // joined, and will again
+	vanished // joined, and is silent for good
 )
 
-// client is one simulated client: 12 bytes, and no pointer, so that a million of them are
+// client is one simulated client: 20 bytes, and no pointer, so that a million of them are
 // nothing to the garbage collector.
 type client struct {
-	fd     int32
-	slot   int32 // while connecting to authing: in thread.pending; joined: in thread.partials, or -1
-	target uint16
-	state  state
-	kind   ledger.Kind
+	fd        int32
+	slot      int32 // while connecting to authing: in thread.pending; joined: in thread.partials, or -1
+	account   int32 // in its book
+	target    uint16
+	state     state
+	kind      ledger.Kind
+	behaviour Behaviour
+	flags     uint8
 }
 
 // thread is the part of the swarm that one OS thread runs. But for the atomic fields, cmds
@@ -47,6 +54,17 @@ type thread struct {
 
 	clients []client
 	book    *ledger.Book
+	lagging *ledger.Book // of the slow and stalled clients; nil where there are none
+
+	agenda    agenda
+	slow      []slowReader
+	lastSlow  int64 // when the slow clients read last
+	roomsOpen bool  // clients change rooms
+	roomsFrom int64 // since when
+	roomTurn  int64 // changes of room due since then, made or not
+
+	links     map[int32]*link // of the clients inside TLS that are connected
+	sealedBuf []byte          // shared by all reads of such clients; buf has what was decrypted
 
 	epfd   int
 	wakeFD int // the thread's copy of wakeup.fd
@@ -64,6 +82,7 @@ type thread struct {
 	nextClient  int     // the first that is still waiting
 	credit      float64 // connects that the rate allows now
 	lastCredit  int64   // when credit was last added to
+	opened      int64   // when clients were allowed to connect
 	lastScan    int64   // when pending was last looked at for timeouts
 	beat        int64   // heartbeats due so far, sent or not
 	heartbeat   []byte  // the frame
@@ -73,6 +92,8 @@ type thread struct {
 	lastSecond  int64
 	lag         *hdrhistogram.Histogram
 	connectTime *hdrhistogram.Histogram
+	rejoinTime  *hdrhistogram.Histogram
+	stormTime   *hdrhistogram.Histogram
 	tally       tally
 
 	wakeup  wakeup
@@ -86,17 +107,21 @@ type thread struct {
 	shared   shared
 	failures causeCounters
 	closes   causeCounters
+
+	laggingCloses causeCounters
+	retries       causeCounters
 }
 
 // tally is what the loop counts. It is copied to shared once a round.
 type tally struct {
-	frames, pushes, control, bytes, reads, heartbeats, heldBack int64
+	frames, pushes, control, bytes, reads, heartbeats, heldBack, roomChanges int64
 }
 
 // shared is what any goroutine may read.
 type shared struct {
 	waiting, connecting, connected, joined                                atomic.Int64
 	accepted, frames, pushes, control, bytes, reads, heartbeats, heldBack atomic.Int64
+	away, vanished, rejoined, roomChanges, stormBack, stormLast           atomic.Int64
 	busy                                                                  atomic.Uint64 // bits of a float64
 	cpu                                                                   atomic.Int64  // nanoseconds
 }
@@ -127,7 +152,7 @@ func (t *thread) loop() error {
 		return fmt.Errorf("swarm: watch the wakeup: %w", err)
 	}
 	t.started = ledger.Now()
-	t.lastSecond, t.lastCredit, t.lastScan = t.started, t.started, t.started
+	t.lastSecond, t.lastCredit, t.lastScan, t.lastSlow = t.started, t.started, t.started, t.started
 	t.checkSettled()
 	defer t.closeAll()
 	now := t.started
@@ -145,6 +170,9 @@ func (t *thread) loop() error {
 		if n > 0 {
 			_ = t.lag.RecordValue(min(now-woken, ledger.LatencyHighest))
 		}
+		t.turns(now)
+		t.slowDue(now)
+		t.roomsDue(now)
 		t.connectDue(now)
 		t.expire(now)
 		t.beatDue(now)
@@ -164,11 +192,16 @@ func (t *thread) loop() error {
 // after Close has returned.
 func (t *thread) closeAll() {
 	for i := range t.clients {
-		if c := &t.clients[i]; c.fd >= 0 {
-			_ = unix.Close(int(c.fd))
-			c.fd = -1
-		}
+		t.hangUp(i)
 	}
+}
+
+// bookOf returns the book that has c's account.
+func (t *thread) bookOf(c *client) *ledger.Book {
+	if c.behaviour.lags() {
+		return t.lagging
+	}
+	return t.book
 }
 
 // timeout returns how long epoll_wait may sleep, in milliseconds.
@@ -184,6 +217,15 @@ func (t *thread) timeout(now int64) int {
 	if t.cfg.Heartbeat > 0 && len(t.clients) > 0 {
 		due = min(due, t.started+int64(float64(t.beat+1)*float64(t.cfg.Heartbeat)/float64(len(t.clients))))
 	}
+	if len(t.agenda) > 0 {
+		due = min(due, t.agenda[0].at)
+	}
+	if len(t.slow) > 0 {
+		due = min(due, t.lastSlow+slowPeriod)
+	}
+	if period := t.cfg.Behaviours.RoomChange; t.roomsOpen && period > 0 && len(t.clients) > 0 {
+		due = min(due, t.roomsFrom+int64(float64(t.roomTurn+1)*float64(period)/float64(len(t.clients))))
+	}
 	return int(max(0, (due-now+ms-1)/ms))
 }
 
@@ -197,9 +239,18 @@ func (t *thread) handle(e *unix.EpollEvent) {
 	c := &t.clients[e.Fd]
 	switch c.state {
 	case connecting:
-		t.connectDone(int(e.Fd))
-	case upgrading, authing, joined:
-		t.readable(int(e.Fd))
+		// The round may still hold an event of the connection that the client had before.
+		if e.Events&(unix.EPOLLOUT|unix.EPOLLERR|unix.EPOLLHUP) != 0 {
+			t.connectDone(int(e.Fd))
+		}
+	case joined:
+		if c.behaviour == Stalled {
+			t.closedByServer(int(e.Fd), e.Events)
+			return
+		}
+		t.take(int(e.Fd), len(t.buf))
+	case securing, upgrading, authing:
+		t.take(int(e.Fd), len(t.buf))
 	}
 }
 
@@ -234,16 +285,19 @@ func (t *thread) beatDue(now int64) {
 }
 
 // send writes payload to client i and says whether the client is still there. A socket
-// that is full takes nothing; one that takes only a part is dropped, since what follows
-// would be read as the rest.
+// that is full takes nothing, which heldBack counts; one that takes only a part is dropped,
+// since what follows would be read as the rest.
 func (t *thread) send(i int, opcode byte, payload []byte) bool {
 	c := &t.clients[i]
 	t.random = mix(t.random)
-	t.out = appendClient(t.out[:0], c.kind, opcode, payload, uint32(t.random))
+	t.out = appendClient(t.out[:0], c.kind.WebSocket(), opcode, payload, uint32(t.random))
 	return t.write(i, t.out)
 }
 
 func (t *thread) write(i int, b []byte) bool {
+	if t.clients[i].kind.TLS() {
+		return t.encrypt(i, b)
+	}
 	n, errno := send(t.clients[i].fd, b)
 	switch {
 	case errno == unix.EAGAIN:
@@ -262,17 +316,39 @@ func (t *thread) write(i int, b []byte) bool {
 // drop closes client i, which has not joined or lost its connection.
 func (t *thread) drop(i int, cause Cause, err error) {
 	c := &t.clients[i]
-	if c.fd >= 0 {
-		_ = unix.Close(int(c.fd))
-		c.fd = -1
-	}
+	t.hangUp(i)
 	if c.state != joined {
 		t.giveUp(i, cause, err)
 		return
 	}
 	t.freePartial(c)
 	c.state = closed
+	if c.behaviour.lags() {
+		t.bookOf(c).Leave(int(c.account))
+		t.laggingCloses.add(cause, t.global(i), err)
+		return
+	}
 	t.closes.add(cause, t.global(i), err)
+}
+
+// losses returns the first losses of the thread's well-behaved clients.
+func (t *thread) losses(plans []ledger.Plan) (list []ClientLoss, err error) {
+	losses, err := t.book.Losses(plans, keptLosses)
+	for _, l := range losses {
+		i := slices.IndexFunc(t.clients, func(c client) bool { return !c.behaviour.lags() && int(c.account) == l.Client })
+		l.Client = t.global(i)
+		list = append(list, ClientLoss(l))
+	}
+	return list, err
+}
+
+// closedByServer takes the end of a stalled client's connection, of which nothing is read.
+func (t *thread) closedByServer(i int, events uint32) {
+	if events&unix.EPOLLERR != 0 {
+		t.drop(i, ServerReset, unix.ECONNRESET)
+		return
+	}
+	t.drop(i, ServerClosed, errEOF)
 }
 
 // global returns the number of client i over all threads.
@@ -290,6 +366,7 @@ func (t *thread) publish(now int64) {
 	s.reads.Store(t.tally.reads)
 	s.heartbeats.Store(t.tally.heartbeats)
 	s.heldBack.Store(t.tally.heldBack)
+	s.roomChanges.Store(t.tally.roomChanges)
 	passed := now - t.lastSecond
 	if passed < int64(time.Second) {
 		return
