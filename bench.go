@@ -127,6 +127,10 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 			return benchUsageError
 		}
 	}
+	if s.Capacity != nil && (*runs > 1 || *vs != "") {
+		fmt.Fprintln(stderr, "barrage bench: the scenario looks for a capacity, by runs of its own; -runs and -vs don't go with it")
+		return benchUsageError
+	}
 	if *explain {
 		if err := harness.Explain(stdout, s, *withCeiling); err != nil {
 			fmt.Fprintf(stderr, "barrage bench: %v\n", err)
@@ -149,9 +153,12 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 		Progress: stderr, Terminal: isTerminal(stderr),
 	}
 	var status int
-	if *runs == 1 && *vs == "" {
+	switch {
+	case s.Capacity != nil:
+		status, err = benchCapacity(ctx, opt, stdout)
+	case *runs == 1 && *vs == "":
 		status, err = benchOnce(ctx, opt, stdout)
-	} else {
+	default:
 		status, err = benchSeries(ctx, opt, *runs, *vs, stdout)
 	}
 	var environment *harness.EnvironmentError
@@ -186,6 +193,32 @@ func benchOnce(ctx context.Context, opt harness.Options, stdout io.Writer) (int,
 		return 0, fmt.Errorf("print the result, which is in %s: %w", result.Dir, err)
 	}
 	return benchStatus(result.Run), nil
+}
+
+// benchCapacity looks for the highest rate that holds, prints the bracket and returns the
+// exit status: good where there is a rate that holds.
+func benchCapacity(ctx context.Context, opt harness.Options, stdout io.Writer) (int, error) {
+	c, err := harness.Capacity(ctx, opt)
+	if c == nil {
+		return 0, err
+	}
+	if printErr := c.Text(stdout); printErr != nil {
+		return 0, fmt.Errorf("print the result, which is in %s: %w", c.Dir, printErr)
+	}
+	if _, printErr := fmt.Fprintf(stdout, "%s/capacity.json\n", c.Dir); printErr != nil {
+		return 0, fmt.Errorf("print the result, which is in %s: %w", c.Dir, printErr)
+	}
+	switch {
+	case errors.Is(err, harness.ErrInterrupted):
+		return benchInterrupted, nil
+	case err != nil:
+		return 0, err
+	case c.Holds > 0:
+		return benchGood, nil
+	case c.Breaks > 0:
+		return benchFailed, nil
+	}
+	return benchInvalid, nil
 }
 
 // benchSeries runs a scenario several times, prints what the runs say together and returns

@@ -63,10 +63,16 @@ func Explain(w io.Writer, s *scenario.Scenario, withCeiling bool) error {
 	fmt.Fprintf(&b, "\nIt needs about %d MiB of memory (%d are available) and %d open files in each comet (the limit is %d).\n",
 		need>>20, m.available>>20, (s.Clients.Count+max(1, comets)-1)/max(1, comets)+filesBeside, m.openFiles)
 	takes := startTakes + s.Clients.Connect.Takes(s.Clients.Count) + s.Phases.Warmup + s.Phases.Measure
-	if withCeiling {
+	if withCeiling && s.Capacity == nil {
 		takes += ceilingTakes
 	}
-	fmt.Fprintf(&b, "It takes about %v, if the clients connect as fast as they are let.\n", takes.Round(time.Second))
+	if c := s.Capacity; c != nil {
+		fmt.Fprintf(&b, "\nIt looks for the highest rate of %s between %g and %g a second at which all of that holds, by up to %d such runs, without the\n"+
+			"send loop, until two rates at most %.3g%% apart are found of which one held and the other did not %d times.\nOne run", s.Pushes[c.Push].Name, c.From, c.To, c.Trials, c.Precision*100, c.Confirm)
+	} else {
+		b.WriteString("It")
+	}
+	fmt.Fprintf(&b, " takes about %v, if the clients connect as fast as they are let.\n", takes.Round(time.Second))
 	if problem != nil {
 		fmt.Fprintf(&b, "\n%v\n", problem)
 	}

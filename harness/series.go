@@ -3,10 +3,8 @@ package harness
 import (
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strconv"
-	"time"
 
 	"barrage/harness/report"
 )
@@ -30,13 +28,9 @@ type SeriesResult struct {
 // a machine that drifts does so for all of them alike. A run that is cut short ends the
 // series; what had been measured until then is returned with ErrInterrupted.
 func Series(ctx context.Context, opt Options, variants []Variant, runs int) (*SeriesResult, error) {
-	dir, err := makeResultDir(opt.Results, opt.Scenario.Name, time.Now())
+	dir, err := makeSeriesDir(opt.Results, opt.Scenario.Name)
 	if err != nil {
 		return nil, err
-	}
-	// The folder of logs that a single run has.
-	if err := os.Remove(filepath.Join(dir, logsFolder)); err != nil {
-		return nil, fmt.Errorf("make a folder for the results: %w", err)
 	}
 	s := &SeriesResult{Dir: dir, Runs: make([][]*report.Run, len(variants))}
 	for _, v := range variants {

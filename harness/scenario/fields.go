@@ -103,6 +103,14 @@ var fields = []field{
 	{path: "pushes.*.groups", form: formWhole, least: "1", most: "30000", absent: "1", help: "Kinds keys and mids: disjoint sets of targets that take turns."},
 	{path: "pushes.*.speed", form: formWhole, least: "0", most: "2147483647", absent: "0", help: "Kind all: messages a second over the cluster; 0 sends at once."},
 
+	{path: "capacity", form: formObject, help: "Looks for the highest rate at which everything expected still holds, by runs at one rate each: a bracket of a rate that holds and one that does not."},
+	{path: "capacity.push", form: formText, help: "The name of the line of pushes whose rate is looked for; without it the first."},
+	{path: "capacity.from", form: formRate, least: "0.01/s", most: "100000/s", needed: true, help: "The lowest rate that is tried, and the first."},
+	{path: "capacity.to", form: formRate, least: "0.01/s", most: "100000/s", needed: true, help: "The highest."},
+	{path: "capacity.precision", form: formFraction, least: "0.01", most: "1", absent: "0.1", help: "How far apart the ends of the bracket may lie, as a part of the lower one."},
+	{path: "capacity.confirm", form: formWhole, least: "1", most: "20", absent: "3", help: "Runs that each end must have had, all with the same outcome."},
+	{path: "capacity.trials", form: formWhole, least: "1", most: "200", absent: "30", help: "Runs in all, at most."},
+
 	{path: "phases", form: formObject, needed: true, help: "How long the parts of the run take."},
 	{path: "phases.warmup", form: formDuration, least: "0s", most: "1h0m0s", absent: "3s", help: "Pushes that count for loss and order, and not for latency."},
 	{path: "phases.measure", form: formDuration, least: "1s", most: "24h0m0s", needed: true, help: "Pushes that count for everything."},

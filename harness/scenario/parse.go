@@ -80,6 +80,9 @@ func (r *reader) scenario(n *yaml.Node) *Scenario {
 	for i, p := range pushes {
 		s.Pushes = append(s.Pushes, readPush(r.object(p, fmt.Sprintf("pushes.%d", i)), s.Clients))
 	}
+	if c := o.object("capacity"); c.node != nil {
+		s.Capacity = readCapacity(c, s.Pushes)
+	}
 	readPhases(o, &s.Phases)
 	s.Expect = readExpect(o.object("expect"))
 	s.Bounds = readBounds(o.object("valid"))
@@ -174,6 +177,24 @@ func readRooms(o *object, c Clients) []int {
 		rooms = append(rooms, room)
 	}
 	return rooms
+}
+
+func readCapacity(o *object, pushes []Push) *Capacity {
+	c := &Capacity{
+		From: scalar(o, "from", rate), To: scalar(o, "to", rate), Precision: scalar(o, "precision", fraction),
+		Confirm: scalar(o, "confirm", whole), Trials: scalar(o, "trials", whole),
+	}
+	if name := o.text("push", ""); name != "" {
+		c.Push = slices.IndexFunc(pushes, func(p Push) bool { return p.Name == name })
+		if c.Push < 0 {
+			o.problem("push", "there is no line of pushes with the name %q", name)
+		}
+	}
+	if c.To < c.From {
+		o.problem("to", "%s is below the %s of capacity.from", rate.show(c.To), rate.show(c.From))
+	}
+	o.done()
+	return c
 }
 
 func readPhases(parent *object, p *Phases) {

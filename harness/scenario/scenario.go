@@ -22,6 +22,7 @@ type Scenario struct {
 	Cluster     Cluster
 	Clients     Clients
 	Pushes      []Push
+	Capacity    *Capacity // nil: one run at the rates that the lines have
 	Phases      Phases
 	Expect      []report.Threshold // lost, duplicate and reordered at most 0 unless the file says otherwise
 	Bounds      Bounds
@@ -71,6 +72,15 @@ type Push struct {
 	Groups    int     // KindKeys, KindMids: disjoint sets of targets that take turns
 	Speed     int     // KindAll: messages a second over the cluster, 0 for at once
 	Senders   int     // sequential streams to each room or group; 0: by the rate
+}
+
+// Capacity is a search for the highest rate that holds.
+type Capacity struct {
+	Push      int // the line of pushes whose rate is looked for
+	From, To  float64
+	Precision float64 // how far apart the ends of the bracket may lie, as a part of the lower one
+	Confirm   int     // runs that each end must have had, all with the same outcome
+	Trials    int     // runs in all, at most
 }
 
 // Phases are the lengths of the run's parts.

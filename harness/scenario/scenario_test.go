@@ -115,6 +115,8 @@ func TestParseMistakes(t *testing.T) {
 		{"bytes a second", "  heartbeat: 30s\n", "  heartbeat: 30s\n  slow: {fraction: 0.6, rate: 1KiB}\n", `x.yaml:12: clients.slow.rate: "1KiB" is no number of bytes a second; write it as 512B/s or 1KiB/s; accepted: 1B/s to 1073741824B/s`},
 		{"no switch", "  heartbeat: 30s\n", "  heartbeat: 30s\n  storm: {at: 1s, reset: 3}\n", `x.yaml:12: clients.storm.reset: is "3"; accepted: true or false`},
 		{"no other room", "rooms: {count: 4, type: chat}", "rooms: {count: 1, change: 3s}", "x.yaml:12: clients.rooms.change: there is one room alone"},
+		{"capacity of another line", "phases:", "capacity: {from: 1/s, to: 10/s, push: nobody}\nphases:", `x.yaml:19: capacity.push: there is no line of pushes with the name "nobody"`},
+		{"capacity upside down", "phases:", "capacity: {from: 10/s, to: 1/s}\nphases:", "x.yaml:19: capacity.to: 1/s is below the 10/s of capacity.from"},
 		{"too many streams", "rate: 400/s", "rate: 400/s, senders: 0", "x.yaml:16: pushes.0.senders: 0 is out of range; accepted: 1 to 1024"},
 	}
 	for _, c := range cases {

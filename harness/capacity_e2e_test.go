@@ -1,0 +1,57 @@
+package harness_test
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// A search over one rate: two runs that agree, in folders of their own, and a bracket with
+// one end.
+func TestCapacity(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "small.yaml")
+	err := os.WriteFile(file, []byte(`name: small
+clients: {count: 20, connect_rate: 200/s, rooms: {count: 1}, accepts: [1000]}
+pushes: [{kind: room, operation: 1000, rate: 1/s, size: 64B}]
+capacity: {from: 20/s, to: 20/s, confirm: 2}
+phases: {warmup: 0s, measure: 1s, drain: 20s}
+valid: {other_cpu: 1, pusher_lag: 1m, steal: 1, read_lag: 10, memory_wait: 1, swarm_busy: 1}
+`), 0o644)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := start(t, file)
+	if status := b.wait(t); status != 0 {
+		t.Fatalf("exit status %d\n%s%s%s", status, b.stdout.String(), b.stderr, b.logs())
+	}
+	if want := "small, room: 20 pushes a second hold, and nothing in the range was found not to."; !strings.Contains(b.stdout.String(), want) {
+		t.Errorf("%q is not in\n%s", want, b.stdout.String())
+	}
+	runs, err := filepath.Glob(filepath.Join(b.results, "small", "*", "*", "run.json"))
+	if err != nil || len(runs) != 2 {
+		t.Fatalf("runs %v, %v", runs, err)
+	}
+	text, err := os.ReadFile(filepath.Join(filepath.Dir(filepath.Dir(runs[0])), "capacity.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got struct {
+		Holds  float64 `json:"holds_per_second"`
+		Trials []struct {
+			Rate    float64 `json:"rate_per_second"`
+			Outcome string  `json:"outcome"`
+		} `json:"trials"`
+	}
+	if err := json.Unmarshal(text, &got); err != nil {
+		t.Fatal(err)
+	}
+	if got.Holds != 20 || len(got.Trials) != 2 || got.Trials[1].Outcome != "held" || got.Trials[1].Rate != 20 {
+		t.Errorf("capacity.json is %s", text)
+	}
+	refused := start(t, "-runs", "2", file)
+	if status := refused.wait(t); status != 2 || !strings.Contains(refused.stderr.String(), "-runs and -vs don't go with it") {
+		t.Errorf("exit status %d, %s", status, refused.stderr)
+	}
+}
