@@ -195,7 +195,8 @@ func (r *run) deliveries() report.Deliveries {
 		Losses:   r.losses(),
 		Measured: counts(measured), WarmUp: counts(warmUp),
 		Seconds: took, PerSecond: ratio(float64(measured.Delivered), took), Drained: r.drained, DrainTime: drain,
-		Bytes: r.received.Bytes, CometFrames: r.cometFrames,
+		Bytes: r.received.Counted.Read, KernelBytes: r.received.Counted.Kernel, KernelUncounted: r.received.Counted.Uncounted,
+		CometBytes: int64(r.end.comet.Sum("barrage_comet_written_bytes_total")), CometFrames: r.cometFrames,
 		LedgerFrames: total.Delivered + total.Duplicate + total.Unknown + total.Leftover + total.Unexpected.Total(),
 	}
 }

@@ -54,6 +54,11 @@ func TestVerdict(t *testing.T) {
 			r.Deliveries.Measured.Unexpected = map[string]int64{"no_stamp": 3, "not_subscribed": 1}
 		}, report.Failed, []string{"measured: 3 frames that nothing accounts for (no_stamp)", "measured: 1 frames that nothing accounts for (not_subscribed)"}},
 		{"comet differs", nil, func(r *report.Run) { r.Deliveries.CometFrames = 71 }, report.Failed, []string{"comet counts 71 frames handed out, the ledger 70 received"}},
+		{"the kernel differs", nil, func(r *report.Run) { r.Deliveries.Bytes, r.Deliveries.KernelBytes = 999, 1000 },
+			report.Failed, []string{"the kernel counts 1000 bytes handed to the clients, the swarm 999 read"}},
+		{"the kernel counts less, and a client was reset", nil, func(r *report.Run) {
+			r.Deliveries.Bytes, r.Deliveries.KernelBytes, r.Deliveries.KernelUncounted = 1000, 990, 1
+		}, report.Good, nil},
 		{"nothing measured", nil, func(r *report.Run) { r.Deliveries.Measured = report.Counts{} }, report.Failed, []string{"nothing was to be delivered in the measured phase"}},
 		{"latency as expected", []report.Threshold{{Figure: "latency.p99", Relation: report.AtMost, Value: 0.05}}, func(*report.Run) {}, report.Good, nil},
 		{"latency over its threshold", []report.Threshold{{Figure: "latency.p99", Relation: report.Below, Value: 0.05}}, func(*report.Run) {},

@@ -62,6 +62,10 @@ func account(v *report.Verdict, r *report.Run) {
 	if r.Target == nil && (d.CometFrames < d.LedgerFrames || d.CometFrames > d.LedgerFrames && !unread) {
 		v.Fail(fmt.Sprintf("comet counts %d frames handed out, the ledger %d received", d.CometFrames, d.LedgerFrames))
 	}
+	// What left with a reset is in the swarm's count alone.
+	if d.KernelBytes > d.Bytes || d.KernelBytes < d.Bytes && d.KernelUncounted == 0 {
+		v.Fail(fmt.Sprintf("the kernel counts %d bytes handed to the clients, the swarm %d read", d.KernelBytes, d.Bytes))
+	}
 	if d.Measured.Expected == 0 {
 		v.Fail("nothing was to be delivered in the measured phase")
 	}

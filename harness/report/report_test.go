@@ -73,7 +73,7 @@ func example() *Run {
 		},
 		Deliveries: Deliveries{
 			Measured: counts, WarmUp: Counts{Expected: 300_000, Delivered: 300_000, Unexpected: map[string]int64{}},
-			Seconds: 20.1, PerSecond: 99_502.5, Drained: true, DrainTime: 0.06, Bytes: 184_000_000, CometFrames: 2_300_000, LedgerFrames: 2_300_000,
+			Seconds: 20.1, PerSecond: 99_502.5, Drained: true, DrainTime: 0.06, Bytes: 184_000_000, KernelBytes: 184_000_000, CometBytes: 184_000_000, CometFrames: 2_300_000, LedgerFrames: 2_300_000,
 		},
 		Latency: Latency{
 			All: percentiles(2_000_000, 0.03), TCP: percentiles(1_000_000, 0.029), WebSocket: percentiles(1_000_000, 0.031),

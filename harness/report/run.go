@@ -184,6 +184,13 @@ type Deliveries struct {
 	Bytes     int64   `json:"bytes"`         // that the swarm read over the whole run
 
 	Losses []string `json:"losses"` // the first of them: who, and what
+	// The kernel's own count of Bytes, from its sockets. Those of KernelUncounted clients,
+	// whose connection was reset, are in Bytes alone.
+	KernelBytes     int64 `json:"kernel_bytes"`
+	KernelUncounted int64 `json:"kernel_uncounted"`
+	// What comet wrote to clients by its own count. Replies to heartbeats that were under
+	// way at the end are in it, and not yet in Bytes.
+	CometBytes int64 `json:"comet_bytes"`
 
 	// Comet's own count of frames over the whole run, to hold against the ledger's.
 	CometFrames  int64 `json:"comet_frames"`

@@ -165,7 +165,8 @@ type ThreadLoad struct {
 // A Report is the swarm's part of a run's result.
 type Report struct {
 	Snapshot
-	Ledger *ledger.Report
+	Ledger  *ledger.Report
+	Counted ByteCount // bytes read, beside the kernel's own count
 
 	// Losses are the first things that well-behaved clients lost, a few of each thread.
 	Losses []ClientLoss
@@ -206,6 +207,7 @@ func (r *Report) merge(o *Report) error {
 	r.ConnectTime.Merge(o.ConnectTime)
 	r.RejoinTime.Merge(o.RejoinTime)
 	r.StormTime.Merge(o.StormTime)
+	r.Counted.add(o.Counted)
 	r.Losses = append(r.Losses, o.Losses...)
 	for _, part := range []struct{ into, from **ledger.Report }{{&r.Ledger, &o.Ledger}, {&r.Lagging, &o.Lagging}} {
 		switch {

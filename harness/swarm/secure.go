@@ -211,6 +211,7 @@ func (t *thread) decrypted(i int) {
 func (t *thread) hangUp(i int) {
 	c := &t.clients[i]
 	if c.fd >= 0 {
+		t.left.leave(c.fd)
 		_ = unix.Close(int(c.fd))
 		c.fd = -1
 	}

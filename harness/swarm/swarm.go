@@ -279,6 +279,7 @@ func (s *Swarm) Finish(ctx context.Context, plans []ledger.Plan) (*Report, error
 		part := newReport()
 		var failed error
 		err := t.do(ctx, func() {
+			part.Counted = t.byteCount()
 			part.Ledger, failed = t.book.Report(plans)
 			if failed == nil && t.lagging != nil {
 				part.Lagging, failed = t.lagging.Report(plans)

@@ -95,6 +95,7 @@ type thread struct {
 	rejoinTime  *hdrhistogram.Histogram
 	stormTime   *hdrhistogram.Histogram
 	tally       tally
+	left        ByteCount // the kernel's count of clients that have left
 
 	wakeup  wakeup
 	cmds    chan func()
