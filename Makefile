@@ -9,7 +9,7 @@ COMMIT   := $(shell git rev-parse --short=12 HEAD 2>/dev/null)$(shell git diff -
 LDFLAGS  := -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 
 .DEFAULT_GOAL := build
-.PHONY: help build test bench compare profile-diff up docs lint proto fuzz clean preflight preflight-bench
+.PHONY: help build test bench selftest compare profile-diff up docs lint proto fuzz clean preflight preflight-bench
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 20
@@ -22,6 +22,9 @@ test: preflight ## all tests, with the race detector
 
 bench: preflight-bench build ## run scenarios/$(SCENARIO).yaml and print its result
 	bin/barrage bench $(SCENARIO)
+
+selftest: build ## is the harness to be trusted on this machine? 40 s
+	bin/barrage bench -selftest
 
 compare: build ## what changed between the runs A= and B=, folders of results/
 	bin/barrage compare $(A) $(B)

@@ -43,10 +43,12 @@ examples:
   barrage bench -profile room-10k-flood
   barrage bench -target tcp=10.0.0.1:3101,ws=10.0.0.1:3102,push=10.0.0.2:3111 room-10k
   barrage bench -runs 6 -vs main~1 room-10k
+  barrage bench -selftest
 
 exit status: 0 the ledger balances and everything expected holds; 1 it does not, or a process
 ended by itself; 2 usage or environment; 3 the run is invalid: the harness or the machine,
-and not the server, may have made its figures; 130 interrupted
+and not the server, may have made its figures; 130 interrupted. With -selftest: 0 all is
+reported as planned; 1 something is not; 3 the machine is too busy to tell
 
 flags:
 `
@@ -84,6 +86,7 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	at := flags.String("target", "", "drive a `cluster` that runs already, goim's or ours: tcp=HOST:PORT,ws=HOST:PORT,push=HOST:PORT")
 	explain := flags.Bool("explain", false, "say what the run would do, what it needs and how long it takes, and run nothing")
 	schema := flags.Bool("schema", false, "print the JSON schema of scenarios, for an editor")
+	self := flags.Bool("selftest", false, "check this binary's harness against a server that is faulty by plan, in under a minute, and run nothing else")
 	list := flags.Bool("list", false, "list the scenarios that came with the binary")
 	flags.Var(&overrides, "set", "set a `field=value` of the scenario; may be given several times")
 	flags.Usage = func() {
@@ -104,6 +107,11 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 			return benchUsageError
 		}
 		return benchGood
+	case *self && len(names) > 0:
+		fmt.Fprintf(stderr, "barrage bench: -selftest has scenarios of its own, and takes none: got %q\n", names)
+		return benchUsageError
+	case *self:
+		return benchSelftest(ctx, stdout, stderr)
 	case len(names) != 1:
 		fmt.Fprintf(stderr, "barrage bench: one scenario is wanted, got %d; see barrage bench -h\n", len(names))
 		return benchUsageError
