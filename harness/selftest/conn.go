@@ -134,6 +134,8 @@ func (s *Server) accept(l *conn) {
 func (s *Server) drop(c *conn) {
 	_ = unix.Close(int(c.fd))
 	delete(s.conns, c.fd)
+	// Whatever still knows c must not write to a socket that takes the number.
+	c.fd, c.in, c.out = -1, nil, nil
 	if c.joined {
 		s.rooms[c.room] = slices.DeleteFunc(s.rooms[c.room], func(m *conn) bool { return m == c })
 		c.joined, c.storm = false, false
@@ -338,9 +340,6 @@ func (s *Server) reply(c *conn, frame []byte) {
 // frames writes a push, encoded: over WebSocket as the body of a batch in one message.
 func (s *Server) frames(c *conn, frame []byte) {
 	s.did.Frames++
-	if len(c.out) > 0 {
-		s.did.Held++
-	}
 	if c.role != clientWS {
 		s.write(c, frame)
 		return
@@ -364,6 +363,7 @@ func appendMessage(dst []byte, n int) []byte {
 // write writes b, or keeps what the socket doesn't take until it does.
 func (s *Server) write(c *conn, b []byte) {
 	if len(c.out) > 0 {
+		s.did.Held++
 		c.out = append(c.out, b...)
 		return
 	}
@@ -372,6 +372,7 @@ func (s *Server) write(c *conn, b []byte) {
 		return // the peer is gone: the next read says so
 	}
 	if n = max(n, 0); n < len(b) {
+		s.did.Held++
 		c.out = append(c.out, b[n:]...)
 		s.want(c, unix.EPOLLIN|unix.EPOLLOUT)
 	}

@@ -103,7 +103,8 @@ const wokenLate = 0.0005
 // woke a thread meanwhile, in seconds.
 //
 // A figure that is wrong is put down to the machine only where the run itself says so, by
-// being invalid, or where it is a time and the machine woke threads late.
+// being invalid, or where it is a time and the machine woke threads late or the server
+// could not write when it wanted to.
 func judge(c Case, r *benched, did *Did, late float64) Result {
 	res := Result{Name: c.Name, Figures: c.Figures(r, did)}
 	excused := r.Verdict.Status == report.Invalid && c.Status != report.Invalid
@@ -116,6 +117,10 @@ func judge(c Case, r *benched, did *Did, late float64) Result {
 	if wrong && c.Timed && late > wokenLate {
 		excused = true
 		res.Why = append(res.Why, fmt.Sprintf("the machine woke an idle thread late by %s (p99)", span(late)))
+	}
+	if wrong && c.Timed && did.Held > 0 {
+		excused = true
+		res.Why = append(res.Why, fmt.Sprintf("sockets were full at %s, so that the server's stamps are too early", report.Plural(did.Held, "write")))
 	}
 	for i := range res.Figures {
 		f := &res.Figures[i]

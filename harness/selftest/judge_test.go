@@ -56,29 +56,31 @@ func TestJudge(t *testing.T) {
 		c    Case
 		run  *benched
 		late float64
+		held int64
 		want Outcome
 		why  []string
 	}{
-		{"counts as planned", counts, run(report.Failed, 1, 500, 0), 0, AsPlanned, nil},
-		{"one is missing", counts, run(report.Failed, 1, 499, 0), 0, Wrong, nil},
-		{"one is missing, on a busy machine: counts are counts", counts, run(report.Failed, 1, 499, 0), 1, Wrong, nil},
-		{"a verdict that hides the loss", counts, run(report.Good, 0, 500, 0), 0, Wrong, nil},
-		{"an exit status that hides it", counts, run(report.Failed, 0, 500, 0), 0, Wrong, nil},
-		{"the run itself says that it is invalid", counts, run(report.Invalid, 3, 450, 0, "45 of 50 clients connected"), 0,
-			Unclear, []string{"the run is invalid: 45 of 50 clients connected"}},
-		{"a time as planned", times, run(report.Good, 0, 0, 0.0505), 0, AsPlanned, nil},
-		{"a time as planned, on a busy machine", times, run(report.Invalid, 3, 0, 0.0505, "busy"), 1, AsPlanned, nil},
-		{"a wrong time", times, run(report.Good, 0, 0, 0.055), 0.0001, Wrong, nil},
-		{"a wrong time in an invalid run", times, run(report.Invalid, 3, 0, 0.055, "busy"), 0.0001, Unclear, []string{"the run is invalid: busy"}},
-		{"a wrong time where threads are woken late", times, run(report.Good, 0, 0, 0.055), 0.004, Unclear,
+		{"counts as planned", counts, run(report.Failed, 1, 500, 0), 0, 0, AsPlanned, nil},
+		{"one is missing", counts, run(report.Failed, 1, 499, 0), 0, 0, Wrong, nil},
+		{"one is missing, on a busy machine: counts are counts", counts, run(report.Failed, 1, 499, 0), 1, 0, Wrong, nil},
+		{"a verdict that hides the loss", counts, run(report.Good, 0, 500, 0), 0, 0, Wrong, nil},
+		{"an exit status that hides it", counts, run(report.Failed, 0, 500, 0), 0, 0, Wrong, nil},
+		{"the run itself says that it is invalid", counts, run(report.Invalid, 3, 450, 0, "45 of 50 clients connected"), 0, 0, Unclear, []string{"the run is invalid: 45 of 50 clients connected"}},
+		{"a time as planned", times, run(report.Good, 0, 0, 0.0505), 0, 0, AsPlanned, nil},
+		{"a time as planned, on a busy machine", times, run(report.Invalid, 3, 0, 0.0505, "busy"), 1, 0, AsPlanned, nil},
+		{"a wrong time", times, run(report.Good, 0, 0, 0.055), 0.0001, 0, Wrong, nil},
+		{"a wrong time in an invalid run", times, run(report.Invalid, 3, 0, 0.055, "busy"), 0.0001, 0, Unclear, []string{"the run is invalid: busy"}},
+		{"a wrong time where threads are woken late", times, run(report.Good, 0, 0, 0.055), 0.004, 0, Unclear,
 			[]string{"the machine woke an idle thread late by 4.00 ms (p99)"}},
-		{"starved, and said so", starving, run(report.Invalid, 3, 0, 0, "busy", "the swarm was saturated: 99%"), 0, AsPlanned, nil},
-		{"starved, and invalid for something else", starving, run(report.Invalid, 3, 0, 0, "busy"), 1, Wrong, nil},
-		{"starved, and good", starving, run(report.Good, 0, 0, 0), 1, Wrong, nil},
+		{"a wrong time where sockets were full", times, run(report.Good, 0, 0, 0.055), 0, 3, Unclear,
+			[]string{"sockets were full at 3 writes, so that the server's stamps are too early"}},
+		{"starved, and said so", starving, run(report.Invalid, 3, 0, 0, "busy", "the swarm was saturated: 99%"), 0, 0, AsPlanned, nil},
+		{"starved, and invalid for something else", starving, run(report.Invalid, 3, 0, 0, "busy"), 1, 0, Wrong, nil},
+		{"starved, and good", starving, run(report.Good, 0, 0, 0), 1, 0, Wrong, nil},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			r := judge(c.c, c.run, new(Did), c.late)
+			r := judge(c.c, c.run, &Did{Held: c.held}, c.late)
 			if r.Outcome != c.want || !slices.Equal(r.Why, c.why) {
 				t.Errorf("%s %q, want %s %q", r.Outcome, r.Why, c.want, c.why)
 			}

@@ -48,7 +48,7 @@ type Did struct {
 	Refused int // of them, those that were answered with an error
 	Faults  [faults]int64
 	Frames  int64 // pushes written to clients, with what the faults added
-	Held    int64 // frames that a full socket held back, so that their stamps are too early
+	Held    int64 // writes that a full socket held back, so that the frames' stamps are too early
 
 	// Latencies are, of each push and client that it was for and came to, the time from
 	// its intended time to just before it was first written, in nanoseconds, ascending.
