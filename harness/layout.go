@@ -4,13 +4,13 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
-	"net/url"
 	"slices"
 	"strconv"
 	"time"
 
 	"barrage/harness/ledger"
 	"barrage/harness/pusher"
+	"barrage/harness/pusher/load"
 	"barrage/harness/scenario"
 	"barrage/harness/swarm"
 )
@@ -50,18 +50,22 @@ func newLayout(s *scenario.Scenario) (*layout, error) {
 	for i, p := range s.Pushes {
 		ids[i] = make([][]uint16, p.TargetCount())
 	}
+	lines, err := newLines(s)
+	if err != nil {
+		return nil, err
+	}
 	for _, phase := range phases {
 		lane := 0
 		for i, p := range s.Pushes {
-			n := p.Streams()
-			total := int(math.Round(p.Rate * phase.length.Seconds()))
+			n, line := p.Streams(), &lines[i]
+			total := line.schedule.Pushes(phase.length)
 			for k := range n {
-				target := k % p.TargetCount()
+				target := k % len(line.targets)
 				stream := pusher.Stream{
-					ID: uint16(len(list)), Lane: lane % maxLanes, Target: l.request(p, target), Size: p.Size,
-					Start:  phase.start + time.Duration(float64(k)/p.Rate*1e9),
-					Period: time.Duration(float64(n) / p.Rate * 1e9),
-					Pushes: uint32(max(0, total-k+n-1) / n),
+					ID: uint16(len(list)), Line: i, Lane: lane % maxLanes, Via: pusher.ViaHTTP, Target: line.targets[target], Sizes: line.sizes,
+					Schedule: line.schedule, Start: phase.start, First: k, Step: n,
+					// More than a stream can number is refused below.
+					Pushes: uint32(min(load.Part(total, k, n), math.MaxUint32)),
 					WarmUp: phase.warmUp,
 				}
 				lane++
@@ -72,7 +76,6 @@ func newLayout(s *scenario.Scenario) (*layout, error) {
 			}
 		}
 	}
-	var err error
 	if l.streams, err = ledger.NewStreams(list); err != nil {
 		return nil, fmt.Errorf("lay out %s: %w", s.Name, err)
 	}
@@ -134,6 +137,31 @@ func (l *layout) room(i int) int {
 	return l.crowd.room(i)
 }
 
+// A line is a scenario's line of pushes: when they are due, from the beginning of each
+// phase, how large their bodies are, and whom they are for in turn.
+type line struct {
+	schedule load.Schedule
+	sizes    load.Sizes
+	targets  []pusher.Target
+}
+
+func newLines(s *scenario.Scenario) ([]line, error) {
+	lines := make([]line, len(s.Pushes))
+	for i, p := range s.Pushes {
+		for k := range p.TargetCount() {
+			lines[i].targets = append(lines[i].targets, newTarget(s, p, k))
+		}
+		var err error
+		if lines[i].schedule, err = load.NewConstant(p.Rate); err == nil {
+			lines[i].sizes, err = load.NewFixed(p.Size)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("lay out %s: pushes.%d.%w", s.Name, i, err)
+		}
+	}
+	return lines, nil
+}
+
 // maxLanes bounds the pusher's connections. Where there are more streams some share one.
 const maxLanes = 256
 
@@ -170,26 +198,25 @@ func group(p scenario.Push, number int, accepts []int32) uint32 {
 	return nobody
 }
 
-// request returns the path and query that push to a line's target.
-func (l *layout) request(p scenario.Push, target int) string {
-	q := url.Values{"operation": {strconv.Itoa(int(p.Operation))}}
+// newTarget returns a line's target for the pusher.
+func newTarget(s *scenario.Scenario, p scenario.Push, target int) pusher.Target {
+	t := pusher.Target{Kind: pusher.Kind(p.Kind), Operation: p.Operation}
 	switch p.Kind {
 	case scenario.KindRoom:
-		rooms := l.scenario.Clients.Rooms
-		q.Set("type", rooms.Type)
-		q.Set("room", rooms.ID(p.Rooms[target]))
+		rooms := s.Clients.Rooms
+		t.RoomType, t.RoomID = rooms.Type, rooms.ID(p.Rooms[target])
 	case scenario.KindKeys:
 		for i := range p.Targets {
-			q.Add("keys", clientKey(target*p.Targets+i))
+			t.Keys = append(t.Keys, clientKey(target*p.Targets+i))
 		}
 	case scenario.KindMids:
 		for i := range p.Targets {
-			q.Add("mids", strconv.FormatInt(memberID(target*p.Targets+i), 10))
+			t.Mids = append(t.Mids, memberID(target*p.Targets+i))
 		}
 	case scenario.KindAll:
-		q.Set("speed", strconv.Itoa(p.Speed))
+		t.Speed = int32(p.Speed)
 	}
-	return "/goim/push/" + string(p.Kind) + "?" + q.Encode()
+	return t
 }
 
 func clientKey(i int) string { return "bench-" + strconv.Itoa(i) }

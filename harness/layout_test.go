@@ -51,20 +51,21 @@ func TestLayoutAgreesWithItsRequests(t *testing.T) {
 			t.Errorf("client %d is %+v", i, c)
 		}
 		for _, p := range l.pushes {
+			path := p.Target.Path()
 			kind := l.scenario.Pushes[l.line[p.ID]].Kind
 			want := false
 			switch kind {
 			case scenario.KindRoom:
-				want = strings.Contains(p.Target, fmt.Sprintf("room=%d&", i%3+1))
+				want = strings.Contains(path, fmt.Sprintf("room=%d&", i%3+1))
 			case scenario.KindKeys:
-				want = strings.Contains(p.Target+"&", fmt.Sprintf("keys=bench-%d&", i))
+				want = strings.Contains(path+"&", fmt.Sprintf("keys=bench-%d&", i))
 			case scenario.KindMids:
-				want = strings.Contains(p.Target+"&", fmt.Sprintf("mids=%d&", i%12+1))
+				want = strings.Contains(path+"&", fmt.Sprintf("mids=%d&", i%12+1))
 			case scenario.KindAll:
-				want = strings.Contains(p.Target, "operation=1000")
+				want = strings.Contains(path, "operation=1000")
 			}
 			if got := subscribed(t, l, i, p.ID); got != want {
-				t.Errorf("client %d receives %s: %v, want %v", i, p.Target, got, want)
+				t.Errorf("client %d receives %s: %v, want %v", i, path, got, want)
 			}
 		}
 	}
@@ -104,7 +105,7 @@ func TestLayoutSchedule(t *testing.T) {
 				}
 				streams++
 				for seq := range st.Pushes {
-					at[(st.Start+time.Duration(seq)*st.Period-start).Round(time.Microsecond)]++
+					at[(st.Due(seq)-start).Round(time.Microsecond)]++
 				}
 			}
 			want := int(p.Rate * length.Seconds())

@@ -365,7 +365,8 @@ func (r *run) push(ctx context.Context) error {
 	done := make(chan outcome, 1)
 	go func() {
 		result, err := pusher.Run(ctx, pusher.Config{
-			Addr: r.cluster.Push, Streams: r.layout.pushes, Started: r.layout.streams.Start,
+			Ways:    map[pusher.Via]pusher.Way{pusher.ViaHTTP: pusher.HTTP{Addr: r.cluster.Push}},
+			Streams: r.layout.pushes, Started: r.layout.streams.Start,
 		}, r.start)
 		done <- outcome{result, err}
 	}()

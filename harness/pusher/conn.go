@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -12,21 +11,6 @@ import (
 	"strconv"
 	"time"
 )
-
-// errNotConnected says that there was no connection to send a push on.
-var errNotConnected = errors.New("no connection")
-
-// A RefusedError is an answer other than code 0.
-type RefusedError struct {
-	Status  int // of HTTP
-	Code    int // goim's
-	Message string
-}
-
-// Error returns the answer in one line.
-func (e *RefusedError) Error() string {
-	return fmt.Sprintf("refused: HTTP status %d, code %d, %q", e.Status, e.Code, e.Message)
-}
 
 // An answer of logic is small; what is longer is none.
 const maxAnswer = 64 << 10
@@ -50,7 +34,7 @@ func (c *conn) dial(ctx context.Context, timeout time.Duration) error {
 	d := net.Dialer{Timeout: timeout}
 	socket, err := d.DialContext(ctx, "tcp", c.addr)
 	if err != nil {
-		return fmt.Errorf("%w: %w", errNotConnected, err)
+		return fmt.Errorf("%w: %w", ErrNotSent, err)
 	}
 	c.socket, c.reader = socket, bufio.NewReaderSize(socket, 4096)
 	return nil
@@ -64,7 +48,7 @@ func (c *conn) close() {
 }
 
 // post sends body to target and returns nil for code 0, a RefusedError for another answer,
-// an error that wraps errNotConnected when nothing was sent, and any other error when the
+// an error that wraps ErrNotSent when there was no connection, and any other error when the
 // fate of the push is unknown.
 func (c *conn) post(ctx context.Context, target string, body []byte, timeout time.Duration) error {
 	if err := c.dial(ctx, timeout); err != nil {

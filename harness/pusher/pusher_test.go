@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"barrage/harness/ledger"
+	"barrage/harness/pusher/load"
 )
 
 // fakeLogic answers pushes and keeps their stamps in the order of arrival.
@@ -21,6 +22,7 @@ type fakeLogic struct {
 
 	mu     sync.Mutex
 	stamps map[uint16][]ledger.Stamp
+	sizes  map[ledger.Stamp]int // of the bodies
 	n      int
 }
 
@@ -32,6 +34,7 @@ func (f *fakeLogic) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.n++
 	if ok {
 		f.stamps[s.Stream] = append(f.stamps[s.Stream], s)
+		f.sizes[s] = len(body)
 	}
 	f.mu.Unlock()
 	if f.answer != nil {
@@ -42,36 +45,61 @@ func (f *fakeLogic) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func start(t *testing.T, answer func(w http.ResponseWriter, r *http.Request, n int)) (addr string, f *fakeLogic) {
-	f = &fakeLogic{answer: answer, stamps: map[uint16][]ledger.Stamp{}}
+	f = &fakeLogic{answer: answer, stamps: map[uint16][]ledger.Stamp{}, sizes: map[ledger.Stamp]int{}}
 	s := httptest.NewServer(f)
 	t.Cleanup(s.Close)
 	return strings.TrimPrefix(s.URL, "http://"), f
 }
 
-// streams splits rate over n streams for d.
-func streams(n, rate int, d time.Duration) []Stream {
+// room is the target of the tests' pushes.
+var room = Target{Kind: KindRoom, Operation: 1000, RoomType: "live", RoomID: "1"}
+
+// split has n streams to target take turns of a schedule for d.
+func split(n int, schedule load.Schedule, d time.Duration, via Via, target Target) []Stream {
 	var list []Stream
 	for i := range n {
 		list = append(list, Stream{
-			ID: uint16(i), Lane: i, Target: "/goim/push/room?operation=1000&type=live&room=1", Size: 64,
-			Start: time.Duration(i) * time.Second / time.Duration(rate), Period: time.Duration(n) * time.Second / time.Duration(rate),
-			Pushes: uint32(int(d.Seconds()*float64(rate)) / n),
+			ID: uint16(i), Lane: i, Via: via, Target: target, Sizes: load.Fixed(64),
+			Schedule: schedule, First: i, Step: n, Pushes: uint32(load.Part(schedule.Pushes(d), i, n)),
 		})
 	}
 	return list
 }
 
+// constant is the schedule of rate pushes a second.
+func constant(rate float64) load.Schedule {
+	c, err := load.NewConstant(rate)
+	if err != nil {
+		panic(err)
+	}
+	return c
+}
+
+// streams splits rate over n streams through HTTP for d.
+func streams(n int, rate float64, d time.Duration) []Stream {
+	return split(n, constant(rate), d, ViaHTTP, room)
+}
+
+// through is the configuration that pushes streams to addr.
+func through(addr string, streams []Stream) Config {
+	return Config{Ways: map[Via]Way{ViaHTTP: HTTP{Addr: addr, Timeout: time.Minute}}, Streams: streams}
+}
+
 func TestEveryPushIsSentOnceInOrderWithItsIntendedTime(t *testing.T) {
 	addr, f := start(t, nil)
 	begin := ledger.Now()
-	list := append(streams(4, 400, time.Second), Stream{ID: 9, Lane: 0, Target: "/goim/push/all?operation=1", Size: 16, Period: 50 * time.Millisecond, Pushes: 10, WarmUp: true})
+	list := append(streams(4, 400, time.Second), Stream{
+		ID: 9, Lane: 0, Line: 1, Via: ViaHTTP, Target: Target{Kind: KindAll, Operation: 1}, Sizes: load.Fixed(16),
+		Schedule: constant(20), Start: 20 * time.Millisecond, Step: 1, Pushes: 10, WarmUp: true})
 	var mu sync.Mutex
 	started := map[uint16]int{}
-	r, err := Run(t.Context(), Config{Addr: addr, Streams: list, Started: func(id uint16) {
+	cfg := through(addr, list)
+	cfg.Started = func(id uint16) {
 		mu.Lock()
 		defer mu.Unlock()
 		started[id]++
-	}}, begin)
+	}
+	r, err := Run(t.Context(), cfg, begin)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,13 +115,16 @@ func TestEveryPushIsSentOnceInOrderWithItsIntendedTime(t *testing.T) {
 			t.Fatalf("stream %d: %d of %d arrived, started %d times", s.ID, len(got), s.Pushes, started[s.ID])
 		}
 		for i, stamp := range got {
-			if stamp.Seq != uint32(i) || stamp.Intended != begin+int64(s.Start)+int64(i)*int64(s.Period) {
+			if stamp.Seq != uint32(i) || stamp.Intended != begin+int64(s.Due(uint32(i))) {
 				t.Fatalf("stream %d, arrival %d is %+v", s.ID, i, stamp)
 			}
 		}
 	}
 	if r.Lag.TotalCount() != 400 || r.Ack.TotalCount() != 400 {
 		t.Errorf("%d lags and %d acks were recorded", r.Lag.TotalCount(), r.Ack.TotalCount())
+	}
+	if len(r.Lines) != 2 || r.Lines[0].Lag.TotalCount() != 400 || r.Lines[0].Ack.TotalCount() != 400 || r.Lines[1].Ack.TotalCount() != 0 {
+		t.Errorf("of %d lines %d acks are the first one's", len(r.Lines), r.Lines[0].Ack.TotalCount())
 	}
 	for _, p := range r.Plans() {
 		if len(p.Unknown) > 0 {
@@ -114,7 +145,7 @@ func TestStallDoesNotStretchTheSchedule(t *testing.T) {
 	})
 	begin := ledger.Now()
 	list := streams(1, 50, 2*time.Second)
-	r, err := Run(t.Context(), Config{Addr: addr, Streams: list}, begin)
+	r, err := Run(t.Context(), through(addr, list), begin)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,30 +179,31 @@ func TestFailuresAreTold(t *testing.T) {
 		answer          func(w http.ResponseWriter, r *http.Request, n int)
 		failed, unknown int64
 		message         string
+		timeout         time.Duration // 0: the default
 	}{
 		{"code -500", func(w http.ResponseWriter, r *http.Request, n int) {
 			io.WriteString(w, `{"code":-500,"message":"kafka"}`)
-		}, 1, 0, `code -500, "kafka"`},
-		{"no JSON", func(w http.ResponseWriter, r *http.Request, n int) { io.WriteString(w, `<html>`) }, 1, 0, "no JSON with a code"},
-		{"no code", func(w http.ResponseWriter, r *http.Request, n int) { io.WriteString(w, `{"message":""}`) }, 1, 0, "no JSON with a code"},
+		}, 1, 0, `code -500, "kafka"`, 0},
+		{"no JSON", func(w http.ResponseWriter, r *http.Request, n int) { io.WriteString(w, `<html>`) }, 1, 0, "no JSON with a code", 0},
+		{"no code", func(w http.ResponseWriter, r *http.Request, n int) { io.WriteString(w, `{"message":""}`) }, 1, 0, "no JSON with a code", 0},
 		{"HTTP error", func(w http.ResponseWriter, r *http.Request, n int) {
 			http.Error(w, `{"code":0}`, http.StatusBadGateway)
-		}, 1, 0, "HTTP status 502"},
-		{"no answer in time", func(w http.ResponseWriter, r *http.Request, n int) { time.Sleep(400 * time.Millisecond) }, 0, 1, "timeout"},
+		}, 1, 0, "HTTP status 502", 0},
+		{"no answer in time", func(w http.ResponseWriter, r *http.Request, n int) { <-r.Context().Done() }, 0, 1, "timeout", 500 * time.Millisecond},
 		{"connection cut", func(w http.ResponseWriter, r *http.Request, n int) {
 			c, _, _ := w.(http.Hijacker).Hijack()
 			c.Close()
-		}, 0, 1, "EOF"},
+		}, 0, 1, "EOF", 0},
 		{"answer cut short", func(w http.ResponseWriter, r *http.Request, n int) {
 			c, b, _ := w.(http.Hijacker).Hijack()
 			b.WriteString("HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n{\"co")
 			b.Flush()
 			c.Close()
-		}, 0, 1, "EOF"},
+		}, 0, 1, "EOF", 0},
 		{"answer, then closed", func(w http.ResponseWriter, r *http.Request, n int) {
 			w.Header().Set("Connection", "close")
 			io.WriteString(w, `{"code":0}`)
-		}, 0, 0, ""},
+		}, 0, 0, "", 0},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -182,7 +214,9 @@ func TestFailuresAreTold(t *testing.T) {
 				}
 				io.WriteString(w, `{"code":0}`)
 			})
-			r, err := Run(t.Context(), Config{Addr: addr, Streams: streams(1, 50, 100*time.Millisecond), Timeout: 200 * time.Millisecond}, ledger.Now())
+			cfg := through(addr, streams(1, 50, 100*time.Millisecond))
+			cfg.Ways[ViaHTTP] = HTTP{Addr: addr, Timeout: c.timeout}
+			r, err := Run(t.Context(), cfg, ledger.Now())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -210,7 +244,7 @@ func TestNobodyListens(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.Close()
-	r, err := Run(t.Context(), Config{Addr: l.Addr().String(), Streams: streams(1, 100, 100*time.Millisecond)}, ledger.Now())
+	r, err := Run(t.Context(), through(l.Addr().String(), streams(1, 100, 100*time.Millisecond)), ledger.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -230,7 +264,7 @@ func TestCancelEndsAtOnce(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	begin := time.Now()
-	r, err := Run(ctx, Config{Addr: addr, Streams: streams(1, 50, time.Minute)}, ledger.Now())
+	r, err := Run(ctx, through(addr, streams(1, 50, time.Minute)), ledger.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -247,7 +281,9 @@ func TestOverrunEndsAStream(t *testing.T) {
 		time.Sleep(100 * time.Millisecond)
 		io.WriteString(w, `{"code":0}`)
 	})
-	r, err := Run(t.Context(), Config{Addr: addr, Streams: streams(1, 100, time.Second), Overrun: 300 * time.Millisecond}, ledger.Now())
+	cfg := through(addr, streams(1, 100, time.Second))
+	cfg.Overrun = 300 * time.Millisecond
+	r, err := Run(t.Context(), cfg, ledger.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -256,10 +292,105 @@ func TestOverrunEndsAStream(t *testing.T) {
 	}
 }
 
-func TestBadStreamIsRefused(t *testing.T) {
-	for _, s := range []Stream{{Size: 15, Period: 1, Pushes: 2}, {Size: 16, Pushes: 2}} {
-		if _, err := Run(t.Context(), Config{Streams: []Stream{s}}, 0); err == nil {
-			t.Errorf("%+v was accepted", s)
+// Three streams in two lanes take turns of one schedule.
+func TestLinesShareASchedule(t *testing.T) {
+	ramp, err := load.NewRamp(50, 350, time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	poisson, err := load.NewPoisson(200, time.Second, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	burst, err := load.NewBurst(10, 100*time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sizes, err := load.NewExponential(100, 1000, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, schedule := range []load.Schedule{ramp, poisson, burst} {
+		t.Run(schedule.String(), func(t *testing.T) {
+			addr, f := start(t, nil)
+			list := streams(3, 1, time.Second)
+			total := schedule.Pushes(time.Second)
+			for i := range list {
+				s := &list[i]
+				s.Lane = i % 2
+				s.Schedule, s.Sizes, s.Pushes = schedule, sizes, uint32(load.Part(total, i, 3))
+			}
+			begin := ledger.Now()
+			r, err := Run(t.Context(), through(addr, list), begin)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c := r.Total(false); c != (Counts{Intended: int64(total), Sent: int64(total), Acknowledged: int64(total)}) {
+				t.Errorf("%+v of %d", c, total)
+			}
+			// The line's pushes, one by one, are where the schedule has them.
+			for i := range total {
+				stamp := f.stamps[uint16(i%3)][i/3]
+				if stamp.Seq != uint32(i/3) || stamp.Intended != begin+int64(schedule.At(i)) {
+					t.Fatalf("push %d is %+v", i, stamp)
+				}
+				if got, want := f.sizes[stamp], sizes.Of(stamp.Stream, stamp.Seq); got != want {
+					t.Fatalf("push %d has %d bytes, want %d", i, got, want)
+				}
+			}
+		})
+	}
+}
+
+func TestBadStreamsAreRefused(t *testing.T) {
+	ended, err := load.NewRamp(10, 0, time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name   string
+		change func(s *Stream)
+		want   string
+	}{
+		{"no way", func(s *Stream) { s.Via = "pigeon" }, `stream 0: "pigeon" is no way in; accepted: http, kafka, comet`},
+		{"a way that is not there", func(s *Stream) { s.Via = ViaKafka }, "stream 0: there is no way kafka in"},
+		{"keys past logic", func(s *Stream) { s.Via, s.Target.Kind = ViaKafka, KindKeys },
+			"stream 0: pushes of the kind keys can't go via kafka, since only logic knows where keys and mids are; accepted there: room and all"},
+		{"mids past logic", func(s *Stream) { s.Via, s.Target.Kind = ViaComet, KindMids },
+			"stream 0: pushes of the kind mids can't go via comet, since only logic knows where keys and mids are; accepted there: room and all"},
+		{"no step", func(s *Stream) { s.Step = 0 }, "stream 0: line 0, first 0, step 0; accepted: 0, 0 and 1 at least"},
+		{"before the first", func(s *Stream) { s.First = -1 }, "stream 0: line 0, first -1, step 1; accepted: 0, 0 and 1 at least"},
+		{"no schedule", func(s *Stream) { s.Schedule = nil }, "stream 0: it has no schedule or no sizes"},
+		{"no sizes", func(s *Stream) { s.Sizes = nil }, "stream 0: it has no schedule or no sizes"},
+		{"more than the schedule has", func(s *Stream) { s.Schedule, s.Pushes = ended, 7 }, "stream 0: the schedule (from 10 to 0 a second over 1s) has not 7 pushes for it"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			addr, f := start(t, nil)
+			cfg := through(addr, streams(1, 10, time.Second))
+			c.change(&cfg.Streams[0])
+			if _, err := Run(t.Context(), cfg, ledger.Now()); err == nil || err.Error() != c.want {
+				t.Errorf("got %v, want %s", err, c.want)
+			}
+			if f.n > 0 {
+				t.Errorf("%d pushes were sent", f.n)
+			}
+		})
+	}
+}
+
+func TestPathsOfThePushAPI(t *testing.T) {
+	for _, c := range []struct {
+		target Target
+		want   string
+	}{
+		{room, "/goim/push/room?operation=1000&room=1&type=live"},
+		{Target{Kind: KindRoom, Operation: 1, RoomType: "a b", RoomID: "x&y"}, "/goim/push/room?operation=1&room=x%26y&type=a+b"},
+		{Target{Kind: KindKeys, Operation: 1001, Keys: []string{"k1", "k2"}}, "/goim/push/keys?keys=k1&keys=k2&operation=1001"},
+		{Target{Kind: KindMids, Operation: 1001, Mids: []int64{5, 1 << 40}}, "/goim/push/mids?mids=5&mids=1099511627776&operation=1001"},
+		{Target{Kind: KindAll, Operation: 1002, Speed: 7}, "/goim/push/all?operation=1002&speed=7"},
+	} {
+		if got := c.target.Path(); got != c.want {
+			t.Errorf("got %s, want %s", got, c.want)
 		}
 	}
 }
