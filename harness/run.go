@@ -357,6 +357,11 @@ const lead = 250 * time.Millisecond
 // waits for what is under way. An interrupt on the way leaves the run cut.
 func (r *run) push(ctx context.Context) error {
 	phases := r.opt.Scenario.Phases
+	ways, closeWays, err := openWays(ctx, r.cluster, r.layout.pushes)
+	if err != nil {
+		return err
+	}
+	defer closeWays()
 	r.start = ledger.Now() + int64(lead)
 	type outcome struct {
 		result *pusher.Result
@@ -365,8 +370,7 @@ func (r *run) push(ctx context.Context) error {
 	done := make(chan outcome, 1)
 	go func() {
 		result, err := pusher.Run(ctx, pusher.Config{
-			Ways:    map[pusher.Via]pusher.Way{pusher.ViaHTTP: pusher.HTTP{Addr: r.cluster.Push}},
-			Streams: r.layout.pushes, Started: r.layout.streams.Start,
+			Ways: ways, Streams: r.layout.pushes, Started: r.layout.streams.Start,
 		}, r.start)
 		done <- outcome{result, err}
 	}()
@@ -380,7 +384,6 @@ func (r *run) push(ctx context.Context) error {
 	storm := r.weather(ctx)
 	sleep(ctx, time.Duration(r.start+int64(phases.Warmup)-ledger.Now()))
 	stop()
-	var err error
 	if r.begin, err = r.readBorder(ctx); err != nil {
 		<-done
 		return err

@@ -45,9 +45,11 @@ const (
 
 // A Cluster is the processes under test, all on this machine.
 type Cluster struct {
-	Push string   // host:port of logic's HTTP API
-	TCP  []string // addresses of the comets for TCP clients
-	WS   []string // and for WebSocket clients
+	Push  string   // host:port of logic's HTTP API
+	TCP   []string // addresses of the comets for TCP clients
+	WS    []string // and for WebSocket clients
+	RPC   []string // and of their gRPC service; none of a Target
+	Kafka string   // brokers, "" of a Target
 
 	TCPTLS []string // the same inside TLS, where Config.TLS is set
 	WSS    []string
@@ -114,7 +116,7 @@ func (c *Cluster) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c.Push = at[0]
+	c.Push, c.Kafka = at[0], backing.Kafka
 	logic, err := c.run(RoleLogic, RoleLogic, c.flags(c.cfg.Logic, "-host=logic-1",
 		"-httpServer.addr="+at[0], "-rpcServer.addr="+at[1],
 		"-kafka.brokers="+backing.Kafka, "-redis.addr="+backing.Redis, "-discovery.nodes="+backing.Discovery)...)
@@ -135,7 +137,7 @@ func (c *Cluster) start(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		c.TCP, c.WS = append(c.TCP, at[0]), append(c.WS, at[1])
+		c.TCP, c.WS, c.RPC = append(c.TCP, at[0]), append(c.WS, at[1]), append(c.RPC, at[2])
 		name := fmt.Sprintf("comet-%d", i+1)
 		comet, err := c.run(RoleComet, name, c.flags(c.cfg.Comet, slices.Concat([]string{"-host=" + name,
 			"-tcp.bind=" + at[0], "-websocket.bind=" + at[1], "-rpcServer.addr=" + at[2],

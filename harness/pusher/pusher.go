@@ -11,6 +11,7 @@ package pusher
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -51,7 +52,7 @@ func (s *Stream) check() error {
 	case s.Line < 0 || s.First < 0 || s.Step < 1:
 		return fmt.Errorf("line %d, first %d, step %d; accepted: 0, 0 and 1 at least", s.Line, s.First, s.Step)
 	case s.Schedule == nil || s.Sizes == nil:
-		return fmt.Errorf("it has no schedule or no sizes")
+		return errors.New("it has no schedule or no sizes")
 	case s.Pushes > 0 && s.Schedule.At(s.First+int(s.Pushes-1)*s.Step) == load.Never:
 		return fmt.Errorf("the schedule (%v) has not %d pushes for it", s.Schedule, s.Pushes)
 	}
@@ -108,7 +109,7 @@ type run struct {
 	account *account
 }
 
-// A lane is streams that share a sender. One goroutine owns it.
+// A lane is streams that share a sender. One goroutine owns it once it is open.
 type lane struct {
 	sender  Sender
 	streams []*StreamResult
@@ -123,48 +124,50 @@ func (r *run) lanes() ([]*lane, error) {
 		via  Via
 	}
 	groups := map[group]*lane{}
+	var lanes []*lane
 	for i := range r.account.streams {
 		s := &r.account.streams[i]
-		g := group{s.Lane, s.Via}
-		if groups[g] == nil {
-			groups[g] = &lane{}
+		l := groups[group{s.Lane, s.Via}]
+		if l == nil {
+			l = &lane{}
+			groups[group{s.Lane, s.Via}] = l
+			lanes = append(lanes, l)
 		}
-		groups[g].add(s)
+		l.add(s)
 	}
-	var lanes []*lane
-	for g, l := range groups {
-		way := r.cfg.Ways[g.via]
-		var err error
-		if way == nil {
-			err = fmt.Errorf("there is no way %s in", g.via)
-		} else {
-			l.sender, err = way.Open(l.targets())
-		}
-		if err != nil {
-			for _, l := range lanes {
-				l.sender.Close(context.Background())
+	for i, l := range lanes {
+		if err := l.open(r.cfg.Ways); err != nil {
+			for _, opened := range lanes[:i] {
+				opened.sender.Close(context.Background())
 			}
 			return nil, fmt.Errorf("stream %d: %w", l.streams[0].ID, err)
 		}
-		lanes = append(lanes, l)
 	}
 	return lanes, nil
 }
 
+// open opens the sender of the lane's way.
+func (l *lane) open(ways map[Via]Way) (err error) {
+	via := l.streams[0].Via
+	way := ways[via]
+	if way == nil {
+		return fmt.Errorf("there is no way %s in", via)
+	}
+	targets := make([]Target, len(l.streams))
+	for i, s := range l.streams {
+		targets[i] = s.Target
+	}
+	l.sender, err = way.Open(targets)
+	return err
+}
+
+// add makes s the lane's last stream, before open.
 func (l *lane) add(s *StreamResult) {
 	l.streams = append(l.streams, s)
 	l.next, l.due = append(l.next, 0), append(l.due, load.Never)
 	if s.Pushes > 0 {
 		l.due[len(l.due)-1] = s.Due(0)
 	}
-}
-
-func (l *lane) targets() []Target {
-	list := make([]Target, len(l.streams))
-	for i, s := range l.streams {
-		list[i] = s.Target
-	}
-	return list
 }
 
 // earliest returns the stream whose next push is due first, or -1 when all are done. A lane
@@ -196,6 +199,7 @@ func (r *run) serve(ctx context.Context, l *lane) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	var body []byte
+	var free int64 // since when nothing before keeps a push from being sent
 	for {
 		i := l.earliest()
 		if i < 0 {
@@ -222,7 +226,8 @@ func (r *run) serve(ctx context.Context, l *lane) {
 		}
 		body = ledger.AppendBody(body[:0], ledger.Stamp{Stream: s.ID, Seq: seq, Intended: due}, s.Sizes.Of(s.ID, seq))
 		sent := ledger.Now()
-		r.account.sent(s, seq, sent-due)
+		r.account.sent(s, seq, sent-due, sent-max(due, free))
 		l.sender.Send(ctx, i, body, func(err error) { r.account.settle(s, seq, ledger.Now()-sent, err) })
+		free = ledger.Now()
 	}
 }

@@ -134,7 +134,7 @@ func TestEveryPushIsSentOnceInOrderWithItsIntendedTime(t *testing.T) {
 }
 
 // A server that stalls for 600 ms delays what it stalls, and nothing behind that: the
-// schedule stands, the lag shows the stall, and the run is as long as it was meant to be.
+// schedule stands, and the lag shows the stall.
 func TestStallDoesNotStretchTheSchedule(t *testing.T) {
 	const stall = 600 * time.Millisecond
 	addr, f := start(t, func(w http.ResponseWriter, r *http.Request, n int) {
@@ -149,12 +149,8 @@ func TestStallDoesNotStretchTheSchedule(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	took := time.Duration(ledger.Now() - begin)
 	if c := r.Total(false); c.Acknowledged != 100 {
 		t.Errorf("%+v", c)
-	}
-	if took > 2*time.Second+stall {
-		t.Errorf("took %s, the schedule is 2 s", took)
 	}
 	last := f.stamps[0][99]
 	if last.Intended != begin+int64(99*20*time.Millisecond) {
@@ -167,6 +163,10 @@ func TestStallDoesNotStretchTheSchedule(t *testing.T) {
 	}
 	if mean := time.Duration(r.Lag.Mean()); mean < 70*time.Millisecond {
 		t.Errorf("mean lag is %s", mean)
+	}
+	// None of that is the pusher's own: a server that is slow does not make the run a bad one.
+	if own, lag := r.Own.Mean(), r.Lag.Mean(); r.Own.TotalCount() != 100 || own > lag/2 {
+		t.Errorf("of %s the pusher's own is %s", time.Duration(lag), time.Duration(own))
 	}
 	if ack := time.Duration(r.Ack.Max()); ack < stall-10*time.Millisecond {
 		t.Errorf("slowest answer is %s", ack)

@@ -39,10 +39,16 @@ type StreamResult struct {
 // Times are how a line's measured pushes went, in nanoseconds.
 type Times struct {
 	Lag *hdrhistogram.Histogram // from intended time to the beginning of the request
+	// Own is that part of Lag that nobody else is to blame for: it leaves out the time in which
+	// the lane still waited for the acknowledgement of a push before. Where Lag is long and Own
+	// is not, the server is slow, or the senders are too few for its answers.
+	Own *hdrhistogram.Histogram
 	Ack *hdrhistogram.Histogram // from the beginning of the request to its acknowledgement
 }
 
-func newTimes() Times { return Times{ledger.NewHistogram(), ledger.NewHistogram()} }
+func newTimes() Times {
+	return Times{ledger.NewHistogram(), ledger.NewHistogram(), ledger.NewHistogram()}
+}
 
 // A Result is what became of a schedule.
 type Result struct {
@@ -92,14 +98,15 @@ func newAccount(streams []Stream) *account {
 	return a
 }
 
-// sent enters a push that is about to be sent.
-func (a *account) sent(s *StreamResult, seq uint32, lag int64) {
+// sent enters a push that is about to be sent, late by lag, of which own is the pusher's.
+func (a *account) sent(s *StreamResult, seq uint32, lag, own int64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s.Sent++
 	s.Plan.Pushed = seq + 1
 	if !s.WarmUp {
 		record(a.lines[s.Line].Lag, lag)
+		record(a.lines[s.Line].Own, own)
 	}
 }
 
@@ -130,6 +137,7 @@ func (a *account) close() *Result {
 	r := &Result{Streams: a.streams, Lines: a.lines, Times: newTimes(), Errors: a.errors}
 	for _, line := range a.lines {
 		r.Lag.Merge(line.Lag)
+		r.Own.Merge(line.Own)
 		r.Ack.Merge(line.Ack)
 	}
 	return r
