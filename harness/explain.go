@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"barrage/harness/ledger"
+	"barrage/harness/pusher"
 	"barrage/harness/report"
 	"barrage/harness/scenario"
 	"barrage/harness/swarm"
@@ -168,23 +169,26 @@ func listing(words []string) string {
 func explainPush(s *scenario.Scenario, p scenario.Push, deliveries int64) string {
 	to := "to everybody who accepts operation " + fmt.Sprint(p.Operation)
 	switch p.Kind {
-	case scenario.KindRoom:
+	case pusher.KindRoom:
 		to = "to the room"
 		if n := len(p.Rooms); n == s.Clients.Rooms.Count && n > 1 {
 			to = fmt.Sprintf("to the %s rooms in turn", many(int64(n)))
 		} else if n > 1 {
 			to = fmt.Sprintf("to %s of the rooms in turn", many(int64(n)))
 		}
-	case scenario.KindKeys:
+	case pusher.KindKeys:
 		to = fmt.Sprintf("to %s at a time, %s in turn", report.Plural(p.Targets, "key"), report.Plural(p.Groups, "group"))
-	case scenario.KindMids:
+	case pusher.KindMids:
 		to = fmt.Sprintf("to %s at a time, %s in turn", report.Plural(p.Targets, "member"), report.Plural(p.Groups, "group"))
 	}
 	if p.Speed > 0 {
 		to += fmt.Sprintf(", at %d a second over the cluster", p.Speed)
 	}
-	return fmt.Sprintf("%s: %g a second of %d bytes %s, by %s: %s deliveries are measured",
-		p.Name, p.Rate, p.Size, to, report.Plural(p.Streams(), "sequential sender"), many(deliveries))
+	if p.Via != pusher.ViaHTTP {
+		to += fmt.Sprintf(", straight into %s", map[pusher.Via]string{pusher.ViaKafka: "Kafka", pusher.ViaComet: "the comets"}[p.Via])
+	}
+	return fmt.Sprintf("%s: %s %s %s, by %s: %s deliveries are measured",
+		p.Name, p.Schedule, p.Sizes, to, report.Plural(p.Streams(), "sequential sender"), many(deliveries))
 }
 
 // deliveries returns how many deliveries the measured pushes of each line make.

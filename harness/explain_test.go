@@ -13,16 +13,16 @@ func TestExplain(t *testing.T) {
 		"room-10k": {
 			"logic, job and 1 comet as processes",
 			"10,000 clients connect, 4000 a second at most, 5,000 over TCP and 5,000 over WebSocket, all in the room live://1.",
-			"room: 10 a second of 64 bytes to the room, by 1 sequential sender: 2,000,000 deliveries are measured",
+			"room: at 10 a second of 64 bytes to the room, by 1 sequential sender: 2,000,000 deliveries are measured",
 			"For 3s, which count for loss and order and not for latency, and then for 20s",
 			"  lost <= 0 (", "It takes about 38s", "10512 open files",
 		},
 		"smoke": {
 			"200 clients connect", "spread evenly over 4 rooms (live://1 ...)", "They are 100 members.",
-			"room: 40 a second of 64 bytes to the 4 rooms in turn, by 4 sequential senders: 6,000 deliveries are measured",
-			"keys: 10 a second of 64 bytes to 5 keys at a time, 2 groups in turn, by 2 sequential senders: 150 deliveries",
-			"mids: 10 a second of 256 bytes to 5 members at a time, 2 groups in turn, by 2 sequential senders: 300 deliveries",
-			"all: 5 a second of 1024 bytes to everybody who accepts operation 1003, by 1 sequential sender: 3,000 deliveries",
+			"room: at 40 a second of 64 bytes to the 4 rooms in turn, by 4 sequential senders: 6,000 deliveries are measured",
+			"keys: at 10 a second of 64 bytes to 5 keys at a time, 2 groups in turn, by 2 sequential senders: 150 deliveries",
+			"mids: at 10 a second of 256 bytes to 5 members at a time, 2 groups in turn, by 2 sequential senders: 300 deliveries",
+			"all: at 5 a second of 1024 bytes to everybody who accepts operation 1003, by 1 sequential sender: 3,000 deliveries",
 			"9,450 deliveries are measured in all",
 		},
 	} {

@@ -50,20 +50,21 @@ func newLayout(s *scenario.Scenario) (*layout, error) {
 	for i, p := range s.Pushes {
 		ids[i] = make([][]uint16, p.TargetCount())
 	}
-	lines, err := newLines(s)
-	if err != nil {
-		return nil, err
-	}
+	lines := newLines(s)
 	for _, phase := range phases {
 		lane := 0
 		for i, p := range s.Pushes {
-			n, line := p.Streams(), &lines[i]
-			total := line.schedule.Pushes(phase.length)
+			n, line := p.Streams(), lines[i]
+			schedule := p.Schedule
+			if phase.warmUp {
+				schedule = p.WarmUp
+			}
+			total := schedule.Pushes(phase.length)
 			for k := range n {
-				target := k % len(line.targets)
+				target := k % len(line)
 				stream := pusher.Stream{
-					ID: uint16(len(list)), Line: i, Lane: lane % maxLanes, Via: pusher.ViaHTTP, Target: line.targets[target], Sizes: line.sizes,
-					Schedule: line.schedule, Start: phase.start, First: k, Step: n,
+					ID: uint16(len(list)), Line: i, Lane: lane % maxLanes, Via: p.Via, Target: line[target], Sizes: p.Sizes,
+					Schedule: schedule, Start: phase.start, First: k, Step: n,
 					// More than a stream can number is refused below.
 					Pushes: uint32(min(load.Part(total, k, n), math.MaxUint32)),
 					WarmUp: phase.warmUp,
@@ -76,6 +77,7 @@ func newLayout(s *scenario.Scenario) (*layout, error) {
 			}
 		}
 	}
+	var err error
 	if l.streams, err = ledger.NewStreams(list); err != nil {
 		return nil, fmt.Errorf("lay out %s: %w", s.Name, err)
 	}
@@ -137,29 +139,15 @@ func (l *layout) room(i int) int {
 	return l.crowd.room(i)
 }
 
-// A line is a scenario's line of pushes: when they are due, from the beginning of each
-// phase, how large their bodies are, and whom they are for in turn.
-type line struct {
-	schedule load.Schedule
-	sizes    load.Sizes
-	targets  []pusher.Target
-}
-
-func newLines(s *scenario.Scenario) ([]line, error) {
-	lines := make([]line, len(s.Pushes))
+// newLines returns, for each line of pushes, whom they are for in turn.
+func newLines(s *scenario.Scenario) [][]pusher.Target {
+	lines := make([][]pusher.Target, len(s.Pushes))
 	for i, p := range s.Pushes {
 		for k := range p.TargetCount() {
-			lines[i].targets = append(lines[i].targets, newTarget(s, p, k))
-		}
-		var err error
-		if lines[i].schedule, err = load.NewConstant(p.Rate); err == nil {
-			lines[i].sizes, err = load.NewFixed(p.Size)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("lay out %s: pushes.%d.%w", s.Name, i, err)
+			lines[i] = append(lines[i], newTarget(s, p, k))
 		}
 	}
-	return lines, nil
+	return lines
 }
 
 // maxLanes bounds the pusher's connections. Where there are more streams some share one.
@@ -172,15 +160,15 @@ func (l *layout) position(dst []byte, i, room int) []byte {
 	for _, p := range l.scenario.Pushes {
 		target := uint32(nobody)
 		switch p.Kind {
-		case scenario.KindRoom: // whatever the client accepts
+		case pusher.KindRoom: // whatever the client accepts
 			if k := slices.Index(p.Rooms, room); k >= 0 {
 				target = uint32(k)
 			}
-		case scenario.KindKeys:
+		case pusher.KindKeys:
 			target = group(p, i, c.Accepts)
-		case scenario.KindMids:
+		case pusher.KindMids:
 			target = group(p, i%c.Members, c.Accepts)
-		case scenario.KindAll:
+		case pusher.KindAll:
 			if slices.Contains(c.Accepts, p.Operation) {
 				target = 0
 			}
@@ -200,20 +188,20 @@ func group(p scenario.Push, number int, accepts []int32) uint32 {
 
 // newTarget returns a line's target for the pusher.
 func newTarget(s *scenario.Scenario, p scenario.Push, target int) pusher.Target {
-	t := pusher.Target{Kind: pusher.Kind(p.Kind), Operation: p.Operation}
+	t := pusher.Target{Kind: p.Kind, Operation: p.Operation}
 	switch p.Kind {
-	case scenario.KindRoom:
+	case pusher.KindRoom:
 		rooms := s.Clients.Rooms
 		t.RoomType, t.RoomID = rooms.Type, rooms.ID(p.Rooms[target])
-	case scenario.KindKeys:
+	case pusher.KindKeys:
 		for i := range p.Targets {
 			t.Keys = append(t.Keys, clientKey(target*p.Targets+i))
 		}
-	case scenario.KindMids:
+	case pusher.KindMids:
 		for i := range p.Targets {
 			t.Mids = append(t.Mids, memberID(target*p.Targets+i))
 		}
-	case scenario.KindAll:
+	case pusher.KindAll:
 		t.Speed = int32(p.Speed)
 	}
 	return t

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"barrage/harness/ledger"
+	"barrage/harness/pusher"
 	"barrage/harness/scenario"
 	"barrage/harness/swarm"
 	"barrage/scenarios"
@@ -55,13 +56,13 @@ func TestLayoutAgreesWithItsRequests(t *testing.T) {
 			kind := l.scenario.Pushes[l.line[p.ID]].Kind
 			want := false
 			switch kind {
-			case scenario.KindRoom:
+			case pusher.KindRoom:
 				want = strings.Contains(path, fmt.Sprintf("room=%d&", i%3+1))
-			case scenario.KindKeys:
+			case pusher.KindKeys:
 				want = strings.Contains(path+"&", fmt.Sprintf("keys=bench-%d&", i))
-			case scenario.KindMids:
+			case pusher.KindMids:
 				want = strings.Contains(path+"&", fmt.Sprintf("mids=%d&", i%12+1))
-			case scenario.KindAll:
+			case pusher.KindAll:
 				want = strings.Contains(path, "operation=1000")
 			}
 			if got := subscribed(t, l, i, p.ID); got != want {

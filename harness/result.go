@@ -128,7 +128,7 @@ func counts(c ledger.Counts) report.Counts {
 func (r *run) pushes() report.Pushes {
 	out := report.Pushes{
 		Measured: pushCounts(r.sent.Total(false)), WarmUp: pushCounts(r.sent.Total(true)),
-		Lag: report.PercentilesOf(r.sent.Lag), Ack: report.PercentilesOf(r.sent.Ack), Errors: nonNil(r.sent.Errors),
+		Lag: report.PercentilesOf(r.sent.Lag), Own: report.PercentilesOf(r.sent.Own), Ack: report.PercentilesOf(r.sent.Ack), Errors: nonNil(r.sent.Errors),
 	}
 	for i, p := range r.opt.Scenario.Pushes {
 		var sent pusher.Counts
@@ -144,7 +144,9 @@ func (r *run) pushes() report.Pushes {
 			}
 		}
 		out.Lines = append(out.Lines, report.PushLine{
-			Name: p.Name, Kind: string(p.Kind), Rate: p.Rate, BodyBytes: p.Size, Streams: p.Streams(),
+			Name: p.Name, Kind: string(p.Kind), Rate: p.Rate, Schedule: p.Schedule.String(),
+			BodyBytes: int(p.Sizes.Mean() + 0.5), Bodies: p.Sizes.String(), Via: string(p.Via), Streams: p.Streams(),
+			Lag: report.PercentilesOf(r.sent.Lines[i].Lag), Ack: report.PercentilesOf(r.sent.Lines[i].Ack),
 			Pushes: pushCounts(sent), Deliveries: counts(arrived),
 		})
 	}

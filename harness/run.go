@@ -571,7 +571,7 @@ func (r *run) measureCeiling(ctx context.Context) error {
 		return nil
 	}
 	delta := r.end.comet.Minus(r.begin.comet)
-	body := r.opt.Scenario.Pushes[0].Size
+	body := int(r.opt.Scenario.Pushes[0].Sizes.Mean() + 0.5)
 	write := ratio(delta.Sum("barrage_comet_written_bytes_total"), delta.Sum("barrage_comet_writes_total"))
 	r.progress.phase("ceiling", fmt.Sprintf("plain sends of %.0f B to %d sockets", write, clients))
 	self := r.opt.Self

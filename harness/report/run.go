@@ -138,6 +138,7 @@ type Pushes struct {
 	WarmUp   PushCounts  `json:"warm_up"`
 	Lines    []PushLine  `json:"lines"`
 	Lag      Percentiles `json:"lag"` // intended time to the beginning of the request
+	Own      Percentiles `json:"own"` // of Lag, what was no wait for the acknowledgement of a push before: the pusher's own
 	Ack      Percentiles `json:"ack"` // beginning of the request to the acknowledgement
 	Errors   []string    `json:"errors"`
 }
@@ -155,11 +156,17 @@ type PushCounts struct {
 type PushLine struct {
 	Name       string     `json:"name"`
 	Kind       string     `json:"kind"`
-	Rate       float64    `json:"rate_per_second"`
-	BodyBytes  int        `json:"body_bytes"`
+	Rate       float64    `json:"rate_per_second"` // in the mean
+	Schedule   string     `json:"schedule"`
+	BodyBytes  int        `json:"body_bytes"` // in the mean
+	Bodies     string     `json:"bodies"`
+	Via        string     `json:"via"`     // the way in: http, kafka, comet
 	Streams    int        `json:"streams"` // sequential senders over all rooms or groups
 	Pushes     PushCounts `json:"pushes"`
 	Deliveries Counts     `json:"deliveries"`
+
+	Lag Percentiles `json:"lag"` // as in Pushes
+	Ack Percentiles `json:"ack"`
 }
 
 // Counts are the ledger's figures. Expected is Delivered + Lost.

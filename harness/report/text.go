@@ -133,6 +133,11 @@ func (e *errWriter) pushes(p *Pushes) {
 	e.printf("%s", t.Lines("  "))
 	e.printf("  sent late by p50 %s, p99 %s, max %s; acknowledged after p50 %s, p99 %s, max %s\n",
 		span(p.Lag.P50), span(p.Lag.P99), span(p.Lag.Max), span(p.Ack.P50), span(p.Ack.P99), span(p.Ack.Max))
+	for _, l := range p.Lines {
+		if l.Via != "" && (l.Via != "http" || !strings.HasPrefix(l.Schedule, "at ")) {
+			e.printf("    %s: %s %s, via %s\n", l.Name, l.Schedule, l.Bodies, l.Via)
+		}
+	}
 	for _, err := range p.Errors {
 		e.printf("    %s\n", err)
 	}

@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"gopkg.in/yaml.v3"
+
+	"barrage/harness/pusher/load"
 )
 
 // Limits of a scenario beside those of the table of fields. They bound what the harness can
@@ -73,17 +75,17 @@ func (r *reader) scenario(n *yaml.Node) *Scenario {
 		o.problem("clients", "is missing")
 	}
 	s.Clients = readClients(o.object("clients"))
+	readPhases(o, &s.Phases)
 	pushes := o.list("pushes")
 	if len(pushes) == 0 && o.node != nil {
 		o.problem("pushes", "is missing; at least one line of pushes is wanted")
 	}
 	for i, p := range pushes {
-		s.Pushes = append(s.Pushes, readPush(r.object(p, fmt.Sprintf("pushes.%d", i)), s.Clients))
+		s.Pushes = append(s.Pushes, readPush(r.object(p, fmt.Sprintf("pushes.%d", i)), s.Clients, s.Phases))
 	}
 	if c := o.object("capacity"); c.node != nil {
 		s.Capacity = readCapacity(c, s.Pushes)
 	}
-	readPhases(o, &s.Phases)
 	s.Expect = readExpect(o.object("expect"))
 	s.Bounds = readBounds(o.object("valid"))
 	o.done()
@@ -103,45 +105,6 @@ func readCluster(o *object) Cluster {
 	return c
 }
 
-func readPush(o *object, c Clients) Push {
-	p := Push{
-		Kind:      Kind(o.text("kind", "")),
-		Operation: int32(scalar(o, "operation", whole)),
-		Rate:      scalar(o, "rate", rate),
-		Size:      scalar(o, "size", size),
-		Senders:   scalar(o, "senders", whole),
-	}
-	p.Name = o.text("name", string(p.Kind))
-	if !slices.Contains(kindNames(), string(p.Kind)) && o.node != nil {
-		o.problem("kind", "%q is no kind of push; accepted: %s", p.Kind, strings.Join(kindNames(), ", "))
-	}
-	switch p.Kind {
-	case KindRoom:
-		p.Rooms = readRooms(o, c)
-	case KindKeys, KindMids:
-		whose, most := "clients.count", c.Count
-		if p.Kind == KindMids {
-			whose, most = "clients.members", c.Members
-		}
-		if most == 0 {
-			o.problem("kind", "mids need members; set clients.members")
-			break
-		}
-		p.Targets = scalar(o, "targets", whole, most)
-		p.Groups = scalar(o, "groups", whole)
-		if p.Targets*p.Groups > most {
-			o.problem("groups", "%d groups of %d targets are more than the %d of %s", p.Groups, p.Targets, most, whose)
-		}
-	case KindAll:
-		p.Speed = scalar(o, "speed", whole)
-	}
-	if p.Kind == KindRoom && c.Rooms.Count == 0 {
-		o.problem("kind", "the clients are in no room; set clients.rooms")
-	}
-	o.done()
-	return p
-}
-
 // bound returns v, the value of the field name, or maxClients where the field was
 // reported: what is bounded by it is then not reported as well.
 func (o *object) bound(name string, v int) int {
@@ -150,33 +113,6 @@ func (o *object) bound(name string, v int) int {
 		return maxClients
 	}
 	return v
-}
-
-// readRooms reads a push's rooms: "all", which is also what an absent field means, or a
-// list of their numbers, 1 being the first.
-func readRooms(o *object, c Clients) []int {
-	n := o.get("rooms")
-	if n == nil || n.Kind == yaml.ScalarNode && n.Value == "all" {
-		rooms := make([]int, min(c.Rooms.Count, maxStreams+1))
-		for i := range rooms {
-			rooms[i] = i
-		}
-		return rooms
-	}
-	if n.Kind != yaml.SequenceNode || len(n.Content) == 0 {
-		o.problem("rooms", "is %s; accepted: all, or a list of room numbers from 1 to %d", describe(n), c.Rooms.Count)
-		return nil
-	}
-	var rooms []int
-	for i, e := range n.Content {
-		room := value(o.r, e, fmt.Sprintf("%s.%d", o.at("rooms"), i), whole, 1, max(1, c.Rooms.Count)) - 1
-		if slices.Contains(rooms, room) {
-			o.r.problem(e, o.at("rooms"), "room %d is there twice", room+1)
-			continue
-		}
-		rooms = append(rooms, room)
-	}
-	return rooms
 }
 
 func readCapacity(o *object, pushes []Push) *Capacity {
@@ -188,6 +124,11 @@ func readCapacity(o *object, pushes []Push) *Capacity {
 		c.Push = slices.IndexFunc(pushes, func(p Push) bool { return p.Name == name })
 		if c.Push < 0 {
 			o.problem("push", "there is no line of pushes with the name %q", name)
+		}
+	}
+	if c.Push >= 0 && c.Push < len(pushes) {
+		if _, constant := pushes[c.Push].Schedule.(load.Constant); !constant {
+			o.problem("push", "%s has no constant rate, of which a highest could be looked for", pushes[c.Push].Name)
 		}
 	}
 	if c.To < c.From {
@@ -206,22 +147,6 @@ func readPhases(parent *object, p *Phases) {
 	p.Measure = scalar(o, "measure", duration)
 	p.Drain = scalar(o, "drain", duration)
 	o.done()
-}
-
-// checkStreams reports lines that add up to more streams than a push's body can number.
-func checkStreams(o *object, s *Scenario) {
-	streams := 0
-	for _, p := range s.Pushes {
-		streams += p.Streams()
-	}
-	if streams > maxStreams {
-		o.problem("pushes", "%d streams (senders over all rooms and groups); accepted: at most %d", streams, maxStreams)
-	}
-	for i, p := range s.Pushes {
-		if pushes := p.Rate * s.Phases.Measure.Seconds(); pushes < 1 {
-			o.problem("pushes", "line %d pushes nothing in %s at %s", i, s.Phases.Measure, rate.show(p.Rate))
-		}
-	}
 }
 
 // override sets the field that assignment ("clients.count=200") names. A field that isn't

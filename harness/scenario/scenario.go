@@ -45,35 +45,6 @@ type Setting struct {
 	Value string
 }
 
-// A Kind is the way a push names its receivers.
-type Kind string
-
-// The kinds of the push API.
-const (
-	KindRoom Kind = "room"
-	KindKeys Kind = "keys"
-	KindMids Kind = "mids"
-	KindAll  Kind = "all"
-)
-
-func kindNames() []string {
-	return []string{string(KindRoom), string(KindKeys), string(KindMids), string(KindAll)}
-}
-
-// A Push is one line of pushes at one rate.
-type Push struct {
-	Name      string
-	Kind      Kind
-	Operation int32
-	Rate      float64 // pushes a second, of the whole line
-	Size      int     // bytes of a body; a frame is 16 more
-	Rooms     []int   // KindRoom: the rooms that take turns, 0 to Rooms.Count-1
-	Targets   int     // KindKeys, KindMids: keys or member ids that a push names
-	Groups    int     // KindKeys, KindMids: disjoint sets of targets that take turns
-	Speed     int     // KindAll: messages a second over the cluster, 0 for at once
-	Senders   int     // sequential streams to each room or group; 0: by the rate
-}
-
 // Capacity is a search for the highest rate that holds.
 type Capacity struct {
 	Push      int // the line of pushes whose rate is looked for
@@ -89,35 +60,6 @@ type Phases struct {
 	Measure time.Duration
 	Drain   time.Duration // at most this long for what is under way at the end
 }
-
-// senderRate is the most pushes a second that one sequential sender is given where the
-// scenario doesn't say: an acknowledgement takes 3 to 5 ms, so a sender is then busy for a
-// fifth of the time and a slow answer delays few of its pushes.
-const senderRate = 50
-
-// TargetCount returns the rooms or groups that the line's pushes go to in turn.
-func (p Push) TargetCount() int {
-	switch p.Kind {
-	case KindRoom:
-		return len(p.Rooms)
-	case KindKeys, KindMids:
-		return p.Groups
-	default:
-		return 1
-	}
-}
-
-// SendersPerTarget returns Senders, or what the rate asks for where it is 0.
-func (p Push) SendersPerTarget() int {
-	if p.Senders > 0 {
-		return p.Senders
-	}
-	perTarget := p.Rate / float64(p.TargetCount())
-	return max(1, int((perTarget+senderRate-1)/senderRate))
-}
-
-// Streams returns the number of the line's streams: its senders over all targets.
-func (p Push) Streams() int { return p.TargetCount() * p.SendersPerTarget() }
 
 // ErrNotFound says that a scenario's name stands for no file.
 var ErrNotFound = errors.New("no such scenario")

@@ -58,7 +58,7 @@ func TestParse(t *testing.T) {
 	if room.Name != "room" || !slices.Equal(room.Rooms, []int{0, 2}) || room.SendersPerTarget() != 4 || room.Streams() != 8 {
 		t.Errorf("room line is %+v with %d senders", room, room.SendersPerTarget())
 	}
-	if keys.Name != "some" || keys.Size != 1024 || keys.Targets != 5 || keys.Streams() != 6 {
+	if keys.Name != "some" || keys.Sizes.Mean() != 1024 || keys.Targets != 5 || keys.Streams() != 6 {
 		t.Errorf("keys line is %+v", keys)
 	}
 	if all.Rate != 0.5 || all.Speed != 100 || all.Streams() != 1 {
@@ -90,6 +90,20 @@ func TestParseMistakes(t *testing.T) {
 		{"wrong unit of a duration", "heartbeat: 30s", "heartbeat: 30B",
 			`x.yaml:11: clients.heartbeat: "30B" is not a duration; write it as 500ms, 20s or 1m30s; accepted: 1s to 1h0m0s`},
 		{"size without unit", "size: 64B", "size: 64", `x.yaml:16: pushes.0.size: "64" is not a size; write it as 64B`},
+		{"no rate", "rate: 400/s, ", "", "x.yaml:16: pushes.0.rate: is missing; one of rate, ramp, burst, poisson, steps is wanted"},
+		{"two rates", "rate: 400/s", "rate: 400/s, poisson: 3/s", "x.yaml:16: pushes.0.poisson: is there beside rate; one of them is wanted"},
+		{"a ramp of nothing", "rate: 400/s", "ramp: {from: 0/s, to: 0/s}", "x.yaml:16: pushes.0.ramp: "},
+		{"part of a ramp", "rate: 400/s", "ramp: {from: 0/s}", "x.yaml:16: pushes.0.ramp.to: is missing; accepted: 0/s to 100000/s"},
+		{"a burst too thick", "rate: 400/s", "burst: {pushes: 1000000, every: 1ms}", "x.yaml:16: pushes.0.burst: "},
+		{"step without a length", "rate: 400/s", "steps: [{rate: 3/s, for: 1s}, {rate: 3/s}]", "x.yaml:16: pushes.0.steps.1.for: is missing"},
+		{"no steps", "rate: 400/s", "steps: []", "x.yaml:16: pushes.0.steps: "},
+		{"no size", "size: 64B, rooms", "rooms", "x.yaml:16: pushes.0.size: is missing; one of size and sizes is wanted"},
+		{"two sizes", "size: 64B, rooms", "size: 64B, sizes: {min: 16B, max: 32B}, rooms", "x.yaml:16: pushes.0.sizes: is there beside size"},
+		{"sizes upside down", "size: 64B, rooms", "sizes: {min: 64B, max: 32B}, rooms", "x.yaml:16: pushes.0.sizes."},
+		{"mean too high", "size: 64B, rooms", "sizes: {mean: 64B, max: 65B}, rooms", "x.yaml:16: pushes.0.sizes.mean: 64B is out of range"},
+		{"min and mean", "size: 64B, rooms", "sizes: {min: 16B, mean: 64B, max: 165B}, rooms", "x.yaml:16: pushes.0.sizes.min: one of min and mean is wanted beside max"},
+		{"keys past logic", "kind: keys, ", "kind: keys, via: kafka, ", "x.yaml:17: pushes.1.via: pushes of the kind keys can't go via kafka"},
+		{"no such way", "kind: all, ", "kind: all, via: mail, ", `x.yaml:18: pushes.2.via: "mail" is no way in; accepted: http, kafka, comet`},
 		{"size below the stamp", "size: 64B", "size: 8B", "x.yaml:16: pushes.0.size: 8B is out of range; accepted: 16B to 1048576B"},
 		{"unknown kind", "kind: all", "kind: everyone", `x.yaml:18: pushes.2.kind: "everyone" is no kind of push; accepted: room, keys, mids, all`},
 		{"field of another kind", "speed: 100", "targets: 1", "x.yaml:18: pushes.2.targets: unknown field"},
@@ -225,6 +239,43 @@ func TestBehaviours(t *testing.T) {
 	}
 }
 
+// When pushes are due, in the measured phase and before it, and how large they are.
+func TestSchedulesAndSizes(t *testing.T) {
+	for _, c := range []struct {
+		rate             string
+		measured, warmUp int // pushes
+		senders          int // to each of two rooms
+	}{
+		{"rate: 400/s", 8000, 400, 4},
+		{"ramp: {from: 10/s, to: 30/s}", 400, 10, 1},
+		{"ramp: {from: 0/s, to: 100/s, over: 10s}", 1500, 1, 1},
+		{"burst: {pushes: 100, every: 5s}", 400, 100, 50},
+		{"burst: {pushes: 1000, every: 1s}", 20000, 1000, 64},
+		{"poisson: 50/s", -1, -1, 1},
+		{"steps: [{rate: 10/s, for: 5s}, {rate: 200/s, for: 5s}]", 50 + 15*200, 10, 2},
+		{"rate: 4000/s, via: kafka", 80000, 4000, 1},
+	} {
+		s, err := Parse("x.yaml", []byte(strings.Replace(good, "rate: 400/s", c.rate, 1)), nil)
+		if err != nil {
+			t.Errorf("%s: %v", c.rate, err)
+			continue
+		}
+		p := s.Pushes[0]
+		measured, warmUp := p.Schedule.Pushes(s.Phases.Measure), p.WarmUp.Pushes(s.Phases.Warmup)
+		if c.measured >= 0 && (measured != c.measured || warmUp != c.warmUp) || p.SendersPerTarget() != c.senders || p.Rate != float64(measured)/20 {
+			t.Errorf("%s: %d pushes, %d in the warm-up, %d senders, %g a second; want %d, %d and %d", c.rate, measured, warmUp, p.SendersPerTarget(), p.Rate, c.measured, c.warmUp, c.senders)
+		}
+	}
+	for sizes, mean := range map[string]float64{"sizes: {min: 16B, max: 48B}": 32, "sizes: {mean: 100B, max: 1KiB}": 100} {
+		s, err := Parse("x.yaml", []byte(strings.Replace(good, "size: 64B, rooms", sizes+", seed: 7, rooms", 1)), nil)
+		if err != nil {
+			t.Errorf("%s: %v", sizes, err)
+		} else if got := s.Pushes[0].Sizes.Mean(); got < mean-0.5 || got > mean+0.5 {
+			t.Errorf("%s: mean %g", sizes, got)
+		}
+	}
+}
+
 func TestRoomSizes(t *testing.T) {
 	for _, c := range []struct {
 		rooms   int
@@ -257,11 +308,23 @@ func TestEveryFieldIsRead(t *testing.T) {
 		}
 		base := good
 		if strings.HasPrefix(at, "pushes.0.") {
-			kind := map[string]string{"rooms": "room", "speed": "all"}[strings.TrimPrefix(at, "pushes.0.")]
+			name := strings.TrimPrefix(at, "pushes.0.")
+			kind := map[string]string{"rooms": "room", "speed": "all"}[name]
 			if kind == "" {
 				kind = "keys"
 			}
-			base = strings.Replace(good, "{kind: room, operation: 1000, rate: 400/s, size: 64B, rooms: [1, 3]}", "{kind: "+kind+", operation: 1000, rate: 400/s, size: 64B}", 1)
+			first, _, _ := strings.Cut(name, ".")
+			rate, size := "rate: 400/s", "size: 64B"
+			switch first {
+			case "ramp", "burst", "poisson":
+				rate = ""
+			case "steps":
+				rate = "steps: [{rate: 1/s, for: 1s}]"
+			case "sizes":
+				size = ""
+			}
+			base = strings.Replace(good, "{kind: room, operation: 1000, rate: 400/s, size: 64B, rooms: [1, 3]}",
+				"{"+strings.Join(slices.DeleteFunc([]string{"kind: " + kind, "operation: 1000", rate, size}, func(s string) bool { return s == "" }), ", ")+"}", 1)
 		}
 		wrong := "{a: {b: c}}"
 		if f.form == formObject || f.form == formSettings || f.form == formThresholds {
