@@ -40,7 +40,7 @@ const (
 )
 
 // A Book is one thread's part of the ledger. Only one goroutine may use it, but for
-// LastSecond. It keeps 8 bytes a client and 4 a client and stream, and 16 a push.
+// LastSecond and UntilNow. It keeps 8 bytes a client and 4 a client and stream, and 16 a push.
 type Book struct {
 	streams *Streams
 	sets    []*Subscription // by Subscription.number
@@ -52,12 +52,14 @@ type Book struct {
 	tallies  []tally         // by position in streams.list
 	strays   Strays          // what can't be put down to a declared stream
 	accepted int64           // first receipts
+	disorder Disorder
 
 	latency [Kinds]*fineCounts // nil for a kind without clients
 
 	live      *liveCounts // since the last Rotate
 	mu        sync.Mutex
 	published *liveCounts // between the last two Rotates; mu guards it
+	rotated   *liveTotals // until the last Rotate; mu guards it
 }
 
 // account is where a client's cells begin, and which they are.
@@ -89,6 +91,7 @@ func NewBook(streams *Streams, clients, cells int) *Book {
 		tallies:   make([]tally, len(streams.list)),
 		live:      new(liveCounts),
 		published: new(liveCounts),
+		rotated:   new(liveTotals),
 	}
 	for i, s := range streams.list {
 		b.tallies[i] = tally{first: s.First, warmUp: s.WarmUp, receipts: make([]receipt, s.Pushes)}
@@ -233,6 +236,7 @@ func (b *Book) outOfStep(cell uint32, t *tally, seq uint32) bool {
 		return true
 	case seq > next:
 		b.missing[cell] = append(b.missing[cell], span{next, seq})
+		b.disorder.Missing += int64(seq - next)
 		b.cells[cell] = seq + 1
 		return true
 	}
@@ -242,6 +246,8 @@ func (b *Book) outOfStep(cell uint32, t *tally, seq uint32) bool {
 			delete(b.missing, cell)
 		}
 		t.reordered++
+		b.disorder.Reordered++
+		b.disorder.Missing--
 		return true
 	}
 	if start := b.start(cell, t.first); seq < start {
@@ -249,11 +255,14 @@ func (b *Book) outOfStep(cell uint32, t *tally, seq uint32) bool {
 		b.starts[cell] = seq
 		if seq+1 < start {
 			b.missing[cell] = append(gaps{{seq + 1, start}}, b.missing[cell]...)
+			b.disorder.Missing += int64(start - seq - 1)
 		}
 		t.reordered++
+		b.disorder.Reordered++
 		return true
 	}
 	t.duplicates++
+	b.disorder.Duplicate++
 	return false
 }
 
@@ -283,6 +292,7 @@ func (b *Book) Accepted() int64 { return b.accepted }
 func (b *Book) Rotate() {
 	b.mu.Lock()
 	b.published, b.live = b.live, b.published
+	b.rotated.add(b.published)
 	b.mu.Unlock()
 	clear(b.live[:])
 }
@@ -292,4 +302,11 @@ func (b *Book) LastSecond(h *hdrhistogram.Histogram) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.published.addTo(h)
+}
+
+// UntilNow adds the latencies until the last Rotate to h. Any goroutine may call it.
+func (b *Book) UntilNow(h *hdrhistogram.Histogram) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.rotated.addTo(h)
 }

@@ -85,14 +85,19 @@ func liveIndex(ns int64) int {
 // addTo adds the counts to h, each at the middle of its bucket.
 func (c *liveCounts) addTo(h *hdrhistogram.Histogram) {
 	for i, n := range c {
-		if n == 0 {
-			continue
-		}
-		e := max(i>>(liveBits-1)-1, 0)
-		width := int64(1) << (e + liveUnit)
-		v := int64(i-e<<(liveBits-1))*width + width/2
-		_ = h.RecordValues(min(v, LatencyHighest), int64(n))
+		recordLive(h, i, int64(n))
 	}
+}
+
+// recordLive adds n latencies of bucket i of a liveCounts to h.
+func recordLive(h *hdrhistogram.Histogram, i int, n int64) {
+	if n == 0 {
+		return
+	}
+	e := max(i>>(liveBits-1)-1, 0)
+	width := int64(1) << (e + liveUnit)
+	v := int64(i-e<<(liveBits-1))*width + width/2
+	_ = h.RecordValues(min(v, LatencyHighest), n)
 }
 
 // A Receipt is when one push arrived.

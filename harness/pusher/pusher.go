@@ -68,6 +68,8 @@ type Config struct {
 	Overrun time.Duration
 	// Started is called before the first push of a stream, by several goroutines.
 	Started func(stream uint16)
+	// Progress counts what became of the pushes while Run is under way. It may be nil.
+	Progress *Progress
 }
 
 const defaultOverrun = 30 * time.Second
@@ -89,7 +91,7 @@ func Run(ctx context.Context, cfg Config, start int64) (*Result, error) {
 			return nil, fmt.Errorf("stream %d: %w", s.ID, err)
 		}
 	}
-	r := &run{cfg: cfg, start: start, account: newAccount(cfg.Streams)}
+	r := &run{cfg: cfg, start: start, account: newAccount(cfg.Streams, cfg.Progress)}
 	lanes, err := r.lanes()
 	if err != nil {
 		return nil, err

@@ -85,10 +85,12 @@ type account struct {
 	streams []StreamResult
 	lines   []Times
 	errors  []string
+
+	progress *Progress // its own lock-free counts
 }
 
-func newAccount(streams []Stream) *account {
-	a := &account{streams: make([]StreamResult, len(streams))}
+func newAccount(streams []Stream, progress *Progress) *account {
+	a := &account{streams: make([]StreamResult, len(streams)), progress: progress}
 	for i, s := range streams {
 		a.streams[i] = StreamResult{Stream: s, Counts: Counts{Intended: int64(s.Pushes)}, Plan: ledger.Plan{Stream: s.ID}}
 		for len(a.lines) <= s.Line {
@@ -100,6 +102,7 @@ func newAccount(streams []Stream) *account {
 
 // sent enters a push that is about to be sent, late by lag, of which own is the pusher's.
 func (a *account) sent(s *StreamResult, seq uint32, lag, own int64) {
+	a.progress.add(Counts{Sent: 1}, lag)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	s.Sent++
@@ -115,6 +118,7 @@ func (a *account) settle(s *StreamResult, seq uint32, took int64, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if err == nil {
+		a.progress.add(Counts{Acknowledged: 1}, 0)
 		s.Acknowledged++
 		if !s.WarmUp {
 			record(a.lines[s.Line].Ack, took)
@@ -122,8 +126,10 @@ func (a *account) settle(s *StreamResult, seq uint32, took int64, err error) {
 		return
 	}
 	if errors.Is(err, ErrRefused) || errors.Is(err, ErrNotSent) {
+		a.progress.add(Counts{Failed: 1}, 0)
 		s.Failed++
 	} else {
+		a.progress.add(Counts{Unknown: 1}, 0)
 		s.Unknown++
 	}
 	s.Plan.Unknown = append(s.Plan.Unknown, seq)

@@ -138,7 +138,7 @@ func (t *thread) leave(i int, reset bool) {
 	}
 	t.hangUp(i)
 	t.freePartial(c)
-	c.state = away
+	t.move(c, away)
 	c.flags &^= flagOther | flagChanging
 	t.bookOf(c).Leave(int(c.account))
 	t.shared.away.Add(1)
@@ -158,7 +158,7 @@ func (t *thread) vanish(i int) {
 		return
 	}
 	t.freePartial(c)
-	c.state = vanished
+	t.move(c, vanished)
 	t.bookOf(c).Leave(int(c.account))
 	t.shared.vanished.Add(1)
 }
@@ -170,7 +170,7 @@ const retryAfter = time.Second
 // tryAgain enters a client that could not come back for another attempt.
 func (t *thread) tryAgain(i int, cause Cause, err error) {
 	t.retries.add(cause, t.global(i), err)
-	t.clients[i].state = away
+	t.move(&t.clients[i], away)
 	heap.Push(&t.agenda, turn{ledger.Now() + int64(retryAfter) + rand.Int64N(int64(retryAfter)), int32(i)})
 }
 

@@ -69,7 +69,7 @@ func (t *thread) connect(i int, now int64) {
 	t.freePending = t.freePending[:last]
 	p := &t.pending[c.slot]
 	*p = pending{client: i, started: now, kept: p.kept[:0]}
-	c.state = connecting
+	t.move(c, connecting)
 	if c.flags&flagBack == 0 {
 		t.shared.connecting.Add(1)
 	}
@@ -152,7 +152,7 @@ func (t *thread) connected(i int) {
 	}
 	switch {
 	case t.cfg.Raw:
-		c.state = authing
+		t.move(c, authing)
 		t.join(i)
 	case c.kind.TLS():
 		t.startTLS(i)
@@ -167,7 +167,7 @@ func (t *thread) greet(i int) bool {
 	if !c.kind.WebSocket() {
 		return t.login(i)
 	}
-	c.state = upgrading
+	t.move(c, upgrading)
 	t.out = appendUpgrade(t.out[:0], t.addrs.targets[c.kind][c.target].host, wsKey(t.keySeed, t.global(i)))
 	return t.write(i, t.out)
 }
@@ -192,7 +192,7 @@ func (t *thread) upgraded(i int, in *[]byte) bool {
 
 // login sends client i's token, and says whether the client is still there.
 func (t *thread) login(i int) bool {
-	t.clients[i].state = authing
+	t.move(&t.clients[i], authing)
 	return t.send(i, wsBinary, appendAuth(nil, t.cfg.Client(t.global(i))))
 }
 
@@ -213,7 +213,7 @@ func (t *thread) join(i int) {
 	now := ledger.Now()
 	took := now - t.pending[c.slot].started
 	t.release(c)
-	c.state = joined
+	t.move(c, joined)
 	var home *ledger.Subscription
 	if t.cfg.Behaviours.RoomChange > 0 {
 		home = t.cfg.Client(t.global(i)).Home
@@ -253,7 +253,7 @@ func (t *thread) giveUp(i int, cause Cause, err error) {
 	default:
 		t.shared.connected.Add(-1)
 	}
-	c.state = failed
+	t.move(c, failed)
 	t.failures.add(cause, t.global(i), err)
 	t.checkSettled()
 }

@@ -132,18 +132,38 @@ func (p Progress) Present() int64 {
 	return p.Joined - p.ClosedEarly - p.LaggingClosed - p.Away - p.Vanished
 }
 
+// A ClientCount is how many clients of a kind are in a state: waiting, connecting,
+// securing (the TLS handshake), upgrading, authenticating, joined, failed, or, after they had
+// joined, closed, away or vanished.
+type ClientCount struct {
+	Kind  ledger.Kind
+	State string
+	Count int64
+}
+
+// Causes returns all causes, in the order of their declaration.
+func Causes() []Cause {
+	list := make([]Cause, causes)
+	for i := range list {
+		list[i] = Cause(i)
+	}
+	return list
+}
+
 // A Snapshot is the swarm's figures at one moment. The counters only grow.
 type Snapshot struct {
 	Progress
-	Failures []CauseCount // of Failed
-	Closes   []CauseCount // of ClosedEarly
+	Where    []ClientCount // every kind in every state
+	Failures []CauseCount  // of Failed
+	Closes   []CauseCount  // of ClosedEarly
 
 	LaggingCloses []CauseCount // of LaggingClosed
 	Retries       []CauseCount // failed attempts to come back, after which clients try again
 	RoomChanges   int64        // asked for
 
-	Accepted   int64 // pushes received for the first time, by the ledger
-	Frames     int64 // all frames, of which there are
+	Disorder   ledger.Disorder // of the well-behaved
+	Accepted   int64           // pushes received for the first time, by the ledger
+	Frames     int64           // all frames, of which there are
 	Pushes     int64
 	Control    int64 // replies to heartbeats and auth, and the like
 	Bytes      int64
@@ -151,8 +171,9 @@ type Snapshot struct {
 	Heartbeats int64 // sent
 	HeldBack   int64 // heartbeats not sent since the socket was full
 
-	Latency *hdrhistogram.Histogram // of the last whole second, in nanoseconds, 2 digits
-	Threads []ThreadLoad
+	Latency    *hdrhistogram.Histogram // of the last whole second, in nanoseconds, 2 digits
+	AllLatency *hdrhistogram.Histogram // of all whole seconds so far
+	Threads    []ThreadLoad
 }
 
 // ThreadLoad is how busy a thread of the swarm is.
@@ -160,6 +181,7 @@ type ThreadLoad struct {
 	Clients int
 	Busy    float64       // fraction of the last second that it was not waiting in epoll_wait: near 1 it is saturated
 	CPU     time.Duration // user and system time since it started
+	ReadLag time.Duration // the longest in the last second, see Report.ReadLag
 }
 
 // A Report is the swarm's part of a run's result.

@@ -56,7 +56,7 @@ func (t *thread) startTLS(i int) {
 	}
 	l.conn = tls.Client(l, cfg)
 	t.links[int32(i)] = l
-	c.state = securing
+	t.move(c, securing)
 	go func() {
 		err := l.conn.HandshakeContext(context.Background())
 		t.post(func() { t.secured(l, err) })

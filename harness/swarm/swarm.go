@@ -135,6 +135,9 @@ func (s *Swarm) makeThreads(cfg Config) error {
 	}
 	for _, t := range s.threads {
 		t.shared.waiting.Store(int64(len(t.clients)))
+		for i := range t.clients {
+			t.shared.where[t.clients[i].kind][waiting].Add(1)
+		}
 	}
 	return nil
 }
@@ -180,7 +183,8 @@ func (s *Swarm) Connect(ctx context.Context) error {
 
 // Snapshot returns the figures of this moment. It never waits for a thread.
 func (s *Swarm) Snapshot() Snapshot {
-	out := Snapshot{Latency: ledger.NewLiveHistogram()}
+	out := Snapshot{Latency: ledger.NewLiveHistogram(), AllLatency: ledger.NewLiveHistogram()}
+	var where [ledger.Kinds][states]int64
 	failures, closes, laggingCloses, retries := make(causeSums), make(causeSums), make(causeSums), make(causeSums)
 	for _, t := range s.threads {
 		sh := &t.shared
@@ -208,14 +212,27 @@ func (s *Swarm) Snapshot() Snapshot {
 		out.Reads += sh.reads.Load()
 		out.Heartbeats += sh.heartbeats.Load()
 		out.HeldBack += sh.heldBack.Load()
+		out.Disorder.Add(ledger.Disorder{Duplicate: sh.duplicate.Load(), Reordered: sh.reordered.Load(), Missing: sh.missing.Load()})
+		for kind := range where {
+			for s := range where[kind] {
+				where[kind][s] += sh.where[kind][s].Load()
+			}
+		}
 		t.book.LastSecond(out.Latency)
+		t.book.UntilNow(out.AllLatency)
 		out.Threads = append(out.Threads, ThreadLoad{
 			Clients: len(t.clients),
 			Busy:    math.Float64frombits(sh.busy.Load()),
 			CPU:     time.Duration(sh.cpu.Load()),
+			ReadLag: time.Duration(sh.lag.Load()),
 		})
 	}
 	out.Failures, out.Closes, out.LaggingCloses, out.Retries = failures.list(), closes.list(), laggingCloses.list(), retries.list()
+	for kind := range where {
+		for s, n := range where[kind] {
+			out.Where = append(out.Where, ClientCount{Kind: ledger.Kind(kind), State: state(s).String(), Count: n})
+		}
+	}
 	return out
 }
 
@@ -291,6 +308,7 @@ func (s *Swarm) Finish(ctx context.Context, plans []ledger.Plan) (*Report, error
 			part.ConnectTime.Merge(t.connectTime)
 			part.RejoinTime.Merge(t.rejoinTime)
 			part.StormTime.Merge(t.stormTime)
+			t.book.Rotate() // or the snapshot below lacked up to a second of latencies
 		})
 		if err = errors.Join(err, failed); err != nil {
 			return nil, fmt.Errorf("report of swarm thread %d: %w", t.number, err)

@@ -28,7 +28,15 @@ const (
 	closed   // joined, and lost the connection
 	away     // joined, and will again
 	vanished // joined, and is silent for good
+	states
 )
+
+// String returns the state's name as metrics show it.
+func (s state) String() string {
+	return [states]string{
+		"waiting", "connecting", "securing", "upgrading", "authenticating", "joined", "failed", "closed", "away", "vanished",
+	}[s]
+}
 
 // client is one simulated client: 20 bytes, and no pointer, so that a million of them are
 // nothing to the garbage collector.
@@ -89,6 +97,7 @@ type thread struct {
 
 	started     int64 // when the loop began; unix nanoseconds, like all times here
 	waited      int64 // nanoseconds in epoll_wait since lastSecond
+	lagMost     int64 // the longest read lag since lastSecond
 	lastSecond  int64
 	lag         *hdrhistogram.Histogram
 	connectTime *hdrhistogram.Histogram
@@ -124,7 +133,9 @@ type shared struct {
 	accepted, frames, pushes, control, bytes, reads, heartbeats, heldBack atomic.Int64
 	away, vanished, rejoined, roomChanges, stormBack, stormLast           atomic.Int64
 	busy                                                                  atomic.Uint64 // bits of a float64
-	cpu                                                                   atomic.Int64  // nanoseconds
+	cpu, lag                                                              atomic.Int64  // nanoseconds
+	duplicate, reordered, missing                                         atomic.Int64
+	where                                                                 [ledger.Kinds][states]atomic.Int64
 }
 
 const (
@@ -170,6 +181,7 @@ func (t *thread) loop() error {
 		now = ledger.Now()
 		if n > 0 {
 			_ = t.lag.RecordValue(min(now-woken, ledger.LatencyHighest))
+			t.lagMost = max(t.lagMost, now-woken)
 		}
 		t.turns(now)
 		t.slowDue(now)
@@ -323,7 +335,7 @@ func (t *thread) drop(i int, cause Cause, err error) {
 		return
 	}
 	t.freePartial(c)
-	c.state = closed
+	t.move(c, closed)
 	if c.behaviour.lags() {
 		t.bookOf(c).Leave(int(c.account))
 		t.laggingCloses.add(cause, t.global(i), err)
@@ -352,6 +364,14 @@ func (t *thread) closedByServer(i int, events uint32) {
 	t.drop(i, ServerClosed, errEOF)
 }
 
+// move takes c to the state to, and counts it there.
+func (t *thread) move(c *client, to state) {
+	where := &t.shared.where[c.kind]
+	where[c.state].Add(-1)
+	where[to].Add(1)
+	c.state = to
+}
+
 // global returns the number of client i over all threads.
 func (t *thread) global(i int) int { return i*t.cfg.Threads + t.number }
 
@@ -360,6 +380,10 @@ func (t *thread) global(i int) int { return i*t.cfg.Threads + t.number }
 func (t *thread) publish(now int64) {
 	s := &t.shared
 	s.accepted.Store(t.book.Accepted())
+	disorder := t.book.Disorder()
+	s.duplicate.Store(disorder.Duplicate)
+	s.reordered.Store(disorder.Reordered)
+	s.missing.Store(disorder.Missing)
 	s.frames.Store(t.tally.frames)
 	s.pushes.Store(t.tally.pushes)
 	s.control.Store(t.tally.control)
@@ -373,7 +397,8 @@ func (t *thread) publish(now int64) {
 		return
 	}
 	s.busy.Store(math.Float64bits(min(max(1-float64(t.waited)/float64(passed), 0), 1)))
-	t.lastSecond, t.waited = now, 0
+	s.lag.Store(t.lagMost)
+	t.lastSecond, t.waited, t.lagMost = now, 0, 0
 	t.book.Rotate()
 	var r unix.Rusage
 	if unix.Getrusage(unix.RUSAGE_THREAD, &r) == nil {
