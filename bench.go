@@ -21,6 +21,7 @@ import (
 	"barrage/harness/ceiling"
 	"barrage/harness/cluster"
 	"barrage/harness/compare"
+	"barrage/harness/live"
 	"barrage/harness/report"
 	"barrage/harness/scenario"
 	"barrage/scenarios"
@@ -44,6 +45,7 @@ examples:
   barrage bench -target tcp=10.0.0.1:3101,ws=10.0.0.1:3102,push=10.0.0.2:3111 room-10k
   barrage bench -runs 6 -vs main~1 room-10k
   barrage bench -selftest
+  barrage bench -metrics 127.0.0.1:9464 room-10k
 
 exit status: 0 the ledger balances and everything expected holds; 1 it does not, or a process
 ended by itself; 2 usage or environment; 3 the run is invalid: the harness or the machine,
@@ -84,6 +86,7 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	vs := flags.String("vs", "", "hold it against another `version`: a git commit of the repository here, or another binary")
 	profiles := flags.Bool("profile", false, "take CPU, memory and waiting profiles of all processes in the measured phase")
 	at := flags.String("target", "", "drive a `cluster` that runs already, goim's or ours: tcp=HOST:PORT,ws=HOST:PORT,push=HOST:PORT")
+	metrics := flags.String("metrics", "", "serve the harness' own metrics at `HOST:PORT`/metrics while it runs, for Prometheus; port 0 is a free one")
 	explain := flags.Bool("explain", false, "say what the run would do, what it needs and how long it takes, and run nothing")
 	schema := flags.Bool("schema", false, "print the JSON schema of scenarios, for an editor")
 	self := flags.Bool("selftest", false, "check this binary's harness against a server that is faulty by plan, in under a minute, and run nothing else")
@@ -151,6 +154,15 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 		fmt.Fprintf(stderr, "barrage bench: find this binary: %v\n", err)
 		return benchUsageError
 	}
+	var server *live.Server
+	if *metrics != "" {
+		if server, err = live.Serve(*metrics); err != nil {
+			fmt.Fprintf(stderr, "barrage bench: -metrics %s: %v; write it as HOST:PORT, e.g. 127.0.0.1:0 for a free port\n", *metrics, err)
+			return benchUsageError
+		}
+		defer server.Close()
+		fmt.Fprintf(stderr, "metrics are at %s\n", server.URL())
+	}
 	// The first signal ends the run in order; once it has come, the next one kills.
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -158,7 +170,7 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	opt := harness.Options{
 		Scenario: s, Overrides: overrides, Exe: exe, Self: exe, Results: *results, Commit: buildCommit(),
 		Command: slices.Concat([]string{"barrage", "bench"}, args), NoCeiling: !*withCeiling, Profile: *profiles, Target: target,
-		Progress: stderr, Terminal: isTerminal(stderr),
+		Progress: stderr, Terminal: isTerminal(stderr), Metrics: server,
 	}
 	var status int
 	switch {

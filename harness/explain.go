@@ -55,6 +55,7 @@ func Explain(w io.Writer, s *scenario.Scenario, withCeiling bool) error {
 	if withCeiling {
 		b.WriteString("At the end a plain send loop over as many sockets measures what the kernel allows.\n")
 	}
+	b.WriteString(explainMetrics(s.Metrics))
 	b.WriteString("\nThe run is good when every delivery is accounted for, and:\n")
 	for _, t := range s.Expect {
 		f, _ := report.FindFigure(t.Figure)
@@ -163,6 +164,20 @@ func listing(words []string) string {
 	}
 	last := len(words) - 1
 	return strings.Join(words[:last], ", ") + " and " + words[last]
+}
+
+func explainMetrics(m scenario.Metrics) string {
+	var to []string
+	if m.Pushgateway != "" {
+		to = append(to, "a Pushgateway")
+	}
+	if m.RemoteWrite != "" {
+		to = append(to, "remote write")
+	}
+	if len(to) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("All the while its metrics are sent to %s, every %v.\n", strings.Join(to, " and to "), m.Every)
 }
 
 // explainPush says what a line pushes; deliveries is how many its measured pushes make.

@@ -1,81 +1,87 @@
 package harness
 
 import (
-	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
 	"barrage/harness/cluster"
+	"barrage/harness/ledger"
+	"barrage/harness/live"
+	"barrage/harness/pusher"
 	"barrage/harness/report"
+	"barrage/harness/swarm"
 )
 
-// progress tells a person how far a run is: on a terminal one line that is redrawn, else a
-// line for each phase and one every few seconds.
+// progress tells how far a run is: a person, and Prometheus.
 type progress struct {
-	terminal bool
-	began    time.Time
-
-	mu   sync.Mutex // guards what follows
-	w    io.Writer
-	open bool // the terminal's line is not ended yet
-	last time.Time
+	view    live.View
+	metrics *live.Metrics
+	sender  *live.Sender // nil where the scenario names no destination
+	pushes  pusher.Progress
+	end     func() (warnings []string) // shows the end; only the first call does anything
 }
 
-const plainEvery = 5 * time.Second
-
-func newProgress(w io.Writer, terminal bool) *progress {
-	if w == nil {
-		w = io.Discard
+func newProgress(opt *Options, dir string, began time.Time) *progress {
+	p := &progress{metrics: live.NewMetrics(live.Info{Scenario: opt.Scenario.Name, Commit: opt.Commit, Began: began})}
+	switch {
+	case opt.Progress == nil:
+		p.view = live.Plain(io.Discard)
+	case opt.Terminal:
+		p.view = live.Terminal(opt.Progress, planned(opt))
+	default:
+		p.view = live.Plain(opt.Progress)
 	}
-	return &progress{w: w, terminal: terminal, began: time.Now()}
+	opt.Metrics.Show(p.metrics)
+	if to := opt.Scenario.Metrics; to.Pushgateway != "" || to.RemoteWrite != "" {
+		p.sender = live.Send(p.metrics, live.Destinations(to), labels(opt, dir), p.view.Warn)
+	}
+	p.end = sync.OnceValue(func() []string {
+		p.metrics.SetPhase("")
+		defer p.view.Close()
+		return p.sender.Close()
+	})
+	return p
+}
+
+// labels tell the run's metrics from those of other machines and runs.
+func labels(opt *Options, dir string) live.Labels {
+	l := live.Labels{Run: dir}
+	if within, err := filepath.Rel(opt.Results, dir); err == nil && filepath.IsLocal(within) {
+		l.Run = within // smoke/20060102T150405Z
+	}
+	var err error
+	if l.Instance, err = os.Hostname(); err != nil {
+		l.Instance = "unknown"
+	}
+	return l
+}
+
+// planned returns the phases that a run is going to have.
+func planned(opt *Options) []live.Phase {
+	s := opt.Scenario
+	list := []live.Phase{{Name: live.Start, Length: startTakes, About: true}}
+	if opt.Target != nil {
+		list[0] = live.Phase{Name: live.Target}
+	}
+	list = append(list,
+		live.Phase{Name: live.Connect, Length: time.Duration(float64(s.Clients.Count) / s.Clients.Connect.Rate * float64(time.Second)), About: true},
+		live.Phase{Name: live.WarmUp, Length: s.Phases.Warmup},
+		live.Phase{Name: live.Measure, Length: s.Phases.Measure},
+		live.Phase{Name: live.Drain, Length: s.Phases.Drain, AtMost: true},
+	)
+	if !opt.NoCeiling && opt.Target == nil {
+		list = append(list, live.Phase{Name: live.Ceiling, Length: ceilingTakes, About: true})
+	}
+	return list
 }
 
 // phase says that a phase begins.
 func (p *progress) phase(name, what string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.endLine()
-	p.last = time.Now()
-	p.write(name, what)
-}
-
-// tick says where the phase is.
-func (p *progress) tick(name, what string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !p.terminal && time.Since(p.last) < plainEvery {
-		return
-	}
-	p.last = time.Now()
-	p.write(name, what)
-}
-
-// write writes a line. Nobody's report fails because of it.
-func (p *progress) write(name, what string) {
-	line := fmt.Sprintf("%6.1fs  %-8s %s", time.Since(p.began).Seconds(), name, what)
-	if !p.terminal {
-		fmt.Fprintln(p.w, line)
-		return
-	}
-	// Without the terminal's line wrap, or a long line could not be redrawn.
-	fmt.Fprintf(p.w, "\r\x1b[K\x1b[?7l%s\x1b[?7h", line)
-	p.open = true
-}
-
-func (p *progress) endLine() {
-	if p.open {
-		fmt.Fprintln(p.w)
-	}
-	p.open = false
-}
-
-// end leaves the terminal at the start of a line.
-func (p *progress) end() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.endLine()
+	p.metrics.SetPhase(name)
+	p.view.Phase(name, what)
 }
 
 // timeline collects the samples of a run. Each phase has one goroutine that adds to it,
@@ -110,8 +116,9 @@ func (r *run) watch(phase string) (stop func()) {
 // sample adds a second to the timeline and shows it.
 func (r *run) sample(phase string) {
 	snap := r.swarm.Snapshot()
+	now := r.show(snap)
 	s := report.Second{
-		At: time.Since(r.began).Seconds(), Phase: phase, Clients: snap.Joined - snap.ClosedEarly, Deliveries: snap.Accepted,
+		At: time.Since(r.began).Seconds(), Phase: phase, Clients: now.Clients(), Deliveries: snap.Accepted,
 		CPUSeconds: map[string]float64{}, RSSBytes: map[string]int64{},
 	}
 	if snap.Latency != nil && snap.Latency.TotalCount() > 0 {
@@ -122,31 +129,30 @@ func (r *run) sample(phase string) {
 	for _, t := range snap.Threads {
 		s.SwarmBusy = max(s.SwarmBusy, t.Busy)
 	}
-	usage := r.cluster.Usage()
-	if own, err := cluster.ReadUsage(os.Getpid()); err == nil {
-		usage[harnessName] = own
-	}
-	for name, u := range usage {
-		s.CPUSeconds[name], s.RSSBytes[name] = u.CPU().Seconds(), u.RSS
-	}
-	perSecond, comet := 0.0, 0.0
-	if n := len(r.timeline); n > 0 {
-		before := r.timeline[n-1]
-		took := s.At - before.At
-		perSecond = ratio(float64(s.Deliveries-before.Deliveries), took)
-		for _, p := range r.cluster.Role(cluster.RoleComet) {
-			comet += ratio(s.CPUSeconds[p.Name]-before.CPUSeconds[p.Name], took)
-		}
+	for _, p := range now.Processes {
+		s.CPUSeconds[p.Name], s.RSSBytes[p.Name] = p.CPU().Seconds(), p.RSS
 	}
 	r.timeline = append(r.timeline, s)
-	if phase == "connect" {
-		r.progress.tick(phase, fmt.Sprintf("%d of %d clients, %d failed", snap.Joined, snap.Clients, snap.Failed))
-		return
+}
+
+// show shows the run at this moment, with the swarm's figures of it.
+func (r *run) show(snap swarm.Snapshot) *live.Sample {
+	s := &live.Sample{
+		At: time.Now(), Swarm: snap, Pushes: r.progress.pushes.Counts(), PushLag: r.progress.pushes.Lag(),
 	}
-	latency := ""
-	if s.P99 > 0 { // of measured pushes alone
-		latency = fmt.Sprintf(", p50 %.1f ms, p99 %.1f ms", s.P50*1e3, s.P99*1e3)
+	if r.start != 0 {
+		s.Pushes.Intended = pusher.Due(r.layout.pushes, time.Duration(ledger.Now()-r.start))
 	}
-	r.progress.tick(phase, fmt.Sprintf("%.0f deliveries/s%s; comet %.2f cores, busiest swarm thread %.0f%%",
-		perSecond, latency, comet, s.SwarmBusy*100))
+	usage := r.cluster.Usage()
+	for _, p := range r.cluster.Processes() {
+		if u, ok := usage[p.Name]; ok {
+			s.Processes = append(s.Processes, live.Process{Name: p.Name, Role: p.Role, Usage: u})
+		}
+	}
+	if own, err := cluster.ReadUsage(os.Getpid()); err == nil {
+		s.Processes = append(s.Processes, live.Process{Name: harnessName, Role: harnessName, Usage: own})
+	}
+	r.progress.metrics.SetSample(s)
+	r.progress.view.Sample(s)
+	return s
 }

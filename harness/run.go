@@ -20,6 +20,7 @@ import (
 	"barrage/harness/ceiling"
 	"barrage/harness/cluster"
 	"barrage/harness/ledger"
+	"barrage/harness/live"
 	"barrage/harness/profile"
 	"barrage/harness/pusher"
 	"barrage/harness/report"
@@ -46,7 +47,9 @@ type Options struct {
 	Target   *cluster.Target
 	Profile  bool // take profiles of all processes in the measured phase
 	Progress io.Writer
-	Terminal bool // Progress is one: redraw a line, instead of writing new ones
+	Terminal bool // Progress is one: draw over what was drawn, instead of writing new lines
+	// Metrics serves the run's metrics while it goes on; nil for none.
+	Metrics *live.Server
 }
 
 // A Result is where a run's report lies.
@@ -88,13 +91,15 @@ func Run(ctx context.Context, opt Options) (*Result, error) {
 	}
 	r := &run{
 		opt: opt, layout: l, comets: comets, dir: dir, began: time.Now(),
-		progress: newProgress(opt.Progress, opt.Terminal),
 	}
+	r.progress = newProgress(&opt, dir, r.began)
 	defer r.progress.end()
 	if err := r.take(ctx); err != nil {
 		return nil, err
 	}
+	warnings := r.progress.end()
 	result := r.report()
+	result.Warnings = warnings
 	if err := r.write(result); err != nil {
 		return nil, err
 	}
@@ -254,11 +259,11 @@ func (r *run) take(ctx context.Context) error {
 // startCluster starts the processes under test, or takes those that run already.
 func (r *run) startCluster(ctx context.Context, died func(*cluster.ExitError)) (err error) {
 	if t := r.opt.Target; t != nil {
-		r.progress.phase("target", fmt.Sprintf("clients go to %s, pushes to %s", strings.Join(slices.Concat(t.TCP, t.WS), ", "), t.Push))
+		r.progress.phase(live.Target, fmt.Sprintf("clients go to %s, pushes to %s", strings.Join(slices.Concat(t.TCP, t.WS), ", "), t.Push))
 		r.cluster = cluster.External(t)
 		return nil
 	}
-	r.progress.phase("start", fmt.Sprintf("services, logic, job and %d comet(s)", r.comets))
+	r.progress.phase(live.Start, fmt.Sprintf("services, logic, job and %d comet(s)", r.comets))
 	cl := &r.opt.Scenario.Cluster
 	r.cluster, err = cluster.Start(ctx, cluster.Config{
 		Exe: r.opt.Exe, Logs: filepath.Join(r.dir, logsFolder), Comets: r.comets,
@@ -316,7 +321,7 @@ func (r *run) connect(ctx context.Context) error {
 	if err != nil {
 		return &EnvironmentError{Problems: []string{err.Error()}}
 	}
-	stop := r.watch("connect")
+	stop := r.watch(live.Connect)
 	begin := time.Now()
 	err = r.swarm.Connect(ctx)
 	r.connectTook = time.Since(begin)
@@ -370,11 +375,11 @@ func (r *run) push(ctx context.Context) error {
 	done := make(chan outcome, 1)
 	go func() {
 		result, err := pusher.Run(ctx, pusher.Config{
-			Ways: ways, Streams: r.layout.pushes, Started: r.layout.streams.Start,
+			Ways: ways, Streams: r.layout.pushes, Started: r.layout.streams.Start, Progress: &r.progress.pushes,
 		}, r.start)
 		done <- outcome{result, err}
 	}()
-	stop := r.watch("warm-up")
+	stop := r.watch(live.WarmUp)
 	r.settled = r.capture(ctx)
 	if r.opt.Scenario.Clients.Rooms.Change > 0 {
 		if err := r.swarm.ChangeRooms(ctx, true); err != nil && ctx.Err() == nil {
@@ -388,7 +393,7 @@ func (r *run) push(ctx context.Context) error {
 		<-done
 		return err
 	}
-	stop = r.watch("measure")
+	stop = r.watch(live.Measure)
 	o := <-done
 	stop()
 	if o.err != nil {
@@ -400,7 +405,7 @@ func (r *run) push(ctx context.Context) error {
 	}
 	scheduled := r.start + int64(phases.Warmup+phases.Measure)
 
-	stop = r.watch("drain")
+	stop = r.watch(live.Drain)
 	defer stop()
 	if ctx.Err() == nil {
 		limit := max(phases.Drain, time.Duration(scheduled-ledger.Now())+phases.Drain)
@@ -494,6 +499,7 @@ func (r *run) settle(ctx context.Context) error {
 	if r.received, err = r.swarm.Finish(ctx, r.sent.Plans()); err != nil {
 		return fmt.Errorf("close the ledger: %w", err)
 	}
+	r.show(r.received.Snapshot)
 	r.cometFrames = int64(r.end.comet.Sum("barrage_comet_frames_sent_total"))
 	r.final, r.pss = map[string]cluster.Metrics{}, map[string]int64{}
 	for _, p := range r.cluster.Processes() {
@@ -505,7 +511,7 @@ func (r *run) settle(ctx context.Context) error {
 		}
 	}
 	r.usage = r.cluster.Usage()
-	r.progress.phase("stop", "")
+	r.progress.phase(live.Stop, "")
 	closeErr := r.closeSwarm()
 	r.stopErr = r.cluster.Stop()
 	return closeErr
@@ -573,7 +579,7 @@ func (r *run) measureCeiling(ctx context.Context) error {
 	delta := r.end.comet.Minus(r.begin.comet)
 	body := int(r.opt.Scenario.Pushes[0].Sizes.Mean() + 0.5)
 	write := ratio(delta.Sum("barrage_comet_written_bytes_total"), delta.Sum("barrage_comet_writes_total"))
-	r.progress.phase("ceiling", fmt.Sprintf("plain sends of %.0f B to %d sockets", write, clients))
+	r.progress.phase(live.Ceiling, fmt.Sprintf("plain sends of %.0f B to %d sockets", write, clients))
 	self := r.opt.Self
 	if self == "" {
 		self = r.opt.Exe

@@ -213,25 +213,3 @@ func TestResultFoldersDoNotCollide(t *testing.T) {
 		t.Error("a file was taken for a folder")
 	}
 }
-
-func TestProgress(t *testing.T) {
-	var plain, terminal strings.Builder
-	p := newProgress(&plain, false)
-	p.phase("connect", "")
-	p.tick("connect", "too soon")
-	p.last = p.last.Add(-plainEvery)
-	p.tick("connect", "5 of 10")
-	p.end()
-	if s := plain.String(); strings.Count(s, "\n") != 2 || strings.Contains(s, "too soon") || !strings.Contains(s, "5 of 10") || strings.Contains(s, "\x1b") {
-		t.Errorf("%q", s)
-	}
-	p = newProgress(&terminal, true)
-	p.phase("connect", "")
-	p.tick("connect", "5 of 10")
-	p.phase("measure", "")
-	p.end()
-	p.end()
-	if s := terminal.String(); strings.Count(s, "\n") != 2 || strings.Count(s, "\r\x1b[K") != 3 {
-		t.Errorf("%q", s)
-	}
-}

@@ -20,7 +20,9 @@ func TestProgressAddsUp(t *testing.T) {
 	})
 	var p Progress
 	begin := ledger.Now() - int64(200*time.Millisecond) // so that the first pushes are late
-	r, err := Run(t.Context(), Config{Addr: addr, Streams: streams(2, 100, time.Second), Progress: &p}, begin)
+	cfg := through(addr, streams(2, 100, time.Second))
+	cfg.Progress = &p
+	r, err := Run(t.Context(), cfg, begin)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,10 +41,10 @@ func TestProgressAddsUp(t *testing.T) {
 
 func TestDue(t *testing.T) {
 	list := []Stream{
-		{Start: 0, Period: 100 * time.Millisecond, Pushes: 10},
-		{Start: time.Second, Period: 100 * time.Millisecond, Pushes: 3},
-		{Start: 2 * time.Second, Pushes: 1},
-		{Start: 0, Pushes: 0},
+		{Schedule: constant(10), Step: 1, Pushes: 10},
+		{Schedule: constant(10), Step: 1, Start: time.Second, Pushes: 3},
+		{Schedule: constant(10), Step: 1, Start: 2 * time.Second, Pushes: 1},
+		{Schedule: constant(10), Step: 1},
 	}
 	for _, c := range []struct {
 		at   time.Duration

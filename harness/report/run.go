@@ -40,6 +40,7 @@ type Run struct {
 	Disturbance Disturbance `json:"disturbance"`
 	Timeline    []Second    `json:"timeline"`
 	Profiles    Profiles    `json:"profiles"`
+	Warnings    []string    `json:"warnings,omitempty"` // what went wrong beside the run; no figure is the worse for it
 }
 
 // Target is a cluster that ran already. What its processes used is not known, and the

@@ -143,6 +143,11 @@ var fields = []field{
 	{path: "valid.other_cpu", form: formFraction, least: "0", most: "1", absent: "0.1", help: "Processor time of processes that are no part of the run, of the machine's."},
 	{path: "valid.steal", form: formFraction, least: "0", most: "1", absent: "0.05", help: "Processor time that the hypervisor gave to others, of the machine's."},
 	{path: "valid.memory_wait", form: formFraction, least: "0", most: "1", absent: "0.05", help: "The part of the time in which some task waited for memory."},
+
+	{path: "metrics", form: formObject, help: "Where the harness' own metrics are sent to while the run goes on. A failure is a warning in the result. One of the two is needed."},
+	{path: "metrics.pushgateway", form: formText, help: "The URL of a Prometheus Pushgateway, without /metrics/job."},
+	{path: "metrics.remote_write", form: formText, help: "The URL that takes Prometheus' remote write, with its path."},
+	{path: "metrics.every", form: formDuration, least: "1s", most: "1h0m0s", absent: "10s", help: "Between two sends."},
 }
 
 var listIndex = regexp.MustCompile(`\.[0-9]+(\.|$)`)

@@ -88,6 +88,7 @@ func (r *reader) scenario(n *yaml.Node) *Scenario {
 	}
 	s.Expect = readExpect(o.object("expect"))
 	s.Bounds = readBounds(o.object("valid"))
+	s.Metrics = readMetrics(o.object("metrics"))
 	o.done()
 	if len(r.problems) == 0 {
 		checkStreams(o, s)

@@ -26,6 +26,7 @@ type Scenario struct {
 	Phases      Phases
 	Expect      []report.Threshold // lost, duplicate and reordered at most 0 unless the file says otherwise
 	Bounds      Bounds
+	Metrics     Metrics
 
 	File string // where it was read from
 	Text string // the file, byte for byte
