@@ -14,7 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	dto "github.com/prometheus/client_model/go"
-	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/promql/parser"
 
 	"barrage/harness/live"
@@ -161,7 +161,7 @@ func TestCheck(t *testing.T) {
 }
 
 // everywhere are the labels that Prometheus adds, or that come with what is pushed.
-var everywhere = []string{"job", "instance", "run", labels.MetricName}
+var everywhere = []string{"job", "instance", "run", model.MetricNameLabel}
 
 // check says what is wrong with an expression.
 func check(expr string, known map[string][]string) error {

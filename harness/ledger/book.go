@@ -52,7 +52,6 @@ type Book struct {
 	tallies  []tally         // by position in streams.list
 	strays   Strays          // what can't be put down to a declared stream
 	accepted int64           // first receipts
-	disorder Disorder
 
 	latency [Kinds]*fineCounts // nil for a kind without clients
 
@@ -60,6 +59,8 @@ type Book struct {
 	mu        sync.Mutex
 	published *liveCounts // between the last two Rotates; mu guards it
 	rotated   *liveTotals // until the last Rotate; mu guards it
+
+	disorder Disorder
 }
 
 // account is where a client's cells begin, and which they are.
