@@ -147,7 +147,21 @@ func TestReportEqualsTheFaultPlan(t *testing.T) {
 			if report.ClosedEarly != 0 || report.Failed != 0 || report.Pushes != frames {
 				t.Errorf("closed early %v, failures %v, %d pushes, want %d", report.Closes, report.Failures, report.Pushes, frames)
 			}
+			if d := report.Disorder; d.Duplicate != want.Duplicate || d.Reordered != want.Reordered {
+				t.Errorf("live: %+v, want %d duplicate and %d reordered", d, want.Duplicate, want.Reordered)
+			}
+			where := map[string]int64{}
+			for _, w := range report.Where {
+				where[w.State] += w.Count
+				where["all"] += w.Count
+			}
+			if where["joined"] != int64(c.clients) || where["all"] != int64(c.clients) {
+				t.Errorf("clients by state: %+v", report.Where)
+			}
 			first := report.Ledger.AllLatency().TotalCount()
+			if live := report.AllLatency.TotalCount(); live != first {
+				t.Errorf("live: %d latencies, want %d", live, first)
+			}
 			if m := report.Ledger.Measured(); first != m.Delivered+m.Unknown {
 				t.Errorf("%d latencies, want one for each of %d first receipts", first, m.Delivered+m.Unknown)
 			}
