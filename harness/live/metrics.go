@@ -45,7 +45,7 @@ const namespace = "barrage_harness_"
 // descs are the metrics, in the order in which a reader wants them.
 var descs = struct {
 	info, start, phase,
-	clients, failures, closes, heartbeats,
+	clients, failures, closes, rejoins, heartbeats,
 	deliveries, duplicates, reordered, missing, latency,
 	frames, reads, bytes,
 	intended, sent, pushes, lag,
@@ -58,10 +58,11 @@ var descs = struct {
 
 	clients:    desc("clients", "Simulated clients by transport and by how far they have come.", "transport", "state"),
 	failures:   desc("connect_failures_total", "Clients that did not get as far as logged in, by cause.", "cause"),
-	closes:     desc("early_closes_total", "Clients that lost their connection after they had logged in, by cause.", "cause"),
+	closes:     desc("early_closes_total", "Clients that lost their connection after they had logged in, by cause; slow and stalled ones are left out.", "cause"),
+	rejoins:    desc("rejoins_total", "Times that a client came back which had left, or which a storm had taken."),
 	heartbeats: desc("heartbeats_total", "Heartbeats of clients that were due: sent, or held back since the socket was full.", "result"),
 
-	deliveries: desc("deliveries_total", "Pushes that a client received for the first time."),
+	deliveries: desc("deliveries_total", "Pushes that a client received for the first time; slow and stalled clients are left out here and below."),
 	duplicates: desc("duplicates_total", "Pushes that a client received once more."),
 	reordered:  desc("reordered_total", "Pushes that a client received after a later one of the same stream."),
 	missing:    desc("missing", "Pushes that a client jumped over and has not received so far; those at a stream's end are known at the run's end alone."),
@@ -92,7 +93,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
 	d := &descs
 	for _, x := range []*prometheus.Desc{
-		d.info, d.start, d.phase, d.clients, d.failures, d.closes, d.heartbeats, d.deliveries, d.duplicates, d.reordered, d.missing,
+		d.info, d.start, d.phase, d.clients, d.failures, d.closes, d.rejoins, d.heartbeats, d.deliveries, d.duplicates, d.reordered, d.missing,
 		d.latency, d.frames, d.reads, d.bytes, d.intended, d.sent, d.pushes, d.lag, d.busy, d.cpu, d.readLag, d.processCPU, d.processMemory,
 	} {
 		ch <- x
@@ -156,6 +157,7 @@ func collectClients(c collecting, s *swarm.Snapshot) {
 			c.counter(x.desc, counts[cause], cause.String())
 		}
 	}
+	c.counter(descs.rejoins, s.Rejoined)
 	c.counter(descs.heartbeats, s.Heartbeats, "sent")
 	c.counter(descs.heartbeats, s.HeldBack, "held_back")
 }

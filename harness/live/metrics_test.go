@@ -40,7 +40,7 @@ barrage_harness_clients{state="closed",transport="websocket"} 1
 barrage_harness_clients{state="failed",transport="tcp"} 4
 barrage_harness_clients{state="joined",transport="tcp"} 550
 barrage_harness_clients{state="joined",transport="websocket"} 549
-# HELP barrage_harness_deliveries_total Pushes that a client received for the first time.
+# HELP barrage_harness_deliveries_total Pushes that a client received for the first time; slow and stalled clients are left out here and below.
 # TYPE barrage_harness_deliveries_total counter
 barrage_harness_deliveries_total 3000
 # HELP barrage_harness_duplicates_total Pushes that a client received once more.
