@@ -127,7 +127,7 @@ func (r *run) sample(phase string) {
 		s.Heat = report.HeatOf(snap.Latency)
 	}
 	for _, t := range snap.Threads {
-		s.SwarmBusy = max(s.SwarmBusy, t.Busy)
+		s.SwarmBusy, s.Starved = max(s.SwarmBusy, t.Busy), max(s.Starved, t.Starved)
 	}
 	for _, p := range now.Processes {
 		s.CPUSeconds[p.Name], s.RSSBytes[p.Name] = p.CPU().Seconds(), p.RSS

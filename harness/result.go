@@ -340,14 +340,15 @@ func (r *run) ceilingFigures(out *report.Run) *report.Ceiling {
 
 func (r *run) swarmLoad() report.Swarm {
 	s := report.Swarm{Threads: len(r.received.Threads), ReadLag: report.PercentilesOf(r.received.ReadLag)}
-	sum, n := 0.0, 0.0
+	sum, starved, n := 0.0, 0.0, 0.0
 	for _, sec := range r.timeline {
 		if sec.Phase == "measure" {
 			s.BusyMost = max(s.BusyMost, sec.SwarmBusy)
 			sum, n = sum+sec.SwarmBusy, n+1
+			starved += sec.Starved
 		}
 	}
-	s.BusyMean = ratio(sum, n)
+	s.BusyMean, s.Starved = ratio(sum, n), ratio(starved, n)
 	return s
 }
 

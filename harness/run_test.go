@@ -67,6 +67,8 @@ func TestVerdict(t *testing.T) {
 			report.Failed, []string{"ceiling.fraction is not measured, expected >= 90.0%"}},
 
 		{"not connected", nil, func(r *report.Run) { r.Clients.Joined = 9 }, report.Invalid, []string{"9 of 10 clients connected"}},
+		{"swarm starved", nil, func(r *report.Run) { r.Swarm.Starved = 0.6 },
+			report.Invalid, []string{"the swarm was starved: a thread had work and no processor for 60% of the measured phase, at most 50% is accepted (valid.swarm_starved)"}},
 		{"swarm saturated", nil, func(r *report.Run) { r.Swarm.BusyMean = 0.97 },
 			report.Invalid, []string{"the swarm was saturated: its busiest thread was busy for 97% of the measured phase, at most 95% is accepted (valid.swarm_busy)"}},
 		{"swarm read late", nil, func(r *report.Run) { r.Swarm.ReadLag.P99 = 0.02 },

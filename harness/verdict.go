@@ -87,6 +87,8 @@ func doubts(r *report.Run, b scenario.Bounds) []string {
 	doubt(c.Joined != int64(c.Count), "%d of %d clients connected", c.Joined, c.Count)
 	doubt(r.Swarm.BusyMean > b.SwarmBusy, "the swarm was saturated: its busiest thread was busy for %s of the measured phase, at most %s is accepted (valid.swarm_busy)",
 		percent(r.Swarm.BusyMean), percent(b.SwarmBusy))
+	doubt(r.Swarm.Starved > b.Starved, "the swarm was starved: a thread had work and no processor for %s of the measured phase, at most %s is accepted (valid.swarm_starved)",
+		percent(r.Swarm.Starved), percent(b.Starved))
 	if limit := b.ReadLag * r.Latency.All.P99; r.Latency.All.Count > 0 {
 		doubt(r.Swarm.ReadLag.P99 > max(limit, time.Millisecond.Seconds()),
 			"the swarm read late: p99 %s behind the kernel's word, more than %s of the p99 latency (valid.read_lag)",

@@ -49,7 +49,7 @@ var descs = struct {
 	deliveries, duplicates, reordered, missing, latency,
 	frames, reads, bytes,
 	intended, sent, pushes, lag,
-	busy, cpu, readLag,
+	busy, starved, cpu, readLag,
 	processCPU, processMemory *prometheus.Desc
 }{
 	info:  desc("info", "The run's scenario and the commit of what is under test; the value is always 1.", "scenario", "commit"),
@@ -78,6 +78,7 @@ var descs = struct {
 	lag:      desc("push_lag_seconds", "By how much the latest push of the last second was sent after its intended time."),
 
 	busy:    desc("swarm_busy_ratio", "Part of the last second in which a thread of the swarm did not wait for events: near 1 it is saturated.", "thread"),
+	starved: desc("swarm_starved_ratio", "Part of the last second in which a thread of the swarm had work and no processor.", "thread"),
 	cpu:     desc("swarm_cpu_seconds_total", "Processor time of a thread of the swarm.", "thread"),
 	readLag: desc("swarm_read_lag_seconds", "The longest time of the last second from the kernel's word to a thread's last read of a round of events.", "thread"),
 
@@ -94,7 +95,7 @@ func (m *Metrics) Describe(ch chan<- *prometheus.Desc) {
 	d := &descs
 	for _, x := range []*prometheus.Desc{
 		d.info, d.start, d.phase, d.clients, d.failures, d.closes, d.rejoins, d.heartbeats, d.deliveries, d.duplicates, d.reordered, d.missing,
-		d.latency, d.frames, d.reads, d.bytes, d.intended, d.sent, d.pushes, d.lag, d.busy, d.cpu, d.readLag, d.processCPU, d.processMemory,
+		d.latency, d.frames, d.reads, d.bytes, d.intended, d.sent, d.pushes, d.lag, d.busy, d.starved, d.cpu, d.readLag, d.processCPU, d.processMemory,
 	} {
 		ch <- x
 	}
@@ -119,6 +120,7 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	for i, t := range s.Swarm.Threads {
 		thread := strconv.Itoa(i)
 		c.gauge(descs.busy, t.Busy, thread)
+		c.gauge(descs.starved, t.Starved, thread)
 		c.send(descs.cpu, prometheus.CounterValue, t.CPU.Seconds(), thread)
 		c.gauge(descs.readLag, t.ReadLag.Seconds(), thread)
 	}

@@ -228,6 +228,8 @@ func truthFigures() []Figure {
 			of: func(r *Run) float64 { return r.Ceiling.SweepMedian }},
 		{Name: "swarm.busy", Help: "the busiest swarm thread's busiest second", Unit: Fraction,
 			of: func(r *Run) float64 { return r.Swarm.BusyMost }},
+		{Name: "swarm.starved", Help: "part of the measured phase in which the swarm thread that fared worst was ready to run and had no processor", Unit: Fraction, Better: Less,
+			of: func(r *Run) float64 { return r.Swarm.Starved }},
 		{Name: "swarm.read_lag.p99", Help: "from the kernel's word that there is something to read to the last read of it, 99th percentile", Unit: Seconds,
 			of: func(r *Run) float64 { return r.Swarm.ReadLag.P99 }},
 		{Name: "swarm.cpu_seconds", Help: "CPU time of the harness, measured phase", Unit: Seconds,

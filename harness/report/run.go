@@ -326,6 +326,7 @@ type Swarm struct {
 	Threads  int         `json:"threads"`
 	BusyMost float64     `json:"busy_most"` // the busiest thread's busiest second, as a fraction
 	BusyMean float64     `json:"busy_mean"` // the busiest thread's seconds, mean over the measured phase
+	Starved  float64     `json:"starved"`   // the same of the time in which a thread was ready to run and had no processor
 	ReadLag  Percentiles `json:"read_lag"`  // from the kernel's answer to the last read of a round of events
 }
 
@@ -349,6 +350,7 @@ type Second struct {
 	CPUSeconds map[string]float64 `json:"cpu_seconds"` // by process, since it started
 	RSSBytes   map[string]int64   `json:"rss_bytes"`
 	SwarmBusy  float64            `json:"swarm_busy"`
+	Starved    float64            `json:"swarm_starved"`
 	// Heat is how many latencies of the last second lie in each bucket of a heat map:
 	// bucket i ends at 100 us x 10^(i/10).
 	Heat []int64 `json:"heat,omitempty"`

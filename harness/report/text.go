@@ -213,8 +213,8 @@ func (e *errWriter) processes(r *Run) {
 	} else {
 		e.server(s)
 	}
-	e.printf("  swarm: %s, the busiest at work for %s of the time, at most %s of a second; read lag p99 %s, max %s\n",
-		Plural(r.Swarm.Threads, "thread"), percent(r.Swarm.BusyMean), percent(r.Swarm.BusyMost), span(r.Swarm.ReadLag.P99), span(r.Swarm.ReadLag.Max))
+	e.printf("  swarm: %s, the busiest at work for %s of the time, at most %s of a second; without a processor when it had work for %s; read lag p99 %s, max %s\n",
+		Plural(r.Swarm.Threads, "thread"), percent(r.Swarm.BusyMean), percent(r.Swarm.BusyMost), percent(r.Swarm.Starved), span(r.Swarm.ReadLag.P99), span(r.Swarm.ReadLag.Max))
 	e.printf("  beside the run: other processes %s of the machine, steal %s\n", percent(r.Disturbance.OtherCPU), percent(r.Disturbance.Steal))
 }
 

@@ -17,6 +17,7 @@ import (
 // the server, may have made the figures.
 type Bounds struct {
 	SwarmBusy  float64       // mean busy fraction of the busiest swarm thread, measured phase
+	Starved    float64       // mean fraction of the time in which a swarm thread had work and no processor, measured phase
 	ReadLag    float64       // 99th percentile of the swarm's read lag, as a fraction of the latency's
 	PusherLag  time.Duration // 99th percentile of a push's lateness
 	OtherCPU   float64       // CPU time of processes that are not part of the run, as a fraction of the machine's
@@ -32,6 +33,7 @@ func DefaultBounds() Bounds {
 func readBounds(o *object) Bounds {
 	b := Bounds{
 		SwarmBusy:  scalar(o, "swarm_busy", fraction),
+		Starved:    scalar(o, "swarm_starved", fraction),
 		ReadLag:    scalar(o, "read_lag", fraction),
 		PusherLag:  scalar(o, "pusher_lag", duration),
 		OtherCPU:   scalar(o, "other_cpu", fraction),

@@ -180,6 +180,7 @@ type Snapshot struct {
 type ThreadLoad struct {
 	Clients int
 	Busy    float64       // fraction of the last second that it was not waiting in epoll_wait: near 1 it is saturated
+	Starved float64       // fraction of the last second in which it was ready to run and had no processor, 0 where the kernel doesn't tell
 	CPU     time.Duration // user and system time since it started
 	ReadLag time.Duration // the longest in the last second, see Report.ReadLag
 }

@@ -223,6 +223,7 @@ func (s *Swarm) Snapshot() Snapshot {
 		out.Threads = append(out.Threads, ThreadLoad{
 			Clients: len(t.clients),
 			Busy:    math.Float64frombits(sh.busy.Load()),
+			Starved: math.Float64frombits(sh.starved.Load()),
 			CPU:     time.Duration(sh.cpu.Load()),
 			ReadLag: time.Duration(sh.lag.Load()),
 		})

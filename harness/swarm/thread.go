@@ -104,6 +104,7 @@ type thread struct {
 	rejoinTime  *hdrhistogram.Histogram
 	stormTime   *hdrhistogram.Histogram
 	tally       tally
+	queue       runQueue
 	left        ByteCount // the kernel's count of clients that have left
 
 	wakeup  wakeup
@@ -132,7 +133,7 @@ type shared struct {
 	waiting, connecting, connected, joined                                atomic.Int64
 	accepted, frames, pushes, control, bytes, reads, heartbeats, heldBack atomic.Int64
 	away, vanished, rejoined, roomChanges, stormBack, stormLast           atomic.Int64
-	busy                                                                  atomic.Uint64 // bits of a float64
+	busy, starved                                                         atomic.Uint64 // bits of a float64
 	cpu, lag                                                              atomic.Int64  // nanoseconds
 	duplicate, reordered, missing                                         atomic.Int64
 	where                                                                 [ledger.Kinds][states]atomic.Int64
@@ -166,6 +167,8 @@ func (t *thread) loop() error {
 	t.started = ledger.Now()
 	t.lastSecond, t.lastCredit, t.lastScan, t.lastSlow = t.started, t.started, t.started, t.started
 	t.checkSettled()
+	t.queue = openRunQueue()
+	defer t.queue.close()
 	defer t.closeAll()
 	now := t.started
 	for !t.stopping.Load() {
@@ -397,6 +400,7 @@ func (t *thread) publish(now int64) {
 		return
 	}
 	s.busy.Store(math.Float64bits(min(max(1-float64(t.waited)/float64(passed), 0), 1)))
+	s.starved.Store(math.Float64bits(min(float64(t.queue.waited())/float64(passed), 1)))
 	s.lag.Store(t.lagMost)
 	t.lastSecond, t.waited, t.lagMost = now, 0, 0
 	t.book.Rotate()
