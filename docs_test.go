@@ -2,12 +2,18 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"flag"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
 
+	"github.com/invopop/jsonschema"
+
+	"barrage/harness/report"
 	"barrage/harness/scenario"
 	"barrage/server/admin"
 	"barrage/server/comet"
@@ -63,6 +69,41 @@ func TestScenarioReference(t *testing.T) {
 		t.Fatal(err)
 	}
 	checkDocument(t, "scenarios.md", b.Bytes())
+}
+
+// docs/run.schema.json is the JSON schema of run.json, with the comments of the code. A
+// reader of run.json may rely on every field that it requires, and must not mind others.
+func TestRunSchemaReference(t *testing.T) {
+	r := jsonschema.Reflector{AllowAdditionalProperties: true, ExpandedStruct: true, Anonymous: true}
+	if err := r.AddGoComments("barrage", "./harness/report", jsonschema.WithFullComment()); err != nil {
+		t.Fatal(err)
+	}
+	s := r.Reflect(&report.Run{})
+	s.Title = fmt.Sprintf("run.json of barrage bench, version %d", report.Schema)
+	text, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkDocument(t, "run.schema.json", append(text, '\n'))
+}
+
+// The runs that are stored here were made by many versions, and all can still be read and shown.
+func TestStoredRunsCanBeRead(t *testing.T) {
+	n := 0
+	err := filepath.WalkDir("results", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.Name() != "run.json" {
+			return err
+		}
+		n++
+		r, err := report.ReadJSON(path)
+		if err != nil {
+			return err
+		}
+		return report.Text(io.Discard, r, report.Style{})
+	})
+	if err != nil || n == 0 {
+		t.Errorf("%d runs, %v", n, err)
+	}
 }
 
 // checkDocument holds a generated document of docs/ against want, or rewrites it.

@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/santhosh-tekuri/jsonschema/v6"
+
 	"barrage/harness/report"
 )
 
@@ -153,6 +155,31 @@ func waitFor(t *testing.T, what string, holds func() bool) {
 	}
 }
 
+// fitsSchema holds the run's run.json against the published schema.
+func (b *bench) fitsSchema(t *testing.T) {
+	t.Helper()
+	schema, err := jsonschema.NewCompiler().Compile("../docs/run.schema.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join(b.results, "*", "*", "run.json"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("results %v, %v", files, err)
+	}
+	f, err := os.Open(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	run, err := jsonschema.UnmarshalJSON(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := schema.Validate(run); err != nil {
+		t.Errorf("%s: %v", files[0], err)
+	}
+}
+
 // The whole line, with every kind of push: each of them reaches everyone that it is meant
 // for and nobody else, once and in order, and the result says all that it promises.
 func TestSmoke(t *testing.T) {
@@ -162,6 +189,7 @@ func TestSmoke(t *testing.T) {
 		t.Fatalf("exit status %d\n%s%s%s", status, b.stdout.String(), b.stderr, b.logs())
 	}
 	r := b.run(t)
+	b.fitsSchema(t)
 	if r.Verdict.Status != report.Good || !strings.HasPrefix(b.stdout.String(), "GOOD  smoke: ") || !strings.Contains(b.stdout.String(), b.results) {
 		t.Errorf("verdict %+v, printed:\n%s", r.Verdict, b.stdout.String())
 	}

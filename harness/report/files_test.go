@@ -2,7 +2,10 @@ package report
 
 import (
 	"bytes"
+	"errors"
 	"math"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -10,6 +13,7 @@ import (
 
 	"github.com/HdrHistogram/hdrhistogram-go"
 	"golang.org/x/perf/benchfmt"
+	"golang.org/x/sys/unix"
 )
 
 func TestMarkdown(t *testing.T) {
@@ -159,5 +163,30 @@ func TestHeat(t *testing.T) {
 	}
 	if HeatOf(nil) != nil {
 		t.Error("of nothing")
+	}
+}
+
+// Where there is no room for a file the error says so, and neither it nor a part of it is left.
+func TestWriteFileWithoutRoom(t *testing.T) {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_FSIZE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	// What a file may have is the nearest thing to a full disk that needs no rights.
+	small := limit
+	small.Cur = 4096
+	if err := unix.Setrlimit(unix.RLIMIT_FSIZE, &small); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	err := WriteFile(filepath.Join(dir, "run.json"), make([]byte, 10_000))
+	if restored := unix.Setrlimit(unix.RLIMIT_FSIZE, &limit); restored != nil {
+		t.Fatal(restored)
+	}
+	if !errors.Is(err, unix.EFBIG) || !strings.HasPrefix(err.Error(), "write "+filepath.Join(dir, "run.json")) {
+		t.Errorf("error %v", err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
 	}
 }
