@@ -144,6 +144,7 @@ type pushCommand struct {
 	batch wire.Batch
 	ws    []byte // batch as a WebSocket message, for pushes to keys
 	n     int    // frames in batch
+	trace *trace // nil where nothing is known of the pushes' way
 	done  *pushDone
 }
 
@@ -162,6 +163,7 @@ func newPushDone(shards int) *pushDone {
 // finish tells the RPC that this shard's part is done with.
 func (c *pushCommand) finish(sh *shard) {
 	sh.mailbox.release(len(c.batch))
+	c.trace.pass()
 	if c.done.pending.Add(-1) == 0 {
 		close(c.done.ch)
 	}
@@ -178,16 +180,22 @@ func (c *pushCommand) run(sh *shard) {
 	case pushAll:
 		sh.push(&sh.everyone, c)
 	case pushKeys:
+		began, reached := sh.now(), false
 		for _, key := range c.keys {
-			sh.pushKey(key, c)
+			reached = sh.pushKey(key, c) || reached
 		}
 		sh.report()
+		if reached {
+			c.trace.hold(began)
+			c.trace.write(sh.now())
+		}
 		c.finish(sh)
 	}
 }
 
-// pushKey hands the frames to the sessions of key that accept the operation.
-func (sh *shard) pushKey(key string, c *pushCommand) {
+// pushKey hands the frames to the sessions of key that accept the operation, and reports
+// whether there is one.
+func (sh *shard) pushKey(key string, c *pushCommand) bool {
 	missed := true
 	for s := sh.keys[key]; s != nil; s = s.older {
 		if !s.accepts.has(c.op) {
@@ -203,6 +211,7 @@ func (sh *shard) pushKey(key string, c *pushCommand) {
 	if missed {
 		sh.metrics.pushMissed.Inc()
 	}
+	return !missed
 }
 
 // write sends b to a session of this shard, as writeLocked does. A session without space for

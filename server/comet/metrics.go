@@ -2,6 +2,8 @@ package comet
 
 import (
 	"github.com/prometheus/client_golang/prometheus"
+
+	"barrage/server/admin"
 )
 
 // A reason is why a session was closed.
@@ -66,23 +68,25 @@ var skipNames = [numSkips]string{"log_overrun", "backed_up"}
 
 // cometMetrics are a comet's counters. The hot ones are added once a slice, not once a write.
 type cometMetrics struct {
-	sessions     [4]prometheus.Gauge // by transport
-	connections  prometheus.Gauge
-	accepted     prometheus.Counter
-	refused      [numRefusals]prometheus.Counter
-	closed       [numReasons]prometheus.Counter
-	framesIn     prometheus.Counter
-	framesOut    prometheus.Counter
-	writes       prometheus.Counter
-	writtenBytes prometheus.Counter
-	eagain       prometheus.Counter
-	skipped      [numSkips]prometheus.Counter
-	sweeps       prometheus.Histogram
-	pushWait     prometheus.Histogram
-	pushes       map[string]prometheus.Counter
-	pushMissed   prometheus.Counter
-	rpcErrors    map[string]prometheus.Counter
-	laggards     prometheus.Gauge
+	sessions      [4]prometheus.Gauge // by transport
+	connections   prometheus.Gauge
+	accepted      prometheus.Counter
+	refused       [numRefusals]prometheus.Counter
+	closed        [numReasons]prometheus.Counter
+	framesIn      prometheus.Counter
+	framesOut     prometheus.Counter
+	writes        prometheus.Counter
+	writtenBytes  prometheus.Counter
+	eagain        prometheus.Counter
+	skipped       [numSkips]prometheus.Counter
+	sweeps        prometheus.Histogram
+	pushWait      prometheus.Histogram
+	untilAccepted prometheus.Histogram
+	untilWritten  prometheus.Histogram
+	pushes        map[string]prometheus.Counter
+	pushMissed    prometheus.Counter
+	rpcErrors     map[string]prometheus.Counter
+	laggards      prometheus.Gauge
 }
 
 func newMetrics(r prometheus.Registerer) *cometMetrics {
@@ -145,7 +149,13 @@ func newMetrics(r prometheus.Registerer) *cometMetrics {
 	m.pushWait = prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name: "barrage_comet_push_wait_seconds", Help: "Time that a push RPC waited until its frames were in the logs.",
 		Buckets: prometheus.ExponentialBuckets(0.00005, 2, 18)})
-	r.MustRegister(m.sweeps, m.pushWait)
+	m.untilAccepted = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "barrage_comet_push_accepted_seconds", Buckets: admin.StageBuckets(),
+		Help: "Time from when logic accepted a push until this comet had it for all of its sessions, by the clocks of both. Pushes for nobody here, and those of goim's job, are not in it."})
+	m.untilWritten = prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "barrage_comet_push_written_seconds", Buckets: admin.StageBuckets(),
+		Help: "Time from then until the push was written to the last session that keeps up."})
+	r.MustRegister(m.sweeps, m.pushWait, m.untilAccepted, m.untilWritten)
 	return m
 }
 

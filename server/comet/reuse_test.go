@@ -190,7 +190,7 @@ func BenchmarkSend(b *testing.B) {
 	batch := wire.Batch(pushFrame(1000, strings.Repeat("x", 64)))
 	ref := c.rooms.get("live://1")
 	for b.Loop() {
-		err := c.push(ctx, "room", c.shards, func(*shard) *pushCommand { return &pushCommand{kind: pushRoom, ref: ref, batch: batch, n: 1} })
+		err := c.push(ctx, "room", c.shards, nil, func(*shard) *pushCommand { return &pushCommand{kind: pushRoom, ref: ref, batch: batch, n: 1} })
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -114,6 +114,7 @@ type room struct {
 	members []member
 
 	waiting []*pushCommand // pushes for which the log has no space, in order
+	marks   []mark         // traced calls in the log that no sweep has written yet, in order
 	queued  bool           // in the shard's queue of rooms to sweep
 
 	sweep struct {
@@ -173,6 +174,7 @@ func (r *room) begin(now time.Time) {
 // beginning, and if none is blocked the log before that is of no more use.
 func (r *room) finish(log *slog.Logger, now time.Time) {
 	r.low, r.lowBytes = r.sweep.head, r.sweep.bytes
+	r.written(now)
 	if r.sweep.blocked == 0 {
 		r.log.trim(r.low)
 	} else {
@@ -190,6 +192,29 @@ func (r *room) finish(log *slog.Logger, now time.Time) {
 		log.Warn("slow sessions missed frames", "room", key, "frames", r.skipped-r.skippedSaid, "total", r.skipped)
 		r.skippedSaid, r.skippedLogAt = r.skipped, now
 	}
+}
+
+// mark has t told when what is in the log now has been written.
+func (r *room) mark(t *trace, now func() time.Time) {
+	if t != nil {
+		t.hold(now())
+		r.marks = append(r.marks, mark{r.log.head, t})
+	}
+}
+
+// written tells the traces of what lies before low.
+func (r *room) written(now time.Time) {
+	n := 0
+	for n < len(r.marks) && r.marks[n].head <= r.low {
+		r.marks[n].trace.write(now)
+		n++
+	}
+	if n == len(r.marks) {
+		r.marks = nil
+		return
+	}
+	clear(r.marks[:n])
+	r.marks = r.marks[n:]
 }
 
 // chunk returns what the member has to be sent next.

@@ -39,7 +39,7 @@ func (r *rpcService) PushMsg(ctx context.Context, q *cometpb.PushMsgReq) (*comet
 	for sh := range byShard {
 		shards = append(shards, sh)
 	}
-	err = r.server.push(ctx, "keys", shards, func(sh *shard) *pushCommand {
+	err = r.server.push(ctx, "keys", shards, q.Accepted, func(sh *shard) *pushCommand {
 		c := p
 		c.keys = byShard[sh]
 		return &c
@@ -54,7 +54,7 @@ func (r *rpcService) Broadcast(ctx context.Context, q *cometpb.BroadcastReq) (*c
 		return nil, err
 	}
 	p := pushCommand{kind: pushAll, op: wire.Op(q.ProtoOp), speed: q.Speed, batch: batch, n: n}
-	err = r.server.push(ctx, "all", r.server.shards, func(*shard) *pushCommand { c := p; return &c })
+	err = r.server.push(ctx, "all", r.server.shards, q.Accepted, func(*shard) *pushCommand { c := p; return &c })
 	return &cometpb.BroadcastReply{}, err
 }
 
@@ -72,7 +72,7 @@ func (r *rpcService) BroadcastRoom(ctx context.Context, q *cometpb.BroadcastRoom
 		return &cometpb.BroadcastRoomReply{}, nil
 	}
 	p := pushCommand{kind: pushRoom, ref: ref, batch: batch, n: n}
-	err = r.server.push(ctx, "room", r.server.shards, func(*shard) *pushCommand { c := p; return &c })
+	err = r.server.push(ctx, "room", r.server.shards, q.Accepted, func(*shard) *pushCommand { c := p; return &c })
 	return &cometpb.BroadcastRoomReply{}, err
 }
 
@@ -106,14 +106,15 @@ func frames(p *protocol.Proto) (wire.Batch, int, error) {
 }
 
 // push gives each shard its part and waits until all have taken it. Two pushes whose calls
-// follow each other are in every shard in that order.
-func (s *Server) push(ctx context.Context, kind string, shards []*shard, part func(*shard) *pushCommand) error {
+// follow each other are in every shard in that order. accepted is when logic accepted them,
+// as far as it says.
+func (s *Server) push(ctx context.Context, kind string, shards []*shard, accepted []int64, part func(*shard) *pushCommand) error {
 	began := time.Now()
 	s.metrics.pushes[kind].Inc()
-	done := newPushDone(len(shards))
+	done, trace := newPushDone(len(shards)), newTrace(s.metrics, accepted, len(shards))
 	for i, sh := range shards {
 		c := part(sh)
-		c.ctx, c.done = ctx, done
+		c.ctx, c.done, c.trace = ctx, done, trace
 		if err := sh.mailbox.reserve(ctx, len(c.batch)); err != nil {
 			// The shards before have it; the caller repeats the whole, so some
 			// sessions get it twice, and none misses it.
@@ -131,5 +132,6 @@ func (s *Server) push(ctx context.Context, kind string, shards []*shard, part fu
 	if err := ctx.Err(); err != nil {
 		return status.FromContextError(err).Err()
 	}
+	trace.observe()
 	return nil
 }

@@ -411,6 +411,7 @@ func (sh *shard) appendPush(r *room, p *pushCommand) {
 		return
 	}
 	r.log.append(p.op, p.batch)
+	r.mark(p.trace, sh.now)
 	r.log.evict(r.low)
 	if p.speed > 0 {
 		share := float64(p.speed) * float64(len(r.members)) / float64(max(1, sh.server.sessions.Load()))

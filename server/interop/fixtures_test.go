@@ -90,6 +90,12 @@ func fields(t testing.TB, b []byte, path string, inner []string) []string {
 		case protowire.Fixed32Type:
 			v, n := protowire.ConsumeFixed32(b)
 			b, text = b[n:], fmt.Sprintf("%s=f%08x", at, v)
+		case protowire.Fixed64Type: // only times of ours
+			v, n := protowire.ConsumeFixed64(b)
+			b, text = b[n:], fmt.Sprintf("%s=f%016x", at, v)
+			if age := time.Since(time.Unix(0, int64(v))); age >= 0 && age < patience {
+				text = at + "=now"
+			}
 		case protowire.BytesType:
 			v, n := protowire.ConsumeBytes(b)
 			b, text = b[n:], fmt.Sprintf("%s=%q", at, v)

@@ -282,7 +282,7 @@ func TestOurLogicBetweenTwoCometsOfGoims(t *testing.T) {
 	if !strings.HasPrefix(asked, "1={") || !strings.HasSuffix(asked, `; 2="replaced"`) {
 		t.Errorf("goim's comet was asked %s", asked)
 	}
-	want := `k1 2=1000; 4="other-comet"; 6="k1"; 7="x"`
+	want := `k1 2=1000; 4="other-comet"; 6="k1"; 7="x"; 101=now`
 	records := readTopic(t, services)
 	push(t, server, "keys?operation=1000&keys=k1")
 	if got := records.next(t); got != want {
@@ -343,13 +343,13 @@ func TestOurLogicForGoims(t *testing.T) {
 	// The records of the three kinds of pushes, as goim's job decodes them.
 	records := readTopic(t, services)
 	for path, want := range map[string]string{
-		"keys?operation=1000&keys=k1&keys=gone":    `k1 2=1000; 4="goim-comet"; 6="k1"; 7="x"`,
-		"mids?operation=1001&mids=123":             `k1 2=1001; 4="goim-comet"; 6="k1"; 7="x"`,
-		"room?operation=1000&type=live&room=1000":  `live://1000 1=1; 2=1000; 5="live://1000"; 7="x"`,
-		"all?operation=1000&speed=64":              `1000 1=2; 2=1000; 3=64; 7="x"`,
-		"all?operation=1002":                       `1002 1=2; 2=1002; 7="x"`,
-		"keys?operation=0&keys=k1&keys=k1":         `k1 4="goim-comet"; 6="k1"; 7="x"`,
-		"room?operation=-1&type=a&room=b%3A%2F%2F": `a://b:// 1=1; 2=-1; 5="a://b://"; 7="x"`,
+		"keys?operation=1000&keys=k1&keys=gone":    `k1 2=1000; 4="goim-comet"; 6="k1"; 7="x"; 101=now`,
+		"mids?operation=1001&mids=123":             `k1 2=1001; 4="goim-comet"; 6="k1"; 7="x"; 101=now`,
+		"room?operation=1000&type=live&room=1000":  `live://1000 1=1; 2=1000; 5="live://1000"; 7="x"; 101=now`,
+		"all?operation=1000&speed=64":              `1000 1=2; 2=1000; 3=64; 7="x"; 101=now`,
+		"all?operation=1002":                       `1002 1=2; 2=1002; 7="x"; 101=now`,
+		"keys?operation=0&keys=k1&keys=k1":         `k1 4="goim-comet"; 6="k1"; 7="x"; 101=now`,
+		"room?operation=-1&type=a&room=b%3A%2F%2F": `a://b:// 1=1; 2=-1; 5="a://b://"; 7="x"; 101=now`,
 	} {
 		push(t, server, path)
 		if got := records.next(t); got != want {

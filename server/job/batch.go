@@ -11,7 +11,7 @@ type batch struct {
 	life    context.Context // of the comet when the batch was taken
 	records []*record
 	parts   []*partition // the partitions of the records, each once
-	body    []byte
+	frames  Frames
 }
 
 // maxKeptBody is the largest body whose memory is kept for the next batch, in bytes.
@@ -20,9 +20,10 @@ const maxKeptBody = 2 << 20
 func (b *batch) reset() {
 	clear(b.records)
 	clear(b.parts)
-	b.records, b.parts, b.body = b.records[:0], b.parts[:0], b.body[:0]
-	if cap(b.body) > maxKeptBody {
-		b.body = nil
+	b.records, b.parts = b.records[:0], b.parts[:0]
+	b.frames.Body, b.frames.Accepted = b.frames.Body[:0], b.frames.Accepted[:0]
+	if cap(b.frames.Body) > maxKeptBody {
+		b.frames = Frames{}
 	}
 	b.target, b.life = target{}, nil
 }
@@ -44,8 +45,14 @@ func (b *batch) set(t target, records []*record) {
 // encode puts the frames together; it copies each byte once and allocates only while the
 // largest batch grows.
 func (b *batch) encode() {
+	known := false
 	for _, r := range b.records {
-		b.body = append(b.body, r.frame...)
+		b.frames.Body = append(b.frames.Body, r.frame...)
+		b.frames.Accepted = append(b.frames.Accepted, r.accepted)
+		known = known || r.accepted != 0
+	}
+	if !known {
+		b.frames.Accepted = b.frames.Accepted[:0]
 	}
 }
 

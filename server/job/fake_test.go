@@ -24,6 +24,7 @@ type fakeComet struct {
 	mu       sync.Mutex
 	got      map[target][]string
 	speeds   []int32
+	accepted [][]int64 // of each call that was taken
 	calls    int
 	inFlight map[target]int
 	overlap  bool            // two calls for one target were in flight at once
@@ -65,7 +66,7 @@ func (c *fakeComet) revive() {
 	c.hooked = nil
 }
 
-func (c *fakeComet) take(ctx context.Context, t target, body []byte) error {
+func (c *fakeComet) take(ctx context.Context, t target, frames Frames) error {
 	c.mu.Lock()
 	c.calls++
 	n := c.calls
@@ -89,7 +90,7 @@ func (c *fakeComet) take(ctx context.Context, t target, body []byte) error {
 		return status.FromContextError(err).Err()
 	}
 	c.mu.Lock()
-	for b := wire.Batch(body); len(b) > 0; {
+	for b := wire.Batch(frames.Body); len(b) > 0; {
 		f, err := b.Next()
 		if err != nil {
 			c.mu.Unlock()
@@ -97,6 +98,7 @@ func (c *fakeComet) take(ctx context.Context, t target, body []byte) error {
 		}
 		c.got[t] = append(c.got[t], string(f.Body))
 	}
+	c.accepted = append(c.accepted, slices.Clone(frames.Accepted))
 	c.mu.Unlock()
 	if late != nil {
 		return late(n)
@@ -104,19 +106,19 @@ func (c *fakeComet) take(ctx context.Context, t target, body []byte) error {
 	return nil
 }
 
-func (c *fakeComet) PushMsg(ctx context.Context, keys []string, op int32, body []byte) error {
-	return c.take(ctx, target{kindPush, keys[0]}, body)
+func (c *fakeComet) PushMsg(ctx context.Context, keys []string, op int32, frames Frames) error {
+	return c.take(ctx, target{kindPush, keys[0]}, frames)
 }
 
-func (c *fakeComet) BroadcastRoom(ctx context.Context, room string, body []byte) error {
-	return c.take(ctx, target{kindRoom, room}, body)
+func (c *fakeComet) BroadcastRoom(ctx context.Context, room string, frames Frames) error {
+	return c.take(ctx, target{kindRoom, room}, frames)
 }
 
-func (c *fakeComet) Broadcast(ctx context.Context, op, speed int32, body []byte) error {
+func (c *fakeComet) Broadcast(ctx context.Context, op, speed int32, frames Frames) error {
 	c.mu.Lock()
 	c.speeds = append(c.speeds, speed)
 	c.mu.Unlock()
-	return c.take(ctx, target{kind: kindBroadcast}, body)
+	return c.take(ctx, target{kind: kindBroadcast}, frames)
 }
 
 func (c *fakeComet) Rooms(context.Context) (map[string]bool, error) {
@@ -263,7 +265,7 @@ func eventually(t *testing.T, check func() error) {
 	}
 }
 
-// value returns a counter or gauge, summed over the series that have all given labels.
+// value returns a counter, a gauge or how many values a histogram has, summed over the series that have all given labels.
 func value(t *testing.T, reg *prometheus.Registry, name string, labels ...string) float64 {
 	t.Helper()
 	families, err := reg.Gather()
@@ -282,7 +284,7 @@ func value(t *testing.T, reg *prometheus.Registry, name string, labels ...string
 					continue series
 				}
 			}
-			sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			sum += m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
 		}
 	}
 	return sum

@@ -240,7 +240,7 @@ func TestLargeRecord(t *testing.T) {
 	}
 	defer client.Close()
 	r := newRecord(newPartition(0, func() {}), 0, kindRoom, "live://0", string(bytes.Repeat([]byte("x"), maxFrame-64)))
-	if err := client.BroadcastRoom(t.Context(), r.room, r.frame); err != nil {
+	if err := client.BroadcastRoom(t.Context(), r.room, Frames{Body: r.frame}); err != nil {
 		t.Fatalf("a comet did not take the largest frame: %v", err)
 	}
 	if g := c.takenRoom("live://0"); len(g) != 1 || len(g[0]) != maxFrame-64 {

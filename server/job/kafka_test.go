@@ -128,18 +128,18 @@ func (f *rpcFake) start() {
 func (f *rpcFake) crash() { f.server.Stop() }
 
 func (f *rpcFake) PushMsg(ctx context.Context, in *comet.PushMsgReq) (*comet.PushMsgReply, error) {
-	return &comet.PushMsgReply{}, f.fakeComet.PushMsg(ctx, in.Keys, in.ProtoOp, in.Proto.Body)
+	return &comet.PushMsgReply{}, f.fakeComet.PushMsg(ctx, in.Keys, in.ProtoOp, Frames{in.Proto.Body, in.Accepted})
 }
 
 func (f *rpcFake) BroadcastRoom(ctx context.Context, in *comet.BroadcastRoomReq) (*comet.BroadcastRoomReply, error) {
 	if in.Proto.Ver != 1 || in.Proto.Op != 9 || in.Proto.Seq != 0 {
 		f.t.Errorf("envelope is %v, want version 1, op 9, seq 0", in.Proto)
 	}
-	return &comet.BroadcastRoomReply{}, f.fakeComet.BroadcastRoom(ctx, in.RoomID, in.Proto.Body)
+	return &comet.BroadcastRoomReply{}, f.fakeComet.BroadcastRoom(ctx, in.RoomID, Frames{in.Proto.Body, in.Accepted})
 }
 
 func (f *rpcFake) Broadcast(ctx context.Context, in *comet.BroadcastReq) (*comet.BroadcastReply, error) {
-	return &comet.BroadcastReply{}, f.fakeComet.Broadcast(ctx, in.ProtoOp, in.Speed, in.Proto.Body)
+	return &comet.BroadcastReply{}, f.fakeComet.Broadcast(ctx, in.ProtoOp, in.Speed, Frames{in.Proto.Body, in.Accepted})
 }
 
 func (f *rpcFake) Rooms(ctx context.Context, _ *comet.RoomsReq) (*comet.RoomsReply, error) {
@@ -263,7 +263,8 @@ func TestPushesReachCometsThroughKafka(t *testing.T) {
 	}
 	b.raw(0, []byte("\xffnot a push"))
 	b.produce(0, roomMsg("live://0", "25"))
-	b.produce(1, &logic.PushMsg{Type: logic.PushMsg_PUSH, Operation: 1000, Server: c2.addr, Keys: []string{"k"}, Msg: []byte("to k")})
+	accepted := time.Now().UnixNano()
+	b.produce(1, &logic.PushMsg{Type: logic.PushMsg_PUSH, Operation: 1000, Server: c2.addr, Keys: []string{"k"}, Msg: []byte("to k"), Accepted: accepted})
 	b.produce(1, &logic.PushMsg{Type: logic.PushMsg_BROADCAST, Operation: 1000, Msg: []byte("to all")})
 	b.flush()
 	if n := c1.calls; n != 0 {
@@ -296,7 +297,14 @@ func TestPushesReachCometsThroughKafka(t *testing.T) {
 	if n := value(t, j.reg, "barrage_job_records_bad_total", "undecodable"); n != 1 {
 		t.Errorf("%v bad records, want 1", n)
 	}
+	if !slices.ContainsFunc(c2.accepted, func(at []int64) bool { return slices.Equal(at, []int64{accepted}) }) {
+		t.Errorf("no call says when logic accepted the push: %v", c2.accepted)
+	}
 	eventually(t, func() error { return committed(b, 104) })
+	// All records, once for each comet that they are for; and the one that says when it began.
+	if n, m := value(t, j.reg, "barrage_job_handover_seconds"), value(t, j.reg, "barrage_job_read_seconds"); n != 2*101+1+2 || m != 1 {
+		t.Errorf("%v records were handed over, %v have an age; want 205 and 1", n, m)
+	}
 	eventually(t, func() error {
 		if n := value(t, j.reg, "barrage_job_lag_records"); n != 0 {
 			return fmt.Errorf("lag is %v", n)

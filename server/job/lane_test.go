@@ -117,7 +117,7 @@ func TestLaneBatches(t *testing.T) {
 			var b batch
 			for l.take(&b) {
 				b.encode()
-				got = append(got, b.target.name+": "+strings.Join(bodies(t, b.body), " "))
+				got = append(got, b.target.name+": "+strings.Join(bodies(t, b.frames.Body), " "))
 				l.finish(&b)
 			}
 			if !slices.Equal(got, tt.want) {
@@ -147,7 +147,7 @@ func TestLaneMergesWhileABatchIsInFlight(t *testing.T) {
 		t.Fatal("no second batch")
 	}
 	b.encode()
-	if got := bodies(t, b.body); !slices.Equal(got, []string{"2", "3"}) {
+	if got := bodies(t, b.frames.Body); !slices.Equal(got, []string{"2", "3"}) {
 		t.Errorf("second batch %q, want what came meanwhile", got)
 	}
 }
@@ -216,7 +216,7 @@ func TestLaneDiscardsOnePartition(t *testing.T) {
 	var b batch
 	l.take(&b)
 	b.encode()
-	if got := bodies(t, b.body); !slices.Equal(got, []string{"1", "4"}) {
+	if got := bodies(t, b.frames.Body); !slices.Equal(got, []string{"1", "4"}) {
 		t.Errorf("left %q, want the other partition's", got)
 	}
 	l.finish(&b)
@@ -252,7 +252,7 @@ func TestParkedRecordsWaitForTheirQuestion(t *testing.T) {
 	add(3, "a", 0) // by now the room is held: what was parked goes first
 	l.take(&b)
 	b.encode()
-	if got := bodies(t, b.body); !slices.Equal(got, []string{"1", "3"}) {
+	if got := bodies(t, b.frames.Body); !slices.Equal(got, []string{"1", "3"}) {
 		t.Errorf("took %q, want 1 3", got)
 	}
 	l.finish(&b)
@@ -278,6 +278,37 @@ func TestDiscardFromParkedKeepsTheOthersWaiting(t *testing.T) {
 	}
 	if got := l.answer(3, map[string]bool{}); len(got) != 1 || got[0].part != q {
 		t.Errorf("%d records let go, want 1", len(got))
+	}
+}
+
+// A batch says of each of its frames when logic accepted it, and nothing where logic doesn't
+// say it of any.
+func TestBatchCarriesWhenItsPushesWereAccepted(t *testing.T) {
+	l, p := openLane(DefaultConfig().Lane), newPartition(0, func() {})
+	var b batch
+	for _, c := range []struct {
+		name     string
+		accepted []int64
+		want     []int64
+	}{
+		{"of our logic", []int64{5, 7}, []int64{5, 7}},
+		{"of both logics", []int64{0, 7, 0}, []int64{0, 7, 0}},
+		{"of goim's logic", []int64{0, 0}, nil},
+		{"one behind them", []int64{9}, []int64{9}},
+	} {
+		for i, at := range c.accepted {
+			r := newRecord(p, int64(i), kindRoom, "live://1", "x")
+			r.accepted = at
+			l.add(r, 0)
+		}
+		if !l.take(&b) {
+			t.Fatal("there is no batch")
+		}
+		b.encode()
+		if !slices.Equal(b.frames.Accepted, c.want) {
+			t.Errorf("%s: %v, want %v", c.name, b.frames.Accepted, c.want)
+		}
+		l.finish(&b)
 	}
 }
 

@@ -198,6 +198,7 @@ func (k *link) deliver(b *batch) bool {
 			k.answered()
 			k.metrics.batches[b.target.kind].Inc()
 			k.metrics.batchFrames.Observe(float64(len(b.records)))
+			k.metrics.handedOver(b.records, time.Now())
 			return true
 		}
 		if b.life.Err() != nil {
@@ -244,11 +245,11 @@ func (k *link) call(b *batch) error {
 	first := b.records[0]
 	switch b.target.kind {
 	case kindRoom:
-		return k.comet().BroadcastRoom(ctx, first.room, b.body)
+		return k.comet().BroadcastRoom(ctx, first.room, b.frames)
 	case kindPush:
-		return k.comet().PushMsg(ctx, first.keys, first.op, b.body)
+		return k.comet().PushMsg(ctx, first.keys, first.op, b.frames)
 	default:
-		return k.comet().Broadcast(ctx, first.op, first.pace.on(k), b.body)
+		return k.comet().Broadcast(ctx, first.op, first.pace.on(k), b.frames)
 	}
 }
 

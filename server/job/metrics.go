@@ -2,8 +2,11 @@ package job
 
 import (
 	"strconv"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"barrage/server/admin"
 )
 
 // dropReason is why a record did not reach a comet that it was meant for.
@@ -42,6 +45,8 @@ type metrics struct {
 	batchFrames  prometheus.Histogram
 	retries      prometheus.Counter
 	rpcSeconds   prometheus.Histogram
+	untilRead    prometheus.Histogram
+	untilTaken   prometheus.Histogram
 	deaths       prometheus.Counter
 	lag          *prometheus.GaugeVec
 	assigned     prometheus.Gauge
@@ -91,6 +96,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	m.batchFrames = histogram("batch_frames", "Frames that one call to a comet carried.", prometheus.ExponentialBuckets(1, 4, 8))
 	m.retries = counter("rpc_retries_total", "Calls to comets that were repeated after a failure.")
 	m.rpcSeconds = histogram("rpc_duration_seconds", "Time that calls to comets took, failed ones included.", prometheus.ExponentialBuckets(0.0001, 2.5, 14))
+	m.untilRead = histogram("read_seconds", "Time from when logic accepted a push until its record was read from Kafka, by the clocks of both. Records of goim's logic don't say.", admin.StageBuckets())
+	m.untilTaken = histogram("handover_seconds", "Time from when a record was read until a comet had taken it and said so, counted for each comet.", admin.StageBuckets())
 	m.deaths = counter("comets_given_up_total", "Times that a comet was given up because all calls to it failed.")
 	m.lag = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "barrage_job_lag_records",
 		Help: "Records of the partition that not every comet has taken."}, []string{"partition"})
@@ -106,6 +113,22 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	m.kafkaErrors = counter("kafka_errors_total", "Errors that the consumer reported.")
 	m.missing = counter("offsets_missing_total", "Offsets that were skipped between two records of a partition: records that Kafka no longer had when they were to be read.")
 	return m
+}
+
+// read counts a record, and how long it took to get here if that is known.
+func (m *metrics) read(r *record) {
+	m.records[r.kind].Inc()
+	if r.accepted != 0 {
+		// Less than 0 where the two clocks disagree by more than it took.
+		m.untilRead.Observe(max(0, time.Duration(r.read.UnixNano()-r.accepted).Seconds()))
+	}
+}
+
+// handedOver notes how long the records waited for the comet that has just taken them.
+func (m *metrics) handedOver(records []*record, now time.Time) {
+	for _, r := range records {
+		m.untilTaken.Observe(now.Sub(r.read).Seconds())
+	}
 }
 
 func (m *metrics) drop(reason dropReason, n int) { m.dropped[reason].Add(float64(n)) }

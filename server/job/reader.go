@@ -234,8 +234,8 @@ func (r *reader) read(m *kafka.Message) {
 		p.skip(offset)
 		return
 	}
-	rec.offset = offset
-	r.metrics.records[rec.kind].Inc()
+	rec.offset, rec.read = offset, time.Now()
+	r.metrics.read(rec)
 	underway := p.add(rec)
 	// Never past one that is kept: their order is the partition's.
 	if r.held.len() > 0 || !r.offer(rec) {

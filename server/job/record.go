@@ -3,6 +3,7 @@ package job
 import (
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -39,6 +40,9 @@ type record struct {
 	server string   // pushes: the comet's host
 	keys   []string // pushes
 	frame  []byte   // encoded: ver 1, seq 0; nil once the record is done
+
+	accepted int64     // by logic, in Unix nanoseconds; 0 where it doesn't say: goim's doesn't
+	read     time.Time // from Kafka
 
 	part   *partition
 	offset int64
@@ -101,7 +105,7 @@ func decode(value []byte, scratch *logic.PushMsg) (*record, error) {
 	if err := proto.Unmarshal(value, scratch); err != nil {
 		return bad(badUndecodable, "%w", err)
 	}
-	r := &record{op: scratch.Operation}
+	r := &record{op: scratch.Operation, accepted: scratch.Accepted}
 	names := 0
 	switch scratch.Type {
 	case logic.PushMsg_PUSH:

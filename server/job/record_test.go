@@ -28,7 +28,7 @@ func TestDecode(t *testing.T) {
 		in   *logic.PushMsg
 		want target
 	}{
-		{"room", &logic.PushMsg{Type: logic.PushMsg_ROOM, Operation: 1000, Room: "live://1", Msg: []byte("hello")}, target{kindRoom, "live://1"}},
+		{"room", &logic.PushMsg{Type: logic.PushMsg_ROOM, Operation: 1000, Room: "live://1", Msg: []byte("hello"), Accepted: 1_700_000_000_123_456_789}, target{kindRoom, "live://1"}},
 		{"push", &logic.PushMsg{Type: logic.PushMsg_PUSH, Operation: 1001, Server: "c1", Keys: []string{"k1", "k2"}, Msg: []byte("hello")}, target{kindPush, "k1"}},
 		{"broadcast", &logic.PushMsg{Type: logic.PushMsg_BROADCAST, Operation: 1002, Speed: 9, Msg: []byte("hello")}, target{kind: kindBroadcast}},
 		{"empty body", &logic.PushMsg{Type: logic.PushMsg_ROOM, Operation: 1000, Room: "r"}, target{kindRoom, "r"}},
@@ -44,7 +44,7 @@ func TestDecode(t *testing.T) {
 			if _, err := decode(marshal(t, &logic.PushMsg{Server: "zz", Keys: []string{"xx", "yy"}, Msg: []byte("other")}), &scratch); err != nil {
 				t.Fatal(err)
 			}
-			if r.target() != tt.want || r.op != tt.in.Operation || (r.pace != nil) != (tt.in.Speed > 0) || r.server != tt.in.Server || !slices.Equal(r.keys, tt.in.Keys) {
+			if r.target() != tt.want || r.op != tt.in.Operation || (r.pace != nil) != (tt.in.Speed > 0) || r.server != tt.in.Server || !slices.Equal(r.keys, tt.in.Keys) || r.accepted != tt.in.Accepted {
 				t.Errorf("record %+v of %v", r.target(), tt.in)
 			}
 			want := wire.AppendFrame(nil, wire.Frame{Ver: 1, Op: wire.Op(tt.in.Operation), Body: tt.in.Msg})

@@ -17,13 +17,19 @@ import (
 	"barrage/server/wire"
 )
 
-// Comet is what a job asks of one comet. body is whole encoded frames, back to back; a call
-// keeps nothing of its arguments once it has returned. Errors carry a gRPC status.
+// Frames are what one call carries.
+type Frames struct {
+	Body     []byte  // whole encoded frames, back to back
+	Accepted []int64 // when logic accepted each of them, in Unix nanoseconds, 0 for unknown; empty when none is known
+}
+
+// Comet is what a job asks of one comet. A call keeps nothing of its arguments once it has
+// returned. Errors carry a gRPC status.
 type Comet interface {
-	PushMsg(ctx context.Context, keys []string, op int32, body []byte) error
-	BroadcastRoom(ctx context.Context, room string, body []byte) error
+	PushMsg(ctx context.Context, keys []string, op int32, frames Frames) error
+	BroadcastRoom(ctx context.Context, room string, frames Frames) error
 	// Broadcast's speed is this comet's, in messages a second, 0 for at once.
-	Broadcast(ctx context.Context, op, speed int32, body []byte) error
+	Broadcast(ctx context.Context, op, speed int32, frames Frames) error
 	// Rooms returns the rooms that have members. An answer covers every session that was
 	// in its room before the call.
 	Rooms(ctx context.Context) (map[string]bool, error)
@@ -71,18 +77,18 @@ func raw(body []byte) *protocol.Proto {
 	return &protocol.Proto{Ver: wire.Version, Op: int32(wire.OpRaw), Body: body}
 }
 
-func (c *rpcComet) PushMsg(ctx context.Context, keys []string, op int32, body []byte) error {
-	_, err := c.client.PushMsg(ctx, &comet.PushMsgReq{Keys: keys, ProtoOp: op, Proto: raw(body)})
+func (c *rpcComet) PushMsg(ctx context.Context, keys []string, op int32, frames Frames) error {
+	_, err := c.client.PushMsg(ctx, &comet.PushMsgReq{Keys: keys, ProtoOp: op, Proto: raw(frames.Body), Accepted: frames.Accepted})
 	return err
 }
 
-func (c *rpcComet) BroadcastRoom(ctx context.Context, room string, body []byte) error {
-	_, err := c.client.BroadcastRoom(ctx, &comet.BroadcastRoomReq{RoomID: room, Proto: raw(body)})
+func (c *rpcComet) BroadcastRoom(ctx context.Context, room string, frames Frames) error {
+	_, err := c.client.BroadcastRoom(ctx, &comet.BroadcastRoomReq{RoomID: room, Proto: raw(frames.Body), Accepted: frames.Accepted})
 	return err
 }
 
-func (c *rpcComet) Broadcast(ctx context.Context, op, speed int32, body []byte) error {
-	_, err := c.client.Broadcast(ctx, &comet.BroadcastReq{ProtoOp: op, Proto: raw(body), Speed: speed})
+func (c *rpcComet) Broadcast(ctx context.Context, op, speed int32, frames Frames) error {
+	_, err := c.client.Broadcast(ctx, &comet.BroadcastReq{ProtoOp: op, Proto: raw(frames.Body), Speed: speed, Accepted: frames.Accepted})
 	return err
 }
 

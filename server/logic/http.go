@@ -79,7 +79,7 @@ func noRoute(_ context.Context, req *app.RequestContext) {
 
 // A pushRoute reads the parameters of a push and returns what does it. Doing it returns
 // false when there was nobody to send to.
-type pushRoute func(q *query) func(ctx context.Context, body []byte) (sent bool, err error)
+type pushRoute func(q *query) func(ctx context.Context, m message) (sent bool, err error)
 
 // push returns the handler of a route: parameters first, then the body, then Kafka.
 func (a *api) push(kind pushKind, route pushRoute) app.HandlerFunc {
@@ -101,7 +101,8 @@ func (a *api) push(kind pushKind, route pushRoute) app.HandlerFunc {
 			req.SetConnectionClose()
 			a.refuse(req, bodyIncomplete, fmt.Sprintf("body: incomplete, or not here within %v (httpServer.readTimeout)", a.cfg.ReadTimeout))
 		default:
-			sent, err := send(ctx, body)
+			a.metrics.arrived(string(req.Request.Header.Peek(headerStart)), start)
+			sent, err := send(ctx, message{body, start})
 			switch {
 			case err != nil:
 				result = pushFailed
@@ -118,40 +119,40 @@ func (a *api) push(kind pushKind, route pushRoute) app.HandlerFunc {
 	}
 }
 
-func (a *api) pushKeys(q *query) func(ctx context.Context, body []byte) (bool, error) {
+func (a *api) pushKeys(q *query) func(ctx context.Context, m message) (bool, error) {
 	operation, keys := q.optionalInt32("operation"), q.texts("keys")
 	if len(keys) == 0 {
 		q.refuse("keys", "missing")
 	}
-	return func(ctx context.Context, body []byte) (bool, error) {
-		online, err := a.pusher.pushKeys(ctx, operation, keys, body)
+	return func(ctx context.Context, m message) (bool, error) {
+		online, err := a.pusher.pushKeys(ctx, operation, keys, m)
 		return online > 0, err
 	}
 }
 
 // pushMids differs from pushKeys as in goim: without members it sends to nobody.
-func (a *api) pushMids(q *query) func(ctx context.Context, body []byte) (bool, error) {
+func (a *api) pushMids(q *query) func(ctx context.Context, m message) (bool, error) {
 	operation, mids := q.optionalInt32("operation"), q.int64s("mids")
-	return func(ctx context.Context, body []byte) (bool, error) {
-		online, err := a.pusher.pushMids(ctx, operation, mids, body)
+	return func(ctx context.Context, m message) (bool, error) {
+		online, err := a.pusher.pushMids(ctx, operation, mids, m)
 		return online > 0, err
 	}
 }
 
-func (a *api) pushRoom(q *query) func(ctx context.Context, body []byte) (bool, error) {
+func (a *api) pushRoom(q *query) func(ctx context.Context, m message) (bool, error) {
 	operation, room := q.int32("operation"), roomKey(q.text("type"), q.text("room"))
-	return func(ctx context.Context, body []byte) (bool, error) {
-		return true, a.pusher.pushRoom(ctx, operation, room, body)
+	return func(ctx context.Context, m message) (bool, error) {
+		return true, a.pusher.pushRoom(ctx, operation, room, m)
 	}
 }
 
-func (a *api) pushAll(q *query) func(ctx context.Context, body []byte) (bool, error) {
+func (a *api) pushAll(q *query) func(ctx context.Context, m message) (bool, error) {
 	operation, speed := q.int32("operation"), q.optionalInt32("speed")
 	if speed < 0 {
 		q.refuse("speed", "%d is negative", speed)
 	}
-	return func(ctx context.Context, body []byte) (bool, error) {
-		return true, a.pusher.pushAll(ctx, operation, speed, body)
+	return func(ctx context.Context, m message) (bool, error) {
+		return true, a.pusher.pushAll(ctx, operation, speed, m)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -111,6 +112,7 @@ func TestRecords(t *testing.T) {
 			c.connect(t, "comet-2", `{"mid":2,"key":"b"}`)
 			c.connect(t, "comet-1", `{"mid":1,"key":"c"}`)
 			body := "any bytes: \x00\xff\r\n{\"a\":1}"
+			before := time.Now().UnixNano()
 			if got := c.post(t, test.path, body); got != success {
 				t.Fatal(got)
 			}
@@ -118,6 +120,12 @@ func TestRecords(t *testing.T) {
 			for _, want := range test.want {
 				want.push.Msg = []byte(body)
 				i := indexOf(got, want.key)
+				if i >= 0 {
+					if at := got[i].push.Accepted; at < before || at > time.Now().UnixNano() {
+						t.Errorf("record %q was accepted at %d, not between %d and now", want.key, at, before)
+					}
+					got[i].push.Accepted = 0
+				}
 				if i < 0 || !proto.Equal(got[i].push, want.push) {
 					t.Fatalf("no record %q %v in %v", want.key, want.push, got)
 				}

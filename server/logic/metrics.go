@@ -1,10 +1,14 @@
 package logic
 
 import (
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/codes"
+
+	"barrage/server/admin"
 )
 
 // A pushKind is a route of the push API.
@@ -71,6 +75,7 @@ type metrics struct {
 	rejected prometheus.Counter
 	pushes   map[pushKind]map[pushResult]prometheus.Counter
 	latency  map[pushKind]prometheus.Observer
+	arrival  prometheus.Histogram
 	refusals map[refusal]prometheus.Counter
 	cuts     map[cut]prometheus.Counter
 	conns    prometheus.Gauge
@@ -117,8 +122,13 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 			Name: "barrage_logic_sessions_rejected_total",
 			Help: "Sessions that were not let in since their key or member has as many as it may.",
 		}),
-		pushes:   make(map[pushKind]map[pushResult]prometheus.Counter),
-		latency:  make(map[pushKind]prometheus.Observer),
+		pushes:  make(map[pushKind]map[pushResult]prometheus.Counter),
+		latency: make(map[pushKind]prometheus.Observer),
+		arrival: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "barrage_logic_push_arrival_seconds",
+			Help:    "Time from when a push was sent, as its header X-Request-Start says, until logic had read it. Other pushes are not in it.",
+			Buckets: admin.StageBuckets(),
+		}),
 		refusals: make(map[refusal]prometheus.Counter),
 		cuts:     make(map[cut]prometheus.Counter),
 		conns: prometheus.NewGauge(prometheus.GaugeOpts{
@@ -159,13 +169,44 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	for _, result := range []closeResult{closeOK, closeUnsupported, closeFailed, closeLeft} {
 		m.closes[result] = closes.WithLabelValues(string(result))
 	}
-	reg.MustRegister(closes, m.rejected, pushes, latency, refusals, cuts, m.conns, calls, callTime, m.comets, m.rooms)
+	reg.MustRegister(closes, m.rejected, pushes, latency, m.arrival, refusals, cuts, m.conns, calls, callTime, m.comets, m.rooms)
 	return m
 }
 
 func (m *metrics) pushed(kind pushKind, result pushResult, took time.Duration) {
 	m.pushes[kind][result].Inc()
 	m.latency[kind].Observe(took.Seconds())
+}
+
+// headerStart is where a client, or a proxy before us, says when it sent a request: t= and
+// seconds since 1970, as nginx writes "t=${msec}". More digits behind the point are taken.
+const headerStart = "X-Request-Start"
+
+// maxArrival bounds what is believed of a request's start.
+const maxArrival = time.Hour
+
+// arrived notes how long a push that was read at the time now had been under way, if it says.
+func (m *metrics) arrived(start string, now time.Time) {
+	sent, ok := requestStart(start)
+	if !ok {
+		return
+	}
+	if took := now.UnixNano() - sent; took < int64(maxArrival) {
+		// Less than 0 where the two clocks disagree by more than it took.
+		m.arrival.Observe(max(0, time.Duration(took).Seconds()))
+	}
+}
+
+// requestStart returns the time in a header X-Request-Start in Unix nanoseconds.
+func requestStart(text string) (ns int64, ok bool) {
+	text, ok = strings.CutPrefix(text, "t=")
+	whole, part, _ := strings.Cut(text, ".")
+	if !ok || len(whole) > 10 || len(part) > 9 {
+		return 0, false
+	}
+	// Digits alone: a float would lose the last of them.
+	ns, err := strconv.ParseInt(whole+part+"000000000"[len(part):], 10, 64)
+	return ns, err == nil && whole != "" && whole[0] >= '0' && whole[0] <= '9'
 }
 
 func (m *metrics) called(method string, code codes.Code, took time.Duration) {

@@ -24,6 +24,12 @@ type locator interface {
 	Sessions(ctx context.Context, mids []int64) ([]presence.Session, error)
 }
 
+// A message is a push that logic accepted.
+type message struct {
+	body     []byte
+	accepted time.Time // when its last byte had been read
+}
+
 // A pusher turns pushes into records of the topic. A push to one room, or of one operation
 // to all, is always a record of the same key: the topic keeps the order of such pushes.
 type pusher struct {
@@ -32,8 +38,8 @@ type pusher struct {
 	lookup  time.Duration // that the locator may take
 }
 
-// pushKeys sends body to the sessions of keys, and returns on how many comets they are.
-func (p *pusher) pushKeys(ctx context.Context, operation int32, keys []string, body []byte) (online int, err error) {
+// pushKeys sends m to the sessions of keys, and returns on how many comets they are.
+func (p *pusher) pushKeys(ctx context.Context, operation int32, keys []string, m message) (online int, err error) {
 	lookup, cancel := context.WithTimeout(ctx, p.lookup)
 	defer cancel()
 	servers, err := p.locator.Servers(lookup, keys)
@@ -57,11 +63,11 @@ func (p *pusher) pushKeys(ctx context.Context, operation int32, keys []string, b
 			online++
 		}
 	}
-	return online, p.pushTargets(ctx, operation, targets, body)
+	return online, p.pushTargets(ctx, operation, targets, m)
 }
 
-// pushMids sends body to all sessions of members, and returns how many sessions those have.
-func (p *pusher) pushMids(ctx context.Context, operation int32, mids []int64, body []byte) (online int, err error) {
+// pushMids sends m to all sessions of members, and returns how many sessions those have.
+func (p *pusher) pushMids(ctx context.Context, operation int32, mids []int64, m message) (online int, err error) {
 	lookup, cancel := context.WithTimeout(ctx, p.lookup)
 	defer cancel()
 	sessions, err := p.locator.Sessions(lookup, mids)
@@ -72,20 +78,19 @@ func (p *pusher) pushMids(ctx context.Context, operation int32, mids []int64, bo
 	for _, session := range sessions {
 		targets.add(session.Server, session.Key)
 	}
-	return len(sessions), p.pushTargets(ctx, operation, targets, body)
+	return len(sessions), p.pushTargets(ctx, operation, targets, m)
 }
 
 // pushTargets sends one record to each comet, all of them at once.
-func (p *pusher) pushTargets(ctx context.Context, operation int32, targets targets, body []byte) error {
+func (p *pusher) pushTargets(ctx context.Context, operation int32, targets targets, m message) error {
 	records := make([]producer.Record, 0, len(targets.servers))
 	for i, server := range targets.servers {
 		keys := targets.keys[i]
-		record, err := encode(keys[0], &pb.PushMsg{
+		record, err := encode(keys[0], m, &pb.PushMsg{
 			Type:      pb.PushMsg_PUSH,
 			Operation: operation,
 			Server:    server,
 			Keys:      keys,
-			Msg:       body,
 		})
 		if err != nil {
 			return err
@@ -98,12 +103,11 @@ func (p *pusher) pushTargets(ctx context.Context, operation int32, targets targe
 	return p.sender.Send(ctx, records...)
 }
 
-func (p *pusher) pushRoom(ctx context.Context, operation int32, room string, body []byte) error {
-	record, err := encode(room, &pb.PushMsg{
+func (p *pusher) pushRoom(ctx context.Context, operation int32, room string, m message) error {
+	record, err := encode(room, m, &pb.PushMsg{
 		Type:      pb.PushMsg_ROOM,
 		Operation: operation,
 		Room:      room,
-		Msg:       body,
 	})
 	if err != nil {
 		return err
@@ -111,14 +115,13 @@ func (p *pusher) pushRoom(ctx context.Context, operation int32, room string, bod
 	return p.sender.Send(ctx, record)
 }
 
-// pushAll sends body to all sessions that accept operation, to at most speed sessions a
+// pushAll sends m to all sessions that accept operation, to at most speed sessions a
 // second over all comets, 0 for no limit.
-func (p *pusher) pushAll(ctx context.Context, operation, speed int32, body []byte) error {
-	record, err := encode(strconv.FormatInt(int64(operation), 10), &pb.PushMsg{
+func (p *pusher) pushAll(ctx context.Context, operation, speed int32, m message) error {
+	record, err := encode(strconv.FormatInt(int64(operation), 10), m, &pb.PushMsg{
 		Type:      pb.PushMsg_BROADCAST,
 		Operation: operation,
 		Speed:     speed,
-		Msg:       body,
 	})
 	if err != nil {
 		return err
@@ -126,10 +129,12 @@ func (p *pusher) pushAll(ctx context.Context, operation, speed int32, body []byt
 	return p.sender.Send(ctx, record)
 }
 
-func encode(key string, message *pb.PushMsg) (producer.Record, error) {
-	value, err := proto.Marshal(message)
+// encode makes the record of a push whose target is set.
+func encode(key string, m message, push *pb.PushMsg) (producer.Record, error) {
+	push.Msg, push.Accepted = m.body, m.accepted.UnixNano()
+	value, err := proto.Marshal(push)
 	if err != nil {
-		return producer.Record{}, fmt.Errorf("encode %s push %q: %w", message.GetType(), key, err)
+		return producer.Record{}, fmt.Errorf("encode %s push %q: %w", push.GetType(), key, err)
 	}
 	return producer.Record{Key: []byte(key), Value: value}, nil
 }

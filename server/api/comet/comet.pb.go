@@ -25,10 +25,14 @@ const (
 )
 
 type PushMsgReq struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Keys          []string               `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
-	ProtoOp       int32                  `protobuf:"varint,3,opt,name=protoOp,proto3" json:"protoOp,omitempty"`
-	Proto         *protocol.Proto        `protobuf:"bytes,2,opt,name=proto,proto3" json:"proto,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Keys    []string               `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
+	ProtoOp int32                  `protobuf:"varint,3,opt,name=protoOp,proto3" json:"protoOp,omitempty"`
+	Proto   *protocol.Proto        `protobuf:"bytes,2,opt,name=proto,proto3" json:"proto,omitempty"`
+	// accepted is when logic had accepted the push of each frame of proto, in the order of the
+	// frames and in Unix nanoseconds, 0 where that is not known. goim's job doesn't set it, and
+	// its comet doesn't read it; where none is known it is left out.
+	Accepted      []int64 `protobuf:"fixed64,101,rep,packed,name=accepted,proto3" json:"accepted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -84,6 +88,13 @@ func (x *PushMsgReq) GetProto() *protocol.Proto {
 	return nil
 }
 
+func (x *PushMsgReq) GetAccepted() []int64 {
+	if x != nil {
+		return x.Accepted
+	}
+	return nil
+}
+
 type PushMsgReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -125,7 +136,9 @@ type BroadcastReq struct {
 	ProtoOp int32                  `protobuf:"varint,1,opt,name=protoOp,proto3" json:"protoOp,omitempty"`
 	Proto   *protocol.Proto        `protobuf:"bytes,2,opt,name=proto,proto3" json:"proto,omitempty"`
 	// speed is in messages a second; 0 sends at once.
-	Speed         int32 `protobuf:"varint,3,opt,name=speed,proto3" json:"speed,omitempty"`
+	Speed int32 `protobuf:"varint,3,opt,name=speed,proto3" json:"speed,omitempty"`
+	// accepted is as in PushMsgReq.
+	Accepted      []int64 `protobuf:"fixed64,101,rep,packed,name=accepted,proto3" json:"accepted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -181,6 +194,13 @@ func (x *BroadcastReq) GetSpeed() int32 {
 	return 0
 }
 
+func (x *BroadcastReq) GetAccepted() []int64 {
+	if x != nil {
+		return x.Accepted
+	}
+	return nil
+}
+
 type BroadcastReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -218,9 +238,11 @@ func (*BroadcastReply) Descriptor() ([]byte, []int) {
 }
 
 type BroadcastRoomReq struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	RoomID        string                 `protobuf:"bytes,1,opt,name=roomID,proto3" json:"roomID,omitempty"`
-	Proto         *protocol.Proto        `protobuf:"bytes,2,opt,name=proto,proto3" json:"proto,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	RoomID string                 `protobuf:"bytes,1,opt,name=roomID,proto3" json:"roomID,omitempty"`
+	Proto  *protocol.Proto        `protobuf:"bytes,2,opt,name=proto,proto3" json:"proto,omitempty"`
+	// accepted is as in PushMsgReq.
+	Accepted      []int64 `protobuf:"fixed64,101,rep,packed,name=accepted,proto3" json:"accepted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -265,6 +287,13 @@ func (x *BroadcastRoomReq) GetRoomID() string {
 func (x *BroadcastRoomReq) GetProto() *protocol.Proto {
 	if x != nil {
 		return x.Proto
+	}
+	return nil
+}
+
+func (x *BroadcastRoomReq) GetAccepted() []int64 {
+	if x != nil {
+		return x.Accepted
 	}
 	return nil
 }
@@ -390,21 +419,24 @@ var File_comet_comet_proto protoreflect.FileDescriptor
 const file_comet_comet_proto_rawDesc = "" +
 	"\n" +
 	"\x11comet/comet.proto\x12\n" +
-	"goim.comet\x1a\x17protocol/protocol.proto\"f\n" +
+	"goim.comet\x1a\x17protocol/protocol.proto\"\x82\x01\n" +
 	"\n" +
 	"PushMsgReq\x12\x12\n" +
 	"\x04keys\x18\x01 \x03(\tR\x04keys\x12\x18\n" +
 	"\aprotoOp\x18\x03 \x01(\x05R\aprotoOp\x12*\n" +
-	"\x05proto\x18\x02 \x01(\v2\x14.goim.protocol.ProtoR\x05proto\"\x0e\n" +
-	"\fPushMsgReply\"j\n" +
+	"\x05proto\x18\x02 \x01(\v2\x14.goim.protocol.ProtoR\x05proto\x12\x1a\n" +
+	"\baccepted\x18e \x03(\x10R\baccepted\"\x0e\n" +
+	"\fPushMsgReply\"\x86\x01\n" +
 	"\fBroadcastReq\x12\x18\n" +
 	"\aprotoOp\x18\x01 \x01(\x05R\aprotoOp\x12*\n" +
 	"\x05proto\x18\x02 \x01(\v2\x14.goim.protocol.ProtoR\x05proto\x12\x14\n" +
-	"\x05speed\x18\x03 \x01(\x05R\x05speed\"\x10\n" +
-	"\x0eBroadcastReply\"V\n" +
+	"\x05speed\x18\x03 \x01(\x05R\x05speed\x12\x1a\n" +
+	"\baccepted\x18e \x03(\x10R\baccepted\"\x10\n" +
+	"\x0eBroadcastReply\"r\n" +
 	"\x10BroadcastRoomReq\x12\x16\n" +
 	"\x06roomID\x18\x01 \x01(\tR\x06roomID\x12*\n" +
-	"\x05proto\x18\x02 \x01(\v2\x14.goim.protocol.ProtoR\x05proto\"\x14\n" +
+	"\x05proto\x18\x02 \x01(\v2\x14.goim.protocol.ProtoR\x05proto\x12\x1a\n" +
+	"\baccepted\x18e \x03(\x10R\baccepted\"\x14\n" +
 	"\x12BroadcastRoomReply\"\n" +
 	"\n" +
 	"\bRoomsReq\"\x7f\n" +

@@ -76,14 +76,18 @@ func (PushMsg_Type) EnumDescriptor() ([]byte, []int) {
 
 // PushMsg is the value of a record in the push topic.
 type PushMsg struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Type          PushMsg_Type           `protobuf:"varint,1,opt,name=type,proto3,enum=goim.logic.PushMsg_Type" json:"type,omitempty"`
-	Operation     int32                  `protobuf:"varint,2,opt,name=operation,proto3" json:"operation,omitempty"`
-	Speed         int32                  `protobuf:"varint,3,opt,name=speed,proto3" json:"speed,omitempty"`
-	Server        string                 `protobuf:"bytes,4,opt,name=server,proto3" json:"server,omitempty"`
-	Room          string                 `protobuf:"bytes,5,opt,name=room,proto3" json:"room,omitempty"`
-	Keys          []string               `protobuf:"bytes,6,rep,name=keys,proto3" json:"keys,omitempty"`
-	Msg           []byte                 `protobuf:"bytes,7,opt,name=msg,proto3" json:"msg,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Type      PushMsg_Type           `protobuf:"varint,1,opt,name=type,proto3,enum=goim.logic.PushMsg_Type" json:"type,omitempty"`
+	Operation int32                  `protobuf:"varint,2,opt,name=operation,proto3" json:"operation,omitempty"`
+	Speed     int32                  `protobuf:"varint,3,opt,name=speed,proto3" json:"speed,omitempty"`
+	Server    string                 `protobuf:"bytes,4,opt,name=server,proto3" json:"server,omitempty"`
+	Room      string                 `protobuf:"bytes,5,opt,name=room,proto3" json:"room,omitempty"`
+	Keys      []string               `protobuf:"bytes,6,rep,name=keys,proto3" json:"keys,omitempty"`
+	Msg       []byte                 `protobuf:"bytes,7,opt,name=msg,proto3" json:"msg,omitempty"`
+	// accepted is when logic had read the push, in Unix nanoseconds. It is there so that the
+	// processes behind logic can tell how long a push was under way; goim's logic doesn't set it,
+	// and its job doesn't read it.
+	Accepted      int64 `protobuf:"fixed64,101,opt,name=accepted,proto3" json:"accepted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -165,6 +169,13 @@ func (x *PushMsg) GetMsg() []byte {
 		return x.Msg
 	}
 	return nil
+}
+
+func (x *PushMsg) GetAccepted() int64 {
+	if x != nil {
+		return x.Accepted
+	}
+	return 0
 }
 
 type ConnectReq struct {
@@ -1020,7 +1031,7 @@ var File_logic_logic_proto protoreflect.FileDescriptor
 const file_logic_logic_proto_rawDesc = "" +
 	"\n" +
 	"\x11logic/logic.proto\x12\n" +
-	"goim.logic\x1a\x17protocol/protocol.proto\"\xe8\x01\n" +
+	"goim.logic\x1a\x17protocol/protocol.proto\"\x84\x02\n" +
 	"\aPushMsg\x12,\n" +
 	"\x04type\x18\x01 \x01(\x0e2\x18.goim.logic.PushMsg.TypeR\x04type\x12\x1c\n" +
 	"\toperation\x18\x02 \x01(\x05R\toperation\x12\x14\n" +
@@ -1028,7 +1039,8 @@ const file_logic_logic_proto_rawDesc = "" +
 	"\x06server\x18\x04 \x01(\tR\x06server\x12\x12\n" +
 	"\x04room\x18\x05 \x01(\tR\x04room\x12\x12\n" +
 	"\x04keys\x18\x06 \x03(\tR\x04keys\x12\x10\n" +
-	"\x03msg\x18\a \x01(\fR\x03msg\")\n" +
+	"\x03msg\x18\a \x01(\fR\x03msg\x12\x1a\n" +
+	"\baccepted\x18e \x01(\x10R\baccepted\")\n" +
 	"\x04Type\x12\b\n" +
 	"\x04PUSH\x10\x00\x12\b\n" +
 	"\x04ROOM\x10\x01\x12\r\n" +
