@@ -36,6 +36,7 @@ func (r *run) report() *report.Run {
 		Timeline:    nonNil(r.timeline),
 		Profiles:    report.Profiles{Taken: len(r.profiles.Files), Problems: nonNil(r.profiles.Problems)},
 	}
+	out.Stages = r.stages(out)
 	out.Server = r.server(out)
 	out.Comet = r.comet(out)
 	out.Ceiling = r.ceilingFigures(out)
@@ -198,7 +199,7 @@ func (r *run) deliveries() report.Deliveries {
 		Measured: counts(measured), WarmUp: counts(warmUp),
 		Seconds: took, PerSecond: ratio(float64(measured.Delivered), took), Drained: r.drained, DrainTime: drain,
 		Bytes: r.received.Counted.Read, KernelBytes: r.received.Counted.Kernel, KernelUncounted: r.received.Counted.Uncounted,
-		CometBytes: int64(r.end.comet.Sum("barrage_comet_written_bytes_total")), CometFrames: r.cometFrames,
+		CometBytes: int64(r.end.comet().Sum("barrage_comet_written_bytes_total")), CometFrames: r.cometFrames,
 		LedgerFrames: total.Delivered + total.Duplicate + total.Unknown + total.Leftover + total.Unexpected.Total(),
 	}
 }
@@ -281,7 +282,7 @@ func (r *run) server(out *report.Run) report.Server {
 }
 
 func (r *run) comet(out *report.Run) report.Comet {
-	d := r.end.comet.Minus(r.begin.comet)
+	d := r.end.comet().Minus(r.begin.comet())
 	clients := float64(out.Clients.Joined)
 	heap, stacks := r.connected.heap-r.idle.heap, r.connected.stacks-r.idle.stacks
 	c := report.Comet{
@@ -297,7 +298,7 @@ func (r *run) comet(out *report.Run) report.Comet {
 	for reason, n := range d.By("barrage_comet_frames_skipped_total") {
 		c.Skipped[reason] = int64(n)
 	}
-	for reason, n := range r.end.comet.By("barrage_comet_closed_total") {
+	for reason, n := range r.end.comet().By("barrage_comet_closed_total") {
 		c.Closed[reason] = int64(n)
 	}
 	writes := float64(c.Writes)

@@ -219,9 +219,12 @@ type border struct {
 	at      int64 // ledger.Now's clock
 	usage   map[string]cluster.Usage
 	harness cluster.Usage
-	comet   cluster.Metrics // over all comets
+	metrics map[string]cluster.Metrics // by role, over all its processes
 	load    machineLoad
 }
+
+// comet returns the metrics of all comets.
+func (b *border) comet() cluster.Metrics { return b.metrics[cluster.RoleComet] }
 
 // take goes through the phases.
 func (r *run) take(ctx context.Context) error {
@@ -367,6 +370,11 @@ func (r *run) push(ctx context.Context) error {
 		return err
 	}
 	defer closeWays()
+	if phases.Warmup == 0 { // the measured phase begins with the first push
+		if r.begin, err = r.readBorder(ctx); err != nil {
+			return err
+		}
+	}
 	r.start = ledger.Now() + int64(lead)
 	type outcome struct {
 		result *pusher.Result
@@ -389,9 +397,11 @@ func (r *run) push(ctx context.Context) error {
 	storm := r.weather(ctx)
 	sleep(ctx, time.Duration(r.start+int64(phases.Warmup)-ledger.Now()))
 	stop()
-	if r.begin, err = r.readBorder(ctx); err != nil {
-		<-done
-		return err
+	if phases.Warmup > 0 {
+		if r.begin, err = r.readBorder(ctx); err != nil {
+			<-done
+			return err
+		}
 	}
 	stop = r.watch(live.Measure)
 	o := <-done
@@ -500,7 +510,7 @@ func (r *run) settle(ctx context.Context) error {
 		return fmt.Errorf("close the ledger: %w", err)
 	}
 	r.show(r.received.Snapshot)
-	r.cometFrames = int64(r.end.comet.Sum("barrage_comet_frames_sent_total"))
+	r.cometFrames = int64(r.end.comet().Sum("barrage_comet_frames_sent_total"))
 	r.final, r.pss = map[string]cluster.Metrics{}, map[string]int64{}
 	for _, p := range r.cluster.Processes() {
 		if r.final[p.Name], err = p.Metrics(ctx); err != nil {
@@ -524,14 +534,19 @@ func (r *run) readBorder(ctx context.Context) (border, error) {
 	if b.harness, err = cluster.ReadUsage(os.Getpid()); err != nil {
 		return b, err
 	}
-	b.comet, err = r.cometMetrics(ctx)
-	return b, err
+	b.metrics = map[string]cluster.Metrics{}
+	for _, role := range []string{cluster.RoleComet, cluster.RoleLogic, cluster.RoleJob} {
+		if b.metrics[role], err = r.roleMetrics(ctx, role); err != nil {
+			return b, err
+		}
+	}
+	return b, nil
 }
 
-// cometMetrics returns the metrics of all comets, added up.
-func (r *run) cometMetrics(ctx context.Context) (cluster.Metrics, error) {
+// roleMetrics returns the metrics of all processes of a role, added up.
+func (r *run) roleMetrics(ctx context.Context, role string) (cluster.Metrics, error) {
 	sum := cluster.Metrics{}
-	for _, p := range r.cluster.Role(cluster.RoleComet) {
+	for _, p := range r.cluster.Role(role) {
 		m, err := p.Metrics(ctx)
 		if err != nil {
 			return nil, err
@@ -560,7 +575,7 @@ func (r *run) readCometMemory(ctx context.Context) (cometMemory, error) {
 		}
 		m.rss += float64(u.RSS)
 	}
-	sum, err := r.cometMetrics(ctx)
+	sum, err := r.roleMetrics(ctx, cluster.RoleComet)
 	if err != nil {
 		return m, err
 	}
@@ -576,7 +591,7 @@ func (r *run) measureCeiling(ctx context.Context) error {
 	if clients = min(clients, most); clients < 1 {
 		return nil
 	}
-	delta := r.end.comet.Minus(r.begin.comet)
+	delta := r.end.comet().Minus(r.begin.comet())
 	body := int(r.opt.Scenario.Pushes[0].Sizes.Mean() + 0.5)
 	write := ratio(delta.Sum("barrage_comet_written_bytes_total"), delta.Sum("barrage_comet_writes_total"))
 	r.progress.phase(live.Ceiling, fmt.Sprintf("plain sends of %.0f B to %d sockets", write, clients))

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 
+	"barrage/harness/ledger"
 	"barrage/server/api/comet"
 	"barrage/server/api/protocol"
 	"barrage/server/wire"
@@ -111,6 +112,8 @@ type cometLane struct {
 	targets []Target
 	frame   []byte  // of the push under way
 	errs    []error // what became of it, by comet
+
+	accepted [1]int64 // when it was sent
 }
 
 // Connect implements Sender: NewComets has done it.
@@ -119,6 +122,7 @@ func (l *cometLane) Connect(context.Context) {}
 // Send implements Sender.
 func (l *cometLane) Send(ctx context.Context, target int, body []byte, done func(error)) {
 	t := &l.targets[target]
+	l.accepted[0] = ledger.Now() // as of logic, which job passes on
 	l.frame = wire.AppendFrame(l.frame[:0], wire.Frame{Ver: wire.Version, Op: wire.Op(t.Operation), Body: body})
 	ctx, cancel := context.WithTimeout(ctx, l.way.timeout)
 	defer cancel()
@@ -140,9 +144,9 @@ func (l *cometLane) call(ctx context.Context, i int, t *Target) error {
 	p := &protocol.Proto{Ver: wire.Version, Op: int32(wire.OpRaw), Body: l.frame}
 	var err error
 	if t.Kind == KindRoom {
-		_, err = k.client.BroadcastRoom(ctx, &comet.BroadcastRoomReq{RoomID: t.Room(), Proto: p})
+		_, err = k.client.BroadcastRoom(ctx, &comet.BroadcastRoomReq{RoomID: t.Room(), Proto: p, Accepted: l.accepted[:]})
 	} else {
-		_, err = k.client.Broadcast(ctx, &comet.BroadcastReq{ProtoOp: t.Operation, Speed: share(t.Speed, i, len(l.way.comets)), Proto: p})
+		_, err = k.client.Broadcast(ctx, &comet.BroadcastReq{ProtoOp: t.Operation, Speed: share(t.Speed, i, len(l.way.comets)), Proto: p, Accepted: l.accepted[:]})
 	}
 	return err
 }

@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+
+	"barrage/harness/ledger"
 )
 
 // An answer of logic is small; what is longer is none.
@@ -51,6 +53,7 @@ func (c *conn) close() {
 // an error that wraps ErrNotSent when there was no connection, and any other error when the
 // fate of the push is unknown.
 func (c *conn) post(ctx context.Context, target string, body []byte, timeout time.Duration) error {
+	sent := ledger.Now()
 	if err := c.dial(ctx, timeout); err != nil {
 		return err
 	}
@@ -60,7 +63,7 @@ func (c *conn) post(ctx context.Context, target string, body []byte, timeout tim
 		return fmt.Errorf("push: %w", err)
 	}
 	stop := context.AfterFunc(ctx, func() { socket.SetDeadline(time.Unix(1, 0)) })
-	keep, err := c.exchange(target, body)
+	keep, err := c.exchange(target, body, sent)
 	// Where stop comes too late the deadline may still be moved, so the socket is not used again.
 	if !stop() || !keep {
 		c.close()
@@ -69,12 +72,14 @@ func (c *conn) post(ctx context.Context, target string, body []byte, timeout tim
 }
 
 // exchange is one request and its answer; keep is false when the connection is done for.
-func (c *conn) exchange(target string, body []byte) (keep bool, err error) {
+func (c *conn) exchange(target string, body []byte, sent int64) (keep bool, err error) {
 	b := append(c.buf[:0], "POST "...)
 	b = append(b, target...)
 	b = append(b, " HTTP/1.1\r\nHost: "...)
 	b = append(b, c.addr...)
-	b = append(b, "\r\nUser-Agent: barrage\r\nContent-Type: application/octet-stream\r\nContent-Length: "...)
+	// As proxies say it, so that logic can tell how long a push was on its way.
+	b = fmt.Appendf(b, "\r\nUser-Agent: barrage\r\nX-Request-Start: t=%d.%09d", sent/1e9, sent%1e9)
+	b = append(b, "\r\nContent-Type: application/octet-stream\r\nContent-Length: "...)
 	b = strconv.AppendInt(b, int64(len(body)), 10)
 	b = append(b, "\r\n\r\n"...)
 	b = append(b, body...)

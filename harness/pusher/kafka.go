@@ -12,6 +12,7 @@ import (
 	"github.com/confluentinc/confluent-kafka-go/v2/kafka"
 	"google.golang.org/protobuf/proto"
 
+	"barrage/harness/ledger"
 	"barrage/server/api/logic"
 )
 
@@ -197,7 +198,8 @@ func (l *kafkaLane) Connect(context.Context) {}
 // Send implements Sender.
 func (l *kafkaLane) Send(_ context.Context, target int, body []byte, done func(error)) {
 	t := &l.targets[target]
-	t.message.Msg = body
+	// As of logic, whose place this takes.
+	t.message.Msg, t.message.Accepted = body, ledger.Now()
 	var err error
 	l.value, err = proto.MarshalOptions{}.MarshalAppend(l.value[:0], t.message)
 	if err != nil {

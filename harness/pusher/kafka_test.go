@@ -127,6 +127,10 @@ func TestKafkaGetsEveryPushInOrder(t *testing.T) {
 		if stamp.Stream >= 10 {
 			key, size, want = "1001", 3000, logic.PushMsg{Type: logic.PushMsg_BROADCAST, Operation: 1001, Speed: 7, Msg: push.Msg}
 		}
+		want.Accepted = push.Accepted
+		if push.Accepted < stamp.Intended || push.Accepted > ledger.Now() {
+			t.Fatalf("a push was accepted at %d, not between %d and now", push.Accepted, stamp.Intended)
+		}
 		if string(m.Key) != key || len(push.Msg) != size || !proto.Equal(&push, &want) {
 			t.Fatalf("record with key %q: %v, want key %q: %v", m.Key, &push, key, &want)
 		}

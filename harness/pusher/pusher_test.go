@@ -23,6 +23,7 @@ type fakeLogic struct {
 	mu     sync.Mutex
 	stamps map[uint16][]ledger.Stamp
 	sizes  map[ledger.Stamp]int // of the bodies
+	sent   []string             // when each request was, as it says
 	n      int
 }
 
@@ -32,6 +33,7 @@ func (f *fakeLogic) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
 	n := f.n
 	f.n++
+	f.sent = append(f.sent, r.Header.Get("X-Request-Start"))
 	if ok {
 		f.stamps[s.Stream] = append(f.stamps[s.Stream], s)
 		f.sizes[s] = len(body)
@@ -102,6 +104,15 @@ func TestEveryPushIsSentOnceInOrderWithItsIntendedTime(t *testing.T) {
 	r, err := Run(t.Context(), cfg, begin)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, text := range f.sent {
+		var seconds, part int64
+		if n, err := fmt.Sscanf(text, "t=%10d.%9d", &seconds, &part); n != 2 || err != nil || len(text) != 22 {
+			t.Fatalf("a push says that it was sent at %q", text)
+		}
+		if at := seconds*1e9 + part; at < begin || at > ledger.Now() {
+			t.Fatalf("a push says that it was sent at %q, not between %d and now", text, begin)
+		}
 	}
 	if c := r.Total(false); c != (Counts{Intended: 400, Sent: 400, Acknowledged: 400}) {
 		t.Errorf("measured: %+v", c)

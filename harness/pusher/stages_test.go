@@ -9,9 +9,11 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/protobuf/proto"
 
 	"barrage/harness/ledger"
 	"barrage/harness/pusher/load"
+	logicpb "barrage/server/api/logic"
 	"barrage/server/backing"
 	"barrage/server/discovery"
 	"barrage/server/job"
@@ -134,7 +136,7 @@ func TestWaysMeetBehindTheStagesTheyLeaveOut(t *testing.T) {
 	}
 	records := map[string][]record{}
 	for _, m := range openTopic(t, s.KafkaBrokers()).read(2 * len(targets) * pushes) {
-		records[string(m.Key)] = append(records[string(m.Key)], record{m.TopicPartition.Partition, string(m.Key), string(m.Value)})
+		records[string(m.Key)] = append(records[string(m.Key)], record{m.TopicPartition.Partition, string(m.Key), withoutTime(t, begin, m.Value)})
 	}
 	if len(records) != len(targets) {
 		t.Errorf("records of %d keys, want %d", len(records), len(targets))
@@ -163,6 +165,25 @@ func TestWaysMeetBehindTheStagesTheyLeaveOut(t *testing.T) {
 			}
 		}
 	}
+}
+
+// withoutTime returns a record's value without the time at which the push was accepted, which
+// must lie between begin and now.
+func withoutTime(t *testing.T, begin int64, value []byte) string {
+	t.Helper()
+	var m logicpb.PushMsg
+	if err := proto.Unmarshal(value, &m); err != nil {
+		t.Fatal(err)
+	}
+	if m.Accepted < begin || m.Accepted > ledger.Now() {
+		t.Errorf("a push was accepted at %d, not between %d and now", m.Accepted, begin)
+	}
+	m.Accepted = 0
+	value, err := proto.MarshalOptions{Deterministic: true}.Marshal(&m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(value)
 }
 
 // encoded returns the frames as the texts of their bytes.

@@ -97,7 +97,7 @@ func FigureNames() []string {
 
 // Figures returns every figure, in the order of a message's way.
 func Figures() []Figure {
-	all := slices.Concat(connectFigures(), deliveryFigures(), latencyFigures(), behaviourFigures(), serverFigures(), truthFigures())
+	all := slices.Concat(connectFigures(), deliveryFigures(), latencyFigures(), stageFigures(), behaviourFigures(), serverFigures(), truthFigures())
 	return all
 }
 

@@ -23,6 +23,8 @@ type htmlReport struct {
 	Doubtful    bool
 	Figures     []htmlFigure
 	Rows        []htmlRow
+	Stages      []htmlRow
+	StageNotes  []string
 	Charts      []htmlChart
 	Processes   []htmlRow
 	Deliveries  []htmlRow
@@ -55,6 +57,10 @@ func HTML(w io.Writer, r *Run) error {
 	for _, row := range latencyRows(&r.Latency) {
 		page.Rows = append(page.Rows, htmlRow{[]string{strings.TrimSpace(row.name), span(row.p.P50), span(row.p.P90), span(row.p.P99), span(row.p.P999), span(row.p.Max)}})
 	}
+	for _, cells := range stageRows(r) {
+		page.Stages = append(page.Stages, htmlRow{cells})
+	}
+	page.StageNotes = stageNotes(r)
 	for _, p := range r.Processes {
 		page.Processes = append(page.Processes, htmlRow{[]string{p.Name, span(p.CPUSeconds), fmt.Sprintf("%.2f", p.CoresUsed), size(float64(p.RSSPeakBytes)), size(float64(p.GoHeapBytes))}})
 	}

@@ -39,6 +39,14 @@ func Markdown(w io.Writer, r *Run) error {
 	for _, row := range latencyRows(&r.Latency) {
 		e.printf("| %s | %s | %s | %s | %s | %s |\n", strings.TrimSpace(row.name), span(row.p.P50), span(row.p.P90), span(row.p.P99), span(row.p.P999), span(row.p.Max))
 	}
+	if len(r.Stages) > 0 {
+		e.printf("\n| where a push's time goes%s | pushes | mean | p50 | p99 | told by |\n|---|---|---|---|---|---|\n", mark)
+		for _, cells := range stageRows(r) {
+			cells[0], cells[5] = strings.TrimSpace(cells[0]), stageSource(cells[5])
+			e.printf("| %s |\n", strings.Join(cells, " | "))
+		}
+		e.printf("\n%s\n", strings.Join(stageNotes(r), " "))
+	}
 	e.printf("\n| process%s | CPU | cores | peak RSS | Go heap |\n|---|---|---|---|---|\n", mark)
 	for _, p := range r.Processes {
 		e.printf("| %s | %s | %.2f | %s | %s |\n", p.Name, span(p.CPUSeconds), p.CoresUsed, size(float64(p.RSSPeakBytes)), size(float64(p.GoHeapBytes)))

@@ -80,6 +80,16 @@ func example() *Run {
 			First: percentiles(200, 0.004), Last: percentiles(200, 0.055),
 			Curve: []Point{{0.5, 0.03}, {0.99, 0.3}, {1, 0.9975}},
 		},
+		Stages: []Stage{
+			{Name: StageSend, What: "due to sent", Place: OnTheWay, Count: 200, Mean: 0.0002, P50: 0.0001, P99: 0.001, Source: "harness"},
+			{Name: StageRequest, What: "sent to accepted by logic", Place: OnTheWay, Count: 200, Mean: 0.0003, P50: 0.0002, P99: 0.0012, Source: "logic, barrage_logic_push_arrival_seconds"},
+			{Name: StageAccept, What: "accepted by logic to accepted by comet", Place: OnTheWay, Count: 200, Mean: 0.005, P50: 0.004, P99: 0.02, Source: "comet, barrage_comet_push_accepted_seconds"},
+			{Name: StageQueue, What: "until job has read it", Place: PartOfOne, Count: 200, Mean: 0.004, P50: 0.003, P99: 0.015, Source: "job, barrage_job_read_seconds"},
+			{Name: StageHandover, What: "from there to comet's answer", Place: PartOfOne, Count: 200, Mean: 0.0015, P50: 0.001, P99: 0.006, Source: "job, barrage_job_handover_seconds"},
+			{Name: StageWrite, What: "accepted by comet to written", Place: OnTheWay, Count: 200, Mean: 0.1, P50: 0.05, P99: 0.5, Source: "comet, barrage_comet_push_written_seconds"},
+			{Name: StageReceive, What: "written to the last receipt", Place: OnTheWay, Count: 200, Mean: 0.0045, Source: "what the others leave", Difference: true},
+			{Name: StageAck, What: "sent to acknowledged", Place: Beside, Count: 200, Mean: 0.006, P50: 0.003, P99: 0.03, Source: "harness"},
+		},
 		Processes: []Process{
 			{Name: "services", Role: "services", CPUSeconds: 0.77, UserSeconds: 0.5, CPUTotal: 1, CoresUsed: 0.0385, RSSBytes: 60 << 20, RSSPeakBytes: 61 << 20, PSSBytes: 30 << 20, GoHeapBytes: 13 << 20, Goroutines: 40, Descriptors: 30},
 			{Name: "comet-1", Role: "comet", Server: true, CPUSeconds: 15.8, UserSeconds: 2.5, CPUTotal: 18, CoresUsed: 0.79, RSSBytes: 90 << 20, RSSPeakBytes: 102 << 20, PSSBytes: 64 << 20, GoHeapBytes: 54 << 20, Goroutines: 25, Descriptors: 10_020},

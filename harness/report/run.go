@@ -32,6 +32,7 @@ type Run struct {
 	Pushes      Pushes      `json:"pushes"`
 	Deliveries  Deliveries  `json:"deliveries"`
 	Latency     Latency     `json:"latency"`
+	Stages      []Stage     `json:"stages"` // where a push's time went
 	Processes   []Process   `json:"processes"`
 	Server      Server      `json:"server"`
 	Comet       Comet       `json:"comet"`

@@ -46,6 +46,10 @@ func Text(w io.Writer, r *Run, style Style) error {
 	}
 	head("Latency from a push's intended time")
 	e.latency(&r.Latency)
+	if len(r.Stages) > 0 {
+		head("Where a push's time goes")
+		e.stages(r)
+	}
 	head("Processes, measured phase")
 	e.processes(r)
 	if r.Target == nil {
