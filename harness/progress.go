@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"context"
 	"io"
 	"os"
 	"path/filepath"
@@ -143,7 +144,7 @@ func (r *run) show(snap swarm.Snapshot) *live.Sample {
 	if r.start != 0 {
 		s.Pushes.Intended = pusher.Due(r.layout.pushes, time.Duration(ledger.Now()-r.start))
 	}
-	usage := r.cluster.Usage()
+	usage := r.cluster.Usage(context.Background())
 	for _, p := range r.cluster.Processes() {
 		if u, ok := usage[p.Name]; ok {
 			s.Processes = append(s.Processes, live.Process{Name: p.Name, Role: p.Role, Usage: u})

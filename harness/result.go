@@ -37,14 +37,14 @@ func (r *run) report() *report.Run {
 		Profiles:    report.Profiles{Taken: len(r.profiles.Files), Problems: nonNil(r.profiles.Problems)},
 	}
 	out.Stages = r.stages(out)
+	if t := r.opt.Target; t != nil {
+		out.Target = r.target()
+		out.Environment.Broker = "" // the target's is not known
+	}
 	out.Server = r.server(out)
 	out.Comet = r.comet(out)
 	out.Ceiling = r.ceilingFigures(out)
 	out.Disturbance = r.disturbance(out)
-	if t := r.opt.Target; t != nil {
-		out.Target = &report.Target{TCP: t.TCP, WebSocket: t.WS, TCPTLS: t.TCPTLS, WSS: t.WSS, Push: t.Push}
-		out.Environment.Broker = "" // the target's is not known
-	}
 	out.Verdict = verdict(out, s)
 	if change := changedSince(r.opt.First, &out.Environment); change != "" {
 		out.Verdict.Invalidate(change)
@@ -232,10 +232,13 @@ func (r *run) seconds() float64 { return time.Duration(r.end.at - r.begin.at).Se
 func (r *run) processes() []report.Process {
 	var out []report.Process
 	for _, p := range r.cluster.Processes() {
+		if p.Remote() && !r.knows(p) {
+			continue
+		}
 		used, m := r.usage[p.Name], r.final[p.Name]
 		out = append(out, r.process(p.Name, p.Role, r.begin.usage[p.Name], r.end.usage[p.Name], report.Process{
 			Server:   p.Role != cluster.RoleServices,
-			CPUTotal: used.CPU().Seconds(), RSSBytes: used.RSS, RSSPeakBytes: used.Peak, PSSBytes: r.pss[p.Name],
+			CPUTotal: used.CPU().Seconds(), RSSBytes: used.RSS, RSSPeakBytes: max(used.Peak, r.seen(p)), PSSBytes: r.pss[p.Name],
 			GoHeapBytes: int64(m["go_memstats_heap_inuse_bytes"]), Goroutines: int64(m["go_goroutines"]),
 			Descriptors: int64(m["process_open_fds"]),
 		}))
@@ -248,6 +251,18 @@ func (r *run) processes() []report.Process {
 		CPUTotal: r.end.harness.CPU().Seconds(), RSSBytes: r.end.harness.RSS, RSSPeakBytes: r.end.harness.Peak, PSSBytes: pss,
 		GoHeapBytes: int64(mem.HeapInuse), Goroutines: int64(runtime.NumGoroutine()),
 	}))
+}
+
+// seen is the most resident memory that was seen of a target's process, which doesn't say
+// itself what that ever was.
+func (r *run) seen(p *cluster.Process) (most int64) {
+	if p.Remote() {
+		most = r.usage[p.Name].RSS
+		for _, s := range r.timeline {
+			most = max(most, s.RSSBytes[p.Name])
+		}
+	}
+	return most
 }
 
 // process fills in what was used between the borders.
@@ -274,6 +289,9 @@ func (r *run) server(out *report.Run) report.Server {
 			s.CPUSeconds += p.CPUSeconds
 		}
 	}
+	if out.Target != nil && !out.Target.Server {
+		s.CPUSeconds = 0 // a part of it would pass for the whole
+	}
 	delivered := float64(out.Deliveries.Measured.Delivered)
 	s.DeliveriesPerCPUSecond = ratio(delivered, s.CPUSeconds)
 	s.CPUSecondsPerMillion = ratio(s.CPUSeconds*1e6, delivered)
@@ -282,19 +300,21 @@ func (r *run) server(out *report.Run) report.Server {
 }
 
 func (r *run) comet(out *report.Run) report.Comet {
-	d := r.end.comet().Minus(r.begin.comet())
-	clients := float64(out.Clients.Joined)
-	heap, stacks := r.connected.heap-r.idle.heap, r.connected.stacks-r.idle.stacks
-	c := report.Comet{
-		UserBytesPerConnection: ratio(heap+stacks, clients), HeapBytesPerConnection: ratio(heap, clients),
-		RSSBytesPerConnection: ratio(r.connected.rss-r.idle.rss, clients),
-		Frames:                int64(d.Sum("barrage_comet_frames_sent_total")),
-		Writes:                int64(d.Sum("barrage_comet_writes_total")),
-		WrittenBytes:          int64(d.Sum("barrage_comet_written_bytes_total")),
-		EAGAIN:                int64(d.Sum("barrage_comet_send_eagain_total")),
-		Skipped:               map[string]int64{},
-		Closed:                map[string]int64{},
+	c := report.Comet{Skipped: map[string]int64{}, Closed: map[string]int64{}}
+	if out.Target != nil && !out.Target.Comet {
+		return c
 	}
+	d := r.grew(cluster.RoleComet)
+	clients := float64(out.Clients.Joined)
+	if out.Target == nil { // a target's garbage is not collected, so that what it holds says little
+		heap, stacks := r.connected.heap-r.idle.heap, r.connected.stacks-r.idle.stacks
+		c.UserBytesPerConnection, c.HeapBytesPerConnection = ratio(heap+stacks, clients), ratio(heap, clients)
+		c.RSSBytesPerConnection = ratio(r.connected.rss-r.idle.rss, clients)
+	}
+	c.Frames = int64(d.Sum(metricFrames))
+	c.Writes = int64(d.Sum("barrage_comet_writes_total"))
+	c.WrittenBytes = int64(d.Sum("barrage_comet_written_bytes_total"))
+	c.EAGAIN = int64(d.Sum("barrage_comet_send_eagain_total"))
 	for reason, n := range d.By("barrage_comet_frames_skipped_total") {
 		c.Skipped[reason] = int64(n)
 	}
@@ -303,7 +323,10 @@ func (r *run) comet(out *report.Run) report.Comet {
 	}
 	writes := float64(c.Writes)
 	c.FramesPerWrite, c.BytesPerWrite = ratio(float64(c.Frames), writes), ratio(float64(c.WrittenBytes), writes)
-	shards := float64(r.comets * r.shards())
+	shards := r.end.comet().Sum("barrage_comet_shards")
+	if shards == 0 { // an older version
+		shards = float64(r.comets * r.shards())
+	}
 	c.SweepingSeconds = min(r.seconds(), ratio(d.Sum("barrage_comet_sweep_seconds_sum"), shards))
 	c.WritesPerSecond = ratio(writes, r.seconds())
 	c.WritesPerBusySecond = ratio(writes, c.SweepingSeconds)
@@ -355,9 +378,14 @@ func (r *run) swarmLoad() report.Swarm {
 
 // disturbance is what other processes did while the run was measured.
 func (r *run) disturbance(out *report.Run) report.Disturbance {
-	ours := 0.0
+	ours, elsewhere := 0.0, map[string]bool{}
+	for _, p := range r.cluster.Processes() {
+		elsewhere[p.Name] = !p.Here()
+	}
 	for _, p := range out.Processes {
-		ours += p.CPUSeconds
+		if !elsewhere[p.Name] {
+			ours += p.CPUSeconds
+		}
 	}
 	return disturbance(r.begin.load, r.end.load, time.Duration(ours*float64(time.Second)), time.Duration(r.end.at-r.begin.at), runtime.NumCPU())
 }

@@ -91,6 +91,7 @@ func Run(ctx context.Context, opt Options) (*Result, error) {
 	}
 	r := &run{
 		opt: opt, layout: l, comets: comets, dir: dir, began: time.Now(),
+		unread: map[string]string{},
 	}
 	r.progress = newProgress(&opt, dir, r.began)
 	defer r.progress.end()
@@ -210,8 +211,10 @@ type run struct {
 	profiles        profile.Captured // of Options.Profile
 	settled         func()           // ends their taking, see capture
 	stopErr         error            // the cluster's way out
-	cut             bool             // ctx ended on the way
-	timeline        timeline
+	// unread are a target's processes that could not be read at some time, with the last cause.
+	unread   map[string]string
+	cut      bool // ctx ended on the way
+	timeline timeline
 }
 
 // A border is where a phase begins or ends: what everything had used by then.
@@ -263,8 +266,15 @@ func (r *run) take(ctx context.Context) error {
 func (r *run) startCluster(ctx context.Context, died func(*cluster.ExitError)) (err error) {
 	if t := r.opt.Target; t != nil {
 		r.progress.phase(live.Target, fmt.Sprintf("clients go to %s, pushes to %s", strings.Join(slices.Concat(t.TCP, t.WS), ", "), t.Push))
-		r.cluster = cluster.External(t)
-		return nil
+		r.cluster, err = cluster.Connect(ctx, t)
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil:
+			return ErrInterrupted
+		default:
+			return &EnvironmentError{Problems: []string{err.Error()}}
+		}
 	}
 	r.progress.phase(live.Start, fmt.Sprintf("services, logic, job and %d comet(s)", r.comets))
 	cl := &r.opt.Scenario.Cluster
@@ -468,7 +478,9 @@ func (r *run) capture(ctx context.Context) (settled func()) {
 		Start: time.Now().Add(time.Duration(r.start + int64(r.opt.Scenario.Phases.Warmup) - ledger.Now())),
 	}
 	for _, p := range r.cluster.Processes() {
-		cfg.Targets = append(cfg.Targets, profile.Target{Name: p.Name, Addr: p.Admin})
+		if !p.Remote() {
+			cfg.Targets = append(cfg.Targets, profile.Target{Name: p.Name, Addr: p.Admin})
+		}
 	}
 	over, done := make(chan struct{}), make(chan struct{})
 	cfg.Settled = over
@@ -510,18 +522,23 @@ func (r *run) settle(ctx context.Context) error {
 		return fmt.Errorf("close the ledger: %w", err)
 	}
 	r.show(r.received.Snapshot)
-	r.cometFrames = int64(r.end.comet().Sum("barrage_comet_frames_sent_total"))
+	r.cometFrames = int64(r.end.comet().Sum(metricFrames) - r.idle.frames)
 	r.final, r.pss = map[string]cluster.Metrics{}, map[string]int64{}
 	for _, p := range r.cluster.Processes() {
-		if r.final[p.Name], err = p.Metrics(ctx); err != nil {
+		m, err := p.Metrics(ctx)
+		if err := r.excuse(p, err); err != nil {
 			return err
+		}
+		r.final[p.Name] = m
+		if p.Remote() {
+			continue
 		}
 		if r.pss[p.Name], err = cluster.ReadPSS(p.PID()); err != nil {
 			return fmt.Errorf("%s: %w", p.Name, err)
 		}
 	}
-	r.usage = r.cluster.Usage()
-	r.progress.phase(live.Stop, "")
+	r.usage = r.cluster.Usage(ctx)
+	r.progress.phase("stop", "")
 	closeErr := r.closeSwarm()
 	r.stopErr = r.cluster.Stop()
 	return closeErr
@@ -529,7 +546,7 @@ func (r *run) settle(ctx context.Context) error {
 
 // readBorder reads what everything has used by now.
 func (r *run) readBorder(ctx context.Context) (border, error) {
-	b := border{at: ledger.Now(), usage: r.cluster.Usage(), load: readMachineLoad()}
+	b := border{at: ledger.Now(), usage: r.cluster.Usage(ctx), load: readMachineLoad()}
 	var err error
 	if b.harness, err = cluster.ReadUsage(os.Getpid()); err != nil {
 		return b, err
@@ -543,27 +560,48 @@ func (r *run) readBorder(ctx context.Context) (border, error) {
 	return b, nil
 }
 
-// roleMetrics returns the metrics of all processes of a role, added up.
+// roleMetrics returns the metrics of all processes of a role, added up, and nil where they are
+// not known of all.
 func (r *run) roleMetrics(ctx context.Context, role string) (cluster.Metrics, error) {
-	sum := cluster.Metrics{}
-	for _, p := range r.cluster.Role(role) {
+	var sum cluster.Metrics
+	for i, p := range r.cluster.Role(role) {
 		m, err := p.Metrics(ctx)
 		if err != nil {
-			return nil, err
+			return nil, r.excuse(p, err)
+		}
+		if i == 0 {
+			sum = cluster.Metrics{}
 		}
 		sum.Add(m)
 	}
 	return sum, nil
 }
 
+// excuse returns err, the failure to read p, unless p is a target's process: what it would
+// have told is left out then, and the report says so.
+func (r *run) excuse(p *cluster.Process, err error) error {
+	if err == nil || !p.Remote() {
+		return err
+	}
+	r.unread[p.Name] = err.Error()
+	return nil
+}
+
 // cometMemory is what all comets hold, in bytes.
-type cometMemory struct{ heap, stacks, rss float64 }
+type cometMemory struct {
+	heap, stacks, rss float64
+	frames            float64 // pushed frames that they had handed out by then
+}
 
 // readCometMemory has the comets collect their garbage twice, since what a finalizer or a
-// pool still holds goes with the second collection, and reads what they then hold.
+// pool still holds goes with the second collection, and reads what they then hold. A target's
+// are let alone.
 func (r *run) readCometMemory(ctx context.Context) (cometMemory, error) {
 	var m cometMemory
 	for _, p := range r.cluster.Role(cluster.RoleComet) {
+		if p.Remote() {
+			continue
+		}
 		for range 2 {
 			if err := p.Collect(ctx); err != nil {
 				return m, err
@@ -579,7 +617,7 @@ func (r *run) readCometMemory(ctx context.Context) (cometMemory, error) {
 	if err != nil {
 		return m, err
 	}
-	m.heap, m.stacks = sum["go_memstats_heap_inuse_bytes"], sum["go_memstats_stack_inuse_bytes"]
+	m.heap, m.stacks, m.frames = sum["go_memstats_heap_inuse_bytes"], sum["go_memstats_stack_inuse_bytes"], sum.Sum(metricFrames)
 	return m, nil
 }
 
@@ -591,7 +629,7 @@ func (r *run) measureCeiling(ctx context.Context) error {
 	if clients = min(clients, most); clients < 1 {
 		return nil
 	}
-	delta := r.end.comet().Minus(r.begin.comet())
+	delta := r.grew(cluster.RoleComet)
 	body := int(r.opt.Scenario.Pushes[0].Sizes.Mean() + 0.5)
 	write := ratio(delta.Sum("barrage_comet_written_bytes_total"), delta.Sum("barrage_comet_writes_total"))
 	r.progress.phase(live.Ceiling, fmt.Sprintf("plain sends of %.0f B to %d sockets", write, clients))
@@ -609,6 +647,9 @@ func (r *run) measureCeiling(ctx context.Context) error {
 	r.ceiling = &result
 	return nil
 }
+
+// metricFrames counts the pushed frames that a comet handed to its sessions.
+const metricFrames = "barrage_comet_frames_sent_total"
 
 // ratio returns a/b, and 0 where b is 0.
 func ratio(a, b float64) float64 {

@@ -19,8 +19,8 @@ const (
 // push that is under way at a border counts where it was measured.
 func (r *run) stages(out *report.Run) []report.Stage {
 	d := map[string]cluster.Metrics{}
-	for role, m := range r.end.metrics {
-		d[role] = m.Minus(r.begin.metrics[role])
+	for role := range r.end.metrics {
+		d[role] = r.grew(role)
 	}
 	return stages(out.Pushes, out.Latency.Last, d)
 }

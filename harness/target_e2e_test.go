@@ -39,7 +39,8 @@ func TestTarget(t *testing.T) {
 		found = pattern.FindStringSubmatch(out.String())
 		return found != nil
 	})
-	b := start(t, "-target", "tcp="+found[2]+",ws="+found[3]+",push="+found[1], "-set", "phases.measure=2s", "smoke")
+	address := "tcp=" + found[2] + ",ws=" + found[3] + ",push=" + found[1]
+	b := start(t, "-target", address, "-set", "phases.measure=2s", "-set", "expect={lost: 0, server.cpu_per_delivery: <= 1ns}", "smoke")
 	if status := b.wait(t); status != 0 {
 		t.Fatalf("exit status %d\n%s%s", status, b.stdout.String(), b.stderr)
 	}
@@ -51,23 +52,69 @@ func TestTarget(t *testing.T) {
 	if len(r.Processes) != 1 || r.Processes[0].Name != "harness" {
 		t.Errorf("processes %+v", r.Processes)
 	}
-	if f, _ := report.FindFigure("server.cpu_per_delivery"); f.Name == "" {
-		t.Error("the figure is gone")
-	} else if _, known := f.Of(r); known {
+	if _, known := figure(t, r, "server.cpu_per_delivery"); known {
 		t.Error("the target's CPU is known")
 	}
-	for _, want := range []string{"what the target uses is not known"} {
+	if s, ok := r.Stage(report.StageRest); !ok || s.Mean <= 0 {
+		t.Errorf("stages %+v", r.Stages)
+	}
+	for _, want := range []string{"what the target uses is not known", "server.cpu_per_delivery is not known of the target"} {
 		if !strings.Contains(b.stdout.String(), want) {
 			t.Errorf("%q is not in\n%s", want, b.stdout.String())
 		}
 	}
+
+	// Its three roles are one process, which is counted once.
+	admin := regexp.MustCompile(`admin +http://(\S+) \(comet\), (\S+) \(job\), (\S+) \(logic\)`).FindStringSubmatch(out.String())
+	if admin == nil {
+		t.Fatalf("no admin pages in\n%s", out)
+	}
+	b = start(t, "-target", address+",metrics="+admin[1]+",metrics="+admin[2]+",metrics=logic@http://"+admin[3]+"/metrics", "-set", "phases={warmup: 0s, measure: 2s}",
+		"-set", "expect={lost: 0, comet.skipped: 0, server.cpu_per_delivery: <= 1s, comet.memory_per_connection: <= 1B}", "smoke")
+	if status := b.wait(t); status != 0 {
+		t.Fatalf("exit status %d\n%s%s", status, b.stdout.String(), b.stderr)
+	}
+	r = b.run(t)
+	if len(r.Processes) != 2 || r.Processes[0].Role != "logic+job+comet" || r.Processes[0].CPUSeconds <= 0 || r.Processes[0].RSSBytes < 1<<20 || r.Processes[0].RSSPeakBytes < r.Processes[0].RSSBytes {
+		t.Errorf("processes %+v", r.Processes)
+	}
+	for _, name := range []string{"server.cpu_per_delivery", "comet.frames_per_write", "comet.writes_per_second"} {
+		if v, known := figure(t, r, name); !known || v <= 0 {
+			t.Errorf("%s is %g, known %v", name, v, known)
+		}
+	}
+	if _, known := figure(t, r, "comet.memory_per_connection"); known {
+		t.Error("the target's memory per connection is known, though its garbage was not collected")
+	}
+	if f := &r.Deliveries; f.CometFrames != f.LedgerFrames || f.CometFrames == 0 || r.Comet.Writes == 0 {
+		t.Errorf("%+v, %+v", f, r.Comet)
+	}
+	for _, s := range r.Stages {
+		if s.Count != r.Latency.Last.Count {
+			t.Errorf("%d pushes, stage %+v", r.Latency.Last.Count, s)
+		}
+	}
+	if _, ok := r.Stage(report.StageReceive); !ok {
+		t.Errorf("stages %+v", r.Stages)
+	}
+
 	for _, c := range []struct{ target, want string }{
-		{"tcp=a:1", "push is missing"}, {"push=a:1", "tcp, ws, tcp+tls and wss are all missing"}, {"udp=a:1,push=b:2", `"udp" is none of tcp, ws, tcp+tls, wss, push`}, {"tcp=a", "write it as"},
+		{"tcp=a:1", "push is missing"}, {"tcp=a", "write it as"},
 		{"tcp=a:1,push=b:2", "the target no address for them"},
+		{address + ",metrics=" + found[1], "metrics says 404"},
 	} {
 		bad := start(t, "-target", c.target, "smoke")
 		if status := bad.wait(t); status != 2 || !strings.Contains(bad.stderr.String(), c.want) {
 			t.Errorf("%s: exit status %d, %s", c.target, status, bad.stderr)
 		}
 	}
+}
+
+func figure(t *testing.T, r *report.Run, name string) (v float64, known bool) {
+	t.Helper()
+	f, ok := report.FindFigure(name)
+	if !ok {
+		t.Fatalf("there is no figure %s", name)
+	}
+	return f.Of(r)
 }

@@ -10,7 +10,10 @@ import (
 
 // Of a cluster that runs already only logic's address is known.
 func TestATargetIsPushedToThroughHTTPAlone(t *testing.T) {
-	c := cluster.External(&cluster.Target{Push: "127.0.0.1:1"})
+	c, err := cluster.Connect(t.Context(), &cluster.Target{Push: "127.0.0.1:1"})
+	if err != nil {
+		t.Fatal(err)
+	}
 	ways, closeAll, err := openWays(t.Context(), c, []pusher.Stream{{Via: pusher.ViaHTTP}, {Via: pusher.ViaHTTP}})
 	if err != nil {
 		t.Fatal(err)

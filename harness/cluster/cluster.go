@@ -277,20 +277,38 @@ func (c *Cluster) Processes() []*Process {
 	return slices.Clone(c.processes)
 }
 
-// Role returns the processes of a role.
+// Role returns the processes of a role. One of a target may have several.
 func (c *Cluster) Role(role string) []*Process {
-	return slices.DeleteFunc(c.Processes(), func(p *Process) bool { return p.Role != role })
+	return slices.DeleteFunc(c.Processes(), func(p *Process) bool { return p.Role != role && !slices.Contains(p.roles, role) })
 }
 
-// Usage returns what each process has used so far, by name. One that has ended is left out.
-func (c *Cluster) Usage() map[string]Usage {
+// Usage returns what each process has used so far, by name. One that has ended, or that
+// doesn't say, is left out.
+func (c *Cluster) Usage(ctx context.Context) map[string]Usage {
+	ctx, cancel := context.WithTimeout(ctx, usageTimeout)
+	defer cancel()
 	all := map[string]Usage{}
 	for _, p := range c.Processes() {
-		if u, err := ReadUsage(p.PID()); err == nil {
+		if u, ok := p.usage(ctx); ok {
 			all[p.Name] = u
 		}
 	}
 	return all
+}
+
+// usageTimeout bounds how long the processes of a target may take to say what they use.
+const usageTimeout = 2 * time.Second
+
+func (p *Process) usage(ctx context.Context) (Usage, bool) {
+	if p.Remote() {
+		m, err := p.Metrics(ctx)
+		if err != nil {
+			return Usage{}, false
+		}
+		return usageOf(m)
+	}
+	u, err := ReadUsage(p.PID())
+	return u, err == nil
 }
 
 // Stop ends all processes, those that pushes reach first going first, and returns what

@@ -136,7 +136,7 @@ func TestStartAndStop(t *testing.T) {
 	if len(c.TCP) != 2 || len(c.WS) != 2 || c.TCP[0] == c.WS[0] || c.Push == "" || len(c.Role(RoleComet)) != 2 {
 		t.Errorf("addresses: push %q, tcp %v, ws %v", c.Push, c.TCP, c.WS)
 	}
-	use := c.Usage()
+	use := c.Usage(t.Context())
 	if len(use) != 5 || use["job"].RSS < 1<<20 || use["job"].Peak < use["job"].RSS {
 		t.Errorf("usage %+v", use)
 	}
@@ -204,7 +204,7 @@ func TestAProcessThatDiesIsReported(t *testing.T) {
 	case <-time.After(10 * time.Second):
 		t.Fatal("not reported")
 	}
-	if u := c.Usage(); len(u) != 3 {
+	if u := c.Usage(t.Context()); len(u) != 3 {
 		t.Errorf("usage of %d processes, three still live", len(u))
 	}
 	if err := c.Stop(); err != nil {

@@ -18,8 +18,11 @@ import (
 // A Process is one process under test.
 type Process struct {
 	Name  string // comet-1; also the name of its log
-	Role  string // the subcommand
-	Admin string // address of its admin pages
+	Role  string // the subcommand; those of a target's process, joined by +
+	Admin string // address of its admin pages; "" for a target's process
+
+	pages []Page   // a target's: where its metrics are, all of one process
+	roles []string // and what it is
 
 	client   *http.Client
 	cmd      *exec.Cmd

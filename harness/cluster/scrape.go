@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"strconv"
 	"strings"
@@ -57,8 +58,8 @@ func (m Metrics) Minus(o Metrics) Metrics {
 	return d
 }
 
-// parseMetrics reads Prometheus' text format. Timestamps don't occur in what our processes
-// serve, and lines that are no sample are skipped.
+// parseMetrics reads Prometheus' text format, without its timestamps. Lines that are no sample
+// are skipped.
 func parseMetrics(r io.Reader) (Metrics, error) {
 	m := Metrics{}
 	lines := bufio.NewScanner(r)
@@ -68,16 +69,18 @@ func parseMetrics(r io.Reader) (Metrics, error) {
 		if line == "" || line[0] == '#' {
 			continue
 		}
-		// A label's value may hold blanks, a value can't.
-		i := strings.LastIndexByte(line, ' ')
-		if i < 0 {
+		// A label's value may hold blanks and braces; what stands behind the labels can't.
+		end := strings.LastIndexByte(line, '}') + 1
+		if end == 0 {
+			end = max(0, strings.IndexAny(line, " \t"))
+		}
+		sample := strings.Fields(line[end:])
+		if len(sample) == 0 {
 			continue
 		}
-		v, err := strconv.ParseFloat(line[i+1:], 64)
-		if err != nil {
-			continue
+		if v, err := strconv.ParseFloat(sample[0], 64); err == nil {
+			m[line[:end]] = v
 		}
-		m[strings.TrimSpace(line[:i])] = v
 	}
 	return m, lines.Err()
 }
@@ -91,36 +94,52 @@ func newAdminClient() *http.Client {
 // Get returns the body of an admin page; the error holds the body of an answer other than
 // 200.
 func (p *Process) Get(ctx context.Context, path string) ([]byte, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.Admin+path, nil)
+	return p.fetch(ctx, path, "http://"+p.Admin+path)
+}
+
+// fetch returns what a page holds; errors call it name.
+func (p *Process) fetch(ctx context.Context, name, url string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
-		return nil, fmt.Errorf("ask %s for %s: %w", p.Name, path, err)
+		return nil, fmt.Errorf("ask %s for %s: %w", p.Name, name, err)
 	}
 	resp, err := p.client.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("ask %s for %s: %w", p.Name, path, err)
+		return nil, fmt.Errorf("ask %s for %s: %w", p.Name, name, err)
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, 16<<20))
 	if err != nil {
-		return nil, fmt.Errorf("ask %s for %s: %w", p.Name, path, err)
+		return nil, fmt.Errorf("ask %s for %s: %w", p.Name, name, err)
 	}
 	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%s: %s says %d: %s", p.Name, path, resp.StatusCode, strings.TrimSpace(string(body)))
+		return nil, fmt.Errorf("%s: %s says %d: %s", p.Name, name, resp.StatusCode, strings.TrimSpace(string(body)))
 	}
 	return body, nil
 }
 
 // Metrics returns the process's metrics of this moment.
 func (p *Process) Metrics(ctx context.Context) (Metrics, error) {
-	body, err := p.Get(ctx, "/metrics")
-	if err != nil {
-		return nil, err
+	urls := []string{"http://" + p.Admin + "/metrics"}
+	if p.Remote() {
+		urls = urls[:0]
+		for _, page := range p.pages {
+			urls = append(urls, page.URL)
+		}
 	}
-	m, err := parseMetrics(strings.NewReader(string(body)))
-	if err != nil {
-		return nil, fmt.Errorf("metrics of %s: %w", p.Name, err)
+	all := Metrics{}
+	for _, url := range urls {
+		body, err := p.fetch(ctx, "metrics", url)
+		if err != nil {
+			return nil, err
+		}
+		m, err := parseMetrics(strings.NewReader(string(body)))
+		if err != nil {
+			return nil, fmt.Errorf("metrics of %s: %w", p.Name, err)
+		}
+		maps.Copy(all, m) // what two pages of one process show of it is the same
 	}
-	return m, nil
+	return all, nil
 }
 
 // Collect makes the process collect its garbage, so that its heap is what it needs.

@@ -4,26 +4,59 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
+	"slices"
 	"strings"
 )
 
 // A Target is a cluster that runs already, here or elsewhere: goim's or ours.
 type Target struct {
-	TCP    []string `json:"tcp"`       // host:port of comets for TCP clients
-	WS     []string `json:"websocket"` // and for WebSocket clients
-	TCPTLS []string `json:"tcp_tls"`   // the same inside TLS
-	WSS    []string `json:"wss"`
-	Push   string   `json:"push"` // host:port of logic's HTTP API
+	TCP    []string // host:port of comets for TCP clients
+	WS     []string // and for WebSocket clients
+	TCPTLS []string // the same inside TLS
+	WSS    []string
+	Push   string // host:port of logic's HTTP API
+	// Pages are the metrics of its processes, as far as they are given.
+	Pages []Page
 }
 
+// A Page is where a process of a target shows its metrics in Prometheus' text format.
+type Page struct {
+	Role string // as it was given, or ""
+	URL  string
+}
+
+// host returns the page's host and port.
+func (p Page) host() string {
+	u, err := url.Parse(p.URL)
+	if err != nil {
+		return p.URL // parsePage has refused it
+	}
+	return u.Host
+}
+
+const targetForm = "tcp=HOST:PORT,ws=HOST:PORT,push=HOST:PORT,metrics=[ROLE@]HOST:PORT"
+
 // ParseTarget reads a target as "tcp=HOST:PORT,ws=HOST:PORT,push=HOST:PORT"; tcp, ws,
-// tcp+tls and wss may be there several times, and must not all be left out.
+// tcp+tls and wss may be there several times, and must not all be left out. metrics=[ROLE@]HOST:PORT, or
+// metrics=[ROLE@]URL where the page is not /metrics, may be there for each of its processes.
 func ParseTarget(text string) (*Target, error) {
 	var t Target
 	for item := range strings.SplitSeq(text, ",") {
 		name, addr, ok := strings.Cut(strings.TrimSpace(item), "=")
-		if host, port, err := net.SplitHostPort(addr); !ok || err != nil || host == "" || port == "" {
-			return nil, fmt.Errorf("target %q: write it as tcp=HOST:PORT,ws=HOST:PORT,push=HOST:PORT", item)
+		if name == "metrics" && ok {
+			page, err := parsePage(addr)
+			if err != nil {
+				return nil, fmt.Errorf("target %q: %w", item, err)
+			}
+			if slices.ContainsFunc(t.Pages, func(p Page) bool { return p.URL == page.URL }) {
+				return nil, fmt.Errorf("target %q: it is there twice", item)
+			}
+			t.Pages = append(t.Pages, page)
+			continue
+		}
+		if !ok || !hostPort(addr) {
+			return nil, fmt.Errorf("target %q: write it as %s", item, targetForm)
 		}
 		switch name {
 		case "tcp":
@@ -40,7 +73,7 @@ func ParseTarget(text string) (*Target, error) {
 			}
 			t.Push = addr
 		default:
-			return nil, fmt.Errorf("target %q: %q is none of tcp, ws, tcp+tls, wss, push", item, name)
+			return nil, fmt.Errorf("target %q: %q is none of tcp, ws, tcp+tls, wss, push, metrics", item, name)
 		}
 	}
 	switch {
@@ -52,8 +85,25 @@ func ParseTarget(text string) (*Target, error) {
 	return &t, nil
 }
 
-// External returns the target as a cluster without processes of ours: nothing is started,
-// nothing is stopped, and what it uses is not known.
-func External(t *Target) *Cluster {
-	return &Cluster{Push: t.Push, TCP: t.TCP, WS: t.WS, TCPTLS: t.TCPTLS, WSS: t.WSS, stopped: true}
+func parsePage(text string) (Page, error) {
+	// A role has none of the signs that a URL with a user's name has before its @.
+	role, at, found := strings.Cut(text, "@")
+	if !found || strings.ContainsAny(role, ":/") {
+		role, at = "", text
+	} else if !slices.Contains(roles(), role) {
+		return Page{}, fmt.Errorf("%q is none of the roles %s", role, strings.Join(roles(), ", "))
+	}
+	if hostPort(at) {
+		return Page{Role: role, URL: "http://" + at + "/metrics"}, nil
+	}
+	u, err := url.Parse(at)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return Page{}, fmt.Errorf("%q is neither HOST:PORT nor a URL with http or https", at)
+	}
+	return Page{Role: role, URL: at}, nil
+}
+
+func hostPort(addr string) bool {
+	host, port, err := net.SplitHostPort(addr)
+	return err == nil && host != "" && port != "" && !strings.ContainsRune(addr, '/')
 }

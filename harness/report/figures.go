@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 )
 
 // A Unit is what a figure counts, and so how it is written and read.
@@ -209,8 +210,16 @@ func serverFigures() []Figure {
 		{Name: "services.cpu_seconds", Help: "CPU time of the embedded broker, registry and discovery, measured phase", Unit: Seconds,
 			of: func(r *Run) float64 { return r.Server.ServicesCPUSeconds }},
 	}
-	for i := range list {
-		list[i].has = func(r *Run) bool { return r.Target == nil } // else it is not known
+	for i, f := range list {
+		list[i].has = (*Run).knowsComet
+		switch {
+		case strings.HasSuffix(f.Name, "_per_connection"), f.Name == "services.cpu_seconds":
+			list[i].has = func(r *Run) bool { return r.Target == nil } // a target's is never known
+		case f.Name == "comet.cpu_per_delivery":
+			list[i].has = func(r *Run) bool { return r.Target == nil || r.Server.CometCPUSeconds > 0 }
+		case strings.HasPrefix(f.Name, "server."):
+			list[i].has = (*Run).knowsServer
+		}
 	}
 	return list
 }
@@ -254,6 +263,8 @@ type Check struct {
 	Got    float64 `json:"got"`
 	Text   string  `json:"text"` // Got in its unit; "not measured" where the run doesn't have the figure
 	Holds  bool    `json:"holds"`
+	// Unknown says that the target doesn't tell the figure: then the check says nothing.
+	Unknown bool `json:"unknown,omitempty"`
 }
 
 // A Relation compares a figure with a threshold.
@@ -275,7 +286,8 @@ type Threshold struct {
 	Value    float64 // in the figure's unit: seconds, bytes, a fraction of 1
 }
 
-// Check holds r against t. A figure that the run doesn't have does not hold.
+// Check holds r against t. A figure that the run doesn't have does not hold, unless it is of a
+// target, which doesn't tell it.
 func (t Threshold) Check(r *Run) Check {
 	f, known := FindFigure(t.Figure)
 	c := Check{Figure: t.Figure, Want: t.Value, Wanted: fmt.Sprintf("%s %s", t.Relation, f.Unit.Format(t.Value)), Text: "not measured"}
@@ -284,6 +296,9 @@ func (t Threshold) Check(r *Run) Check {
 		v, ok = f.Of(r)
 	}
 	if !ok {
+		if known && r.Target != nil {
+			c.Text, c.Holds, c.Unknown = "not known", true, true
+		}
 		return c
 	}
 	c.Got, c.Text = v, f.Unit.Format(v)

@@ -17,7 +17,7 @@ import (
 )
 
 func TestMarkdown(t *testing.T) {
-	for name, r := range map[string]*Run{"good.md": example(), "bad.md": badExample()} {
+	for name, r := range map[string]*Run{"good.md": example(), "bad.md": badExample(), "target.md": knownTargetExample(false)} {
 		var b bytes.Buffer
 		if err := Markdown(&b, r); err != nil {
 			t.Fatal(err)

@@ -89,6 +89,14 @@ func size(b float64) string {
 	}
 }
 
+// sizeOf writes bytes, of which 0 means that they are not known.
+func sizeOf(b int64) string {
+	if b == 0 {
+		return "-"
+	}
+	return size(float64(b))
+}
+
 // percent writes a fraction.
 func percent(f float64) string { return fmt.Sprintf("%.0f%%", f*100) }
 

@@ -62,7 +62,7 @@ func HTML(w io.Writer, r *Run) error {
 	}
 	page.StageNotes = stageNotes(r)
 	for _, p := range r.Processes {
-		page.Processes = append(page.Processes, htmlRow{[]string{p.Name, span(p.CPUSeconds), fmt.Sprintf("%.2f", p.CoresUsed), size(float64(p.RSSPeakBytes)), size(float64(p.GoHeapBytes))}})
+		page.Processes = append(page.Processes, htmlRow{[]string{p.Name, span(p.CPUSeconds), fmt.Sprintf("%.2f", p.CoresUsed), sizeOf(p.RSSPeakBytes), sizeOf(p.GoHeapBytes)}})
 	}
 	for _, l := range r.Pushes.Lines {
 		page.Deliveries = append(page.Deliveries, htmlRow{append([]string{l.Name, amount(l.Rate) + "/s", size(float64(l.BodyBytes))}, deliveryCells(l.Deliveries)...)})
@@ -108,7 +108,10 @@ func htmlFigures(r *Run) (list []htmlFigure) {
 				continue
 			}
 			row.Wanted, row.Class = c.Wanted, "holds"
-			if !c.Holds {
+			switch {
+			case c.Unknown:
+				row.Value, row.Class, ok = "not known", "", true
+			case !c.Holds:
 				row.Class = "broken"
 			}
 		}
@@ -126,6 +129,7 @@ func htmlFacts(r *Run) []htmlRow {
 		{[]string{"machine", fmt.Sprintf("%s, %s, %s", e.CPU, Plural(e.Cores, "core"), size(float64(e.MemoryBytes)))}},
 		{[]string{"system", fmt.Sprintf("%s, Linux %s, %s", e.System, e.Kernel, e.Go)}},
 		{[]string{"commit", e.Commit}},
+		{[]string{"target", strings.Join(targetLines(r), "; ")}},
 		{[]string{"broker", e.Broker}},
 		{[]string{"open files", fmt.Sprintf("%d soft, %d hard", e.OpenFilesSoft, e.OpenFilesHard)}},
 		{[]string{"beside the run", fmt.Sprintf("other processes took %s of the machine, the hypervisor %s", percent(r.Disturbance.OtherCPU), percent(r.Disturbance.Steal))}},

@@ -54,8 +54,9 @@ func TestHTML(t *testing.T) {
 		want []string
 		not  []string
 	}{
-		"good":    {busyExample(), []string{`<span class="verdict good">GOOD</span>room-10k`, "<svg", "the ceiling", "barrage bench room-10k", "latency.p99", "&lt;= 400 ms"}, []string{"INVALID", "<script", "http://", "https://", "src="}},
+		"good":    {busyExample(), []string{`<span class="verdict good">GOOD</span>room-10k`, "<svg", "the ceiling", "barrage bench room-10k", "latency.p99", "&lt;= 400 ms", "Where a push's time goes", "barrage_comet_push_written_seconds"}, []string{"INVALID", "<script", "http://", "https://", "src="}},
 		"invalid": {invalid, []string{`<span class="verdict invalid">INVALID</span>`, "of an INVALID run", "&lt;b&gt;saturated"}, []string{"<b>saturated"}},
+		"target":  {targetExample(), []string{"not known", "what the target uses is not known (clients at 10.0.0.1:3101"}, []string{"barrage_comet"}},
 		"bad":     {badExample(), []string{`<span class="verdict failed">FAILED</span>`, "9,990 of 10,000 clients connected"}, nil},
 		"nothing": {&Run{}, []string{"<html"}, []string{"NaN", "Inf"}},
 	} {

@@ -23,17 +23,21 @@ func Markdown(w io.Writer, r *Run) error {
 	}
 	e.printf("\n| figure%s | value | expected |\n|---|---|---|\n", mark)
 	for _, f := range Figures() {
-		wanted := ""
+		wanted, unknown := "", false
 		for _, c := range r.Verdict.Checks {
 			if c.Figure == f.Name {
-				wanted = strings.TrimSpace(c.Wanted + map[bool]string{false: ": no"}[c.Holds])
+				wanted, unknown = strings.TrimSpace(c.Wanted+map[bool]string{false: ": no"}[c.Holds]), c.Unknown
 			}
 		}
 		v, ok := f.Of(r)
+		value := f.Unit.Format(v)
+		if unknown {
+			value, ok = "not known", true
+		}
 		if !ok || !f.Primary && wanted == "" {
 			continue
 		}
-		e.printf("| %s: %s | %s | %s |\n", f.Name, f.Help, f.Unit.Format(v), wanted)
+		e.printf("| %s: %s | %s | %s |\n", f.Name, f.Help, value, wanted)
 	}
 	e.printf("\n| latency%s | p50 | p90 | p99 | p99.9 | max |\n|---|---|---|---|---|---|\n", mark)
 	for _, row := range latencyRows(&r.Latency) {
@@ -42,14 +46,17 @@ func Markdown(w io.Writer, r *Run) error {
 	if len(r.Stages) > 0 {
 		e.printf("\n| where a push's time goes%s | pushes | mean | p50 | p99 | told by |\n|---|---|---|---|---|---|\n", mark)
 		for _, cells := range stageRows(r) {
-			cells[0], cells[5] = strings.TrimSpace(cells[0]), stageSource(cells[5])
-			e.printf("| %s |\n", strings.Join(cells, " | "))
+			cells[0] = strings.TrimSpace(cells[0])
+			e.printf("| %s |\n", strings.Join(cells[:6], " | "))
 		}
 		e.printf("\n%s\n", strings.Join(stageNotes(r), " "))
 	}
 	e.printf("\n| process%s | CPU | cores | peak RSS | Go heap |\n|---|---|---|---|---|\n", mark)
 	for _, p := range r.Processes {
-		e.printf("| %s | %s | %.2f | %s | %s |\n", p.Name, span(p.CPUSeconds), p.CoresUsed, size(float64(p.RSSPeakBytes)), size(float64(p.GoHeapBytes)))
+		e.printf("| %s | %s | %.2f | %s | %s |\n", p.Name, span(p.CPUSeconds), p.CoresUsed, sizeOf(p.RSSPeakBytes), sizeOf(p.GoHeapBytes))
+	}
+	if r.Target != nil {
+		e.printf("\n%s\n", strings.Join(targetLines(r), "; "))
 	}
 	e.printf("\n%s, %s, %s, Linux %s, %s%s, %s UTC. To repeat it:\n\n```\n%s\n```\n", r.Environment.CPU, Plural(r.Environment.Cores, "core"),
 		size(float64(r.Environment.MemoryBytes)), r.Environment.Kernel, r.Environment.Go, commit(r.Environment.Commit),

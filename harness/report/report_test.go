@@ -140,6 +140,46 @@ func badExample() *Run {
 	return r
 }
 
+// targetExample is a run against a cluster that ran already, of which nothing is known.
+func targetExample() *Run {
+	r := example()
+	r.Target = &Target{TCP: []string{"10.0.0.1:3101"}, WebSocket: []string{"10.0.0.1:3102"}, Push: "10.0.0.2:3111", Metrics: []string{}, Problems: []string{}}
+	r.Processes, r.Ceiling, r.Comet, r.Deliveries.CometFrames = r.Processes[2:], nil, Comet{}, 0
+	r.Server = Server{Seconds: r.Server.Seconds, HarnessCPUSeconds: r.Server.HarnessCPUSeconds}
+	r.Stages = []Stage{r.Stages[0], {Name: StageRest, What: "sent to the last receipt", Place: OnTheWay, Count: 200, Mean: 0.1098, Source: "what the others leave", Difference: true}, r.Stages[7]}
+	for _, expected := range []Threshold{{"server.cpu_per_delivery", AtMost, 2e-7}, {"comet.skipped", AtMost, 0}} {
+		r.Verdict.Checks = append(r.Verdict.Checks, expected.Check(r))
+	}
+	return r
+}
+
+// knownTargetExample is one whose metrics are known, of two comets and of all others, though
+// one of the comets could not be read in the end.
+func knownTargetExample(all bool) *Run {
+	r := targetExample()
+	known := example()
+	r.Target.Metrics = []string{"http://10.0.0.1:3190/metrics", "http://10.0.0.3:3190/metrics", "http://10.0.0.2:3191/metrics"}
+	r.Target.Server, r.Target.Comet = all, all
+	comet := known.Processes[1]
+	comet.PSSBytes, comet.UserSeconds = 0, 0
+	other, rest := comet, comet
+	comet.Name, other.Name, rest.Name, rest.Role = "comet@10.0.0.1:3190", "comet@10.0.0.3:3190", "logic+job@10.0.0.2:3191", "logic+job"
+	if !all {
+		r.Target.Problems = []string{"ask comet@10.0.0.3:3190 for metrics: connection refused"}
+		r.Processes = append([]Process{comet, rest}, r.Processes...)
+		return r
+	}
+	r.Processes = append([]Process{comet, other, rest}, r.Processes...)
+	r.Comet, r.Server, r.Stages = known.Comet, known.Server, known.Stages
+	r.Comet.UserBytesPerConnection, r.Comet.HeapBytesPerConnection, r.Comet.RSSBytesPerConnection, r.Server.ServicesCPUSeconds = 0, 0, 0, 0
+	r.Deliveries.CometFrames = r.Deliveries.LedgerFrames + 1000
+	r.Verdict.Checks = example().Verdict.Checks
+	for _, expected := range []Threshold{{"server.cpu_per_delivery", AtMost, 1e-5}, {"comet.memory_per_connection", AtMost, 4096}, {"stage.write.p99", Below, 1}} {
+		r.Verdict.Checks = append(r.Verdict.Checks, expected.Check(r))
+	}
+	return r
+}
+
 func TestText(t *testing.T) {
 	invalid := example()
 	invalid.Verdict.Invalidate("other processes took 20% of the machine, at most 10% is accepted (valid.other_cpu)")
@@ -153,6 +193,10 @@ func TestText(t *testing.T) {
 		"bad.txt":       {badExample(), Style{}},
 		"invalid.txt":   {invalid, Style{}},
 		"cut_short.txt": {cutShort, Style{Colour: true}},
+
+		"target.txt":        {targetExample(), Style{}},
+		"target_partly.txt": {knownTargetExample(false), Style{}},
+		"target_known.txt":  {knownTargetExample(true), Style{}},
 	} {
 		var b bytes.Buffer
 		if err := Text(&b, c.run, c.style); err != nil {

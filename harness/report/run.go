@@ -44,15 +44,25 @@ type Run struct {
 	Warnings    []string    `json:"warnings,omitempty"` // what went wrong beside the run; no figure is the worse for it
 }
 
-// Target is a cluster that ran already. What its processes used is not known, and the
-// environment is that of the harness.
+// Target is a cluster that ran already. Of its processes as much is known as their metrics say,
+// and the environment is that of the harness.
 type Target struct {
 	TCP       []string `json:"tcp"`
 	WebSocket []string `json:"websocket"`
 	TCPTLS    []string `json:"tcp_tls,omitempty"`
 	WSS       []string `json:"wss,omitempty"`
 	Push      string   `json:"push"`
+	Metrics   []string `json:"metrics"`  // the pages that were read
+	Server    bool     `json:"server"`   // what comet, logic and job used is known
+	Comet     bool     `json:"comet"`    // comet's own counters are
+	Problems  []string `json:"problems"` // pages that could not be read: what they would have told is left out
 }
+
+// knowsServer reports whether it is known what comet, logic and job used.
+func (r *Run) knowsServer() bool { return r.Target == nil || r.Target.Server }
+
+// knowsComet reports whether comet's counters are known.
+func (r *Run) knowsComet() bool { return r.Target == nil || r.Target.Comet }
 
 // Profiles says what lies in the folder profiles/ beside run.json.
 type Profiles struct {
@@ -202,6 +212,7 @@ type Deliveries struct {
 	CometBytes int64 `json:"comet_bytes"`
 
 	// Comet's own count of frames over the whole run, to hold against the ledger's.
+	// A target may have other clients, whose frames are in it; 0 where it isn't known.
 	CometFrames  int64 `json:"comet_frames"`
 	LedgerFrames int64 `json:"ledger_frames"`
 }
@@ -247,12 +258,12 @@ type Process struct {
 	Role         string  `json:"role"`
 	Server       bool    `json:"server"`         // counts for the server's figures: comet, logic, job
 	CPUSeconds   float64 `json:"cpu_seconds"`    // measured
-	UserSeconds  float64 `json:"user_seconds"`   // of it
+	UserSeconds  float64 `json:"user_seconds"`   // of it; 0 of a target's process, which doesn't say
 	CPUTotal     float64 `json:"cpu_total"`      // since it started
 	CoresUsed    float64 `json:"cores_used"`     // CPUSeconds by the time that they are over
 	RSSBytes     int64   `json:"rss_bytes"`      // at the end
-	RSSPeakBytes int64   `json:"rss_peak_bytes"` // ever
-	PSSBytes     int64   `json:"pss_bytes"`      // at the end
+	RSSPeakBytes int64   `json:"rss_peak_bytes"` // ever; of a target's process, that was seen
+	PSSBytes     int64   `json:"pss_bytes"`      // at the end; 0 of a target's process
 	GoHeapBytes  int64   `json:"go_heap_bytes"`  // in use at the end
 	Goroutines   int64   `json:"goroutines"`
 	Descriptors  int64   `json:"open_descriptors"`

@@ -103,11 +103,11 @@ var stageHelp = map[string]string{
 	StageAck:      "a push's request to its acknowledgement",
 }
 
-// stageRows returns the cells of the table of stages: name, pushes, mean, p50, p99, and who
-// measured it. The whole stands behind the stages on the way, and nothing where there are none.
+// stageRows returns the cells of the table of stages: name, pushes, mean, p50, p99, who
+// measured it and by which metric. The whole stands behind the stages on the way, and nothing where there are none.
 func stageRows(r *Run) (rows [][]string) {
 	row := func(s Stage, name string) {
-		cells := []string{name, count(s.Count), span(s.Mean), span(s.P50), span(s.P99), s.Source}
+		cells := []string{name, count(s.Count), span(s.Mean), span(s.P50), span(s.P99), s.who(), s.metric()}
 		if s.Difference {
 			cells[3], cells[4] = "-", "-"
 		}
@@ -136,37 +136,43 @@ func stageRows(r *Run) (rows [][]string) {
 
 // stageNotes says how the table of stages is to be read.
 func stageNotes(r *Run) []string {
-	notes := []string{
-		"Means add up, percentiles don't: the push that is slow in one stage need not be slow in another.",
-		"p50 and p99 of what the server's processes tell are read from buckets a quarter wide.",
+	notes := []string{"Means add up, percentiles don't: the push that is slow in one stage need not be slow in another."}
+	if !slices.ContainsFunc(r.Stages, func(s Stage) bool { return s.metric() != "" }) {
+		return notes // all is the harness's own
 	}
+	notes = append(notes, "p50 and p99 of what the server's processes tell are read from buckets a quarter wide.")
 	comets := 0
 	for _, p := range r.Processes {
 		if strings.Contains(p.Role, "comet") {
 			comets++
 		}
 	}
-	measured := slices.ContainsFunc(r.Stages, func(s Stage) bool { return s.Name == StageWrite })
-	if comets > 1 && measured {
+	if _, measured := r.Stage(StageWrite); measured && comets > 1 {
 		notes = append(notes, "A push counts once for each comet that it is for, and what the slowest of them takes longer than the mean is in the last stage.")
 	}
-	if r.Target != nil && measured {
+	if r.Target != nil {
 		notes = append(notes, "What the target's processes tell is of all their pushes, those of others included, and by their clocks.")
 	}
 	return notes
 }
 
-// stageSource is the short form of a source: who measured it.
-func stageSource(source string) string {
-	who, _, _ := strings.Cut(source, ",")
+// who returns who measured the stage.
+func (s Stage) who() string {
+	who, _, _ := strings.Cut(s.Source, ", ")
 	return who
+}
+
+// metric returns the metric by which a process of the server measured the stage, or "".
+func (s Stage) metric() string {
+	_, metric, _ := strings.Cut(s.Source, ", ")
+	return metric
 }
 
 func (e *errWriter) stages(r *Run) {
 	var t Table
 	t.Add("", "pushes", "mean", "p50", "p99", "told by")
 	for _, cells := range stageRows(r) {
-		t.Add(append(slices.Clone(cells[:5]), stageSource(cells[5]))...)
+		t.Add(cells[:6]...)
 	}
 	e.printf("%s", t.Lines("  "))
 	for _, note := range stageNotes(r) {

@@ -52,9 +52,9 @@ func Text(w io.Writer, r *Run, style Style) error {
 	}
 	head("Processes, measured phase")
 	e.processes(r)
-	if r.Target == nil {
+	if r.knowsComet() {
 		head("Comet")
-		e.comet(&r.Comet)
+		e.comet(r)
 	}
 	head("Ceiling of this machine")
 	e.ceiling(r)
@@ -98,7 +98,9 @@ func (e *errWriter) verdict(r *Run, style Style) {
 		e.printf("  - %s\n", reason)
 	}
 	for _, c := range r.Verdict.Checks {
-		if c.Holds && c.Wanted != "<= 0" { // that nothing was lost is said below
+		if c.Unknown {
+			e.printf("  %s is not known of the target (expected %s)\n", c.Figure, c.Wanted)
+		} else if c.Holds && c.Wanted != "<= 0" { // that nothing was lost is said below
 			e.printf("  %s is %s, as expected (%s)\n", c.Figure, c.Text, c.Wanted)
 		}
 	}
@@ -177,7 +179,9 @@ func (e *errWriter) deliveries(r *Run) {
 	}
 	e.printf("  %s/s over %s, %s\n", many(d.PerSecond), span(d.Seconds), drained)
 	switch {
-	case r.Target != nil: // its counters are not known
+	case !r.knowsComet():
+	case r.Target != nil && d.CometFrames != d.LedgerFrames:
+		e.printf("  comet counts %s frames meanwhile, the ledger %s: the target has other clients, or not all of its comets are given\n", count(d.CometFrames), count(d.LedgerFrames))
 	case d.CometFrames > d.LedgerFrames && r.Behaviour != nil && r.Behaviour.Unread():
 		e.printf("  comet counts %s frames; %s of them went to clients that had left or did not read\n", count(d.CometFrames), count(d.CometFrames-d.LedgerFrames))
 	case d.CometFrames != d.LedgerFrames:
@@ -208,13 +212,14 @@ func (e *errWriter) processes(r *Run) {
 	var t Table
 	t.Add("", "CPU", "cores", "RSS", "peak RSS", "PSS", "Go heap")
 	for _, p := range r.Processes {
-		t.Add(p.Name, span(p.CPUSeconds), fmt.Sprintf("%.2f", p.CoresUsed), size(float64(p.RSSBytes)), size(float64(p.RSSPeakBytes)), size(float64(p.PSSBytes)), size(float64(p.GoHeapBytes)))
+		t.Add(p.Name, span(p.CPUSeconds), fmt.Sprintf("%.2f", p.CoresUsed), sizeOf(p.RSSBytes), sizeOf(p.RSSPeakBytes), sizeOf(p.PSSBytes), sizeOf(p.GoHeapBytes))
 	}
 	e.printf("%s", t.Lines("  "))
 	s := &r.Server
-	if t := r.Target; t != nil {
-		e.printf("  what the target uses is not known (clients at %s, pushes at %s)\n", strings.Join(slices.Concat(t.TCP, t.WebSocket, t.TCPTLS, t.WSS), ", "), t.Push)
-	} else {
+	for _, line := range targetLines(r) {
+		e.printf("  %s\n", line)
+	}
+	if r.knowsServer() {
 		e.server(s)
 	}
 	e.printf("  swarm: %s, the busiest at work for %s of the time, at most %s of a second; without a processor when it had work for %s; read lag p99 %s, max %s\n",
@@ -222,18 +227,43 @@ func (e *errWriter) processes(r *Run) {
 	e.printf("  beside the run: other processes %s of the machine, steal %s\n", percent(r.Disturbance.OtherCPU), percent(r.Disturbance.Steal))
 }
 
+// targetLines says which cluster a run drove that was not its own, and what isn't known of it.
+func targetLines(r *Run) []string {
+	t := r.Target
+	if t == nil {
+		return nil
+	}
+	what := "what the target uses is not known"
+	switch {
+	case r.knowsServer():
+		what = "the target"
+	case len(r.Processes) > 1: // beside the harness
+		what = "not all that the target uses is known"
+	}
+	line := fmt.Sprintf("%s (clients at %s, pushes at %s)", what, strings.Join(slices.Concat(t.TCP, t.WebSocket, t.TCPTLS, t.WSS), ", "), t.Push)
+	return append([]string{line}, t.Problems...)
+}
+
 func (e *errWriter) server(s *Server) {
 	e.printf("  comet, logic and job together: %s deliveries per CPU second, %s CPU s a million\n",
 		many(s.DeliveriesPerCPUSecond), digits(s.CPUSecondsPerMillion))
-	e.printf("  comet alone: %s deliveries per CPU second\n", many(s.CometDeliveriesPerCPUSec))
+	if s.CometCPUSeconds > 0 { // it may share a process with the others
+		e.printf("  comet alone: %s deliveries per CPU second\n", many(s.CometDeliveriesPerCPUSec))
+	}
 }
 
-func (e *errWriter) comet(c *Comet) {
-	e.printf("  memory per connection: %s of Go heap and stacks, %s of RSS\n", size(c.UserBytesPerConnection), size(c.RSSBytesPerConnection))
+func (e *errWriter) comet(r *Run) {
+	c := &r.Comet
+	if r.Target == nil { // else it is not known
+		e.printf("  memory per connection: %s of Go heap and stacks, %s of RSS\n", size(c.UserBytesPerConnection), size(c.RSSBytesPerConnection))
+	}
 	e.printf("  %s writes of %s and %s frames in the mean; %s cut short by a full socket\n",
 		count(c.Writes), size(c.BytesPerWrite), digits(c.FramesPerWrite), count(c.EAGAIN))
-	e.printf("  %s writes/s, %s/s in the %s of sweeping, %s per CPU second\n",
-		many(c.WritesPerSecond), many(c.WritesPerBusySecond), span(c.SweepingSeconds), many(c.WritesPerCPUSecond))
+	e.printf("  %s writes/s, %s/s in the %s of sweeping", many(c.WritesPerSecond), many(c.WritesPerBusySecond), span(c.SweepingSeconds))
+	if c.WritesPerCPUSecond > 0 {
+		e.printf(", %s per CPU second", many(c.WritesPerCPUSecond))
+	}
+	e.printf("\n")
 	e.reasons("skipped frames", c.Skipped)
 	e.reasons("closed connections", c.Closed)
 }

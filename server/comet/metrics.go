@@ -86,6 +86,7 @@ type cometMetrics struct {
 	pushes        map[string]prometheus.Counter
 	pushMissed    prometheus.Counter
 	rpcErrors     map[string]prometheus.Counter
+	shards        prometheus.Gauge
 	laggards      prometheus.Gauge
 }
 
@@ -113,6 +114,7 @@ func newMetrics(r prometheus.Registerer) *cometMetrics {
 		m.sessions[i] = sessions.WithLabelValues(name)
 	}
 	m.connections = gauge("connections", "Open connections, authenticated or not.")
+	m.shards = gauge("shards", "Shards, each of which sweeps its part of the rooms.")
 	m.laggards = gauge("laggards", "Sessions whose socket buffer is full.")
 	m.accepted = counter("accepted_total", "Connections accepted.")
 	m.framesIn = counter("frames_received_total", "Frames read from clients.")

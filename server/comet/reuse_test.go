@@ -133,9 +133,10 @@ func BenchmarkSweep(b *testing.B) {
 			}
 			sh.turn(*now)
 			batch := pushFrame(1000, strings.Repeat("x", 64))
+			accepted := []int64{now.UnixNano()}
 			b.ReportAllocs()
 			for b.Loop() {
-				sh.putPush(pushCommand{kind: pushRoom, ref: ref, batch: batch})
+				sh.putPush(pushCommand{kind: pushRoom, ref: ref, batch: batch, trace: newTrace(sh.metrics, accepted, 1)})
 				for sh.turn(*now) {
 				}
 			}

@@ -132,6 +132,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	for range n {
 		s.shards = append(s.shards, newShard(s))
 	}
+	s.metrics.shards.Set(float64(n))
 	s.rpc = grpc.NewServer(
 		grpc.MaxRecvMsgSize(protocol.MaxMessage), grpc.MaxSendMsgSize(protocol.MaxMessage),
 		// Job asks whether the connection lives while a push waits.

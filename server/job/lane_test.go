@@ -321,6 +321,7 @@ func BenchmarkLane(b *testing.B) {
 	body := strings.Repeat("x", 64)
 	for i := range records {
 		records[i] = newRecord(p, int64(i), kindRoom, fmt.Sprintf("live://%d", i%rooms), body)
+		records[i].accepted = int64(i + 1)
 	}
 	var out batch
 	b.ReportAllocs()
