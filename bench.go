@@ -86,7 +86,7 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	runs := flags.Int("runs", 1, "run it `N` times, 1 to 100; with -vs N times for each side")
 	vs := flags.String("vs", "", "hold it against another `version`: a git commit of the repository here, or another binary")
 	profiles := flags.Bool("profile", false, "take CPU, memory and waiting profiles of all processes in the measured phase")
-	at := flags.String("target", "", "drive a `cluster` that runs already, goim's or ours: tcp=HOST:PORT,ws=HOST:PORT,push=HOST:PORT, and for what its processes use metrics=[ROLE@]HOST:PORT, or [ROLE@]URL, for each of them")
+	at := flags.String("target", "", "drive a `cluster` that runs already, goim's or ours: tcp=HOST:PORT,ws=HOST:PORT,push=HOST:PORT, and for what its processes use metrics=[ROLE@]HOST:PORT, or [ROLE@]URL, for each of them; pprof=ROLE@HOST:PORT for one that has nothing but Go's profiles")
 	metrics := flags.String("metrics", "", "serve the harness' own metrics at `HOST:PORT`/metrics while it runs, for Prometheus; port 0 is a free one")
 	explain := flags.Bool("explain", false, "say what the run would do, what it needs and how long it takes, and run nothing")
 	schema := flags.Bool("schema", false, "print the JSON schema of scenarios, for an editor")

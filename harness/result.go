@@ -236,7 +236,11 @@ func (r *run) processes() []report.Process {
 			continue
 		}
 		used, m := r.usage[p.Name], r.final[p.Name]
-		out = append(out, r.process(p.Name, p.Role, r.begin.usage[p.Name], r.end.usage[p.Name], report.Process{
+		from, to := r.begin.usage[p.Name], r.end.usage[p.Name]
+		if p.Profiled() {
+			from, to = cluster.Usage{}, cluster.Usage{System: r.profiled[p.Name]}
+		}
+		out = append(out, r.process(p.Name, p.Role, from, to, report.Process{
 			Server:   p.Role != cluster.RoleServices,
 			CPUTotal: used.CPU().Seconds(), RSSBytes: used.RSS, RSSPeakBytes: max(used.Peak, r.seen(p)), PSSBytes: r.pss[p.Name],
 			GoHeapBytes: int64(m["go_memstats_heap_inuse_bytes"]), Goroutines: int64(m["go_goroutines"]),

@@ -91,7 +91,7 @@ func Run(ctx context.Context, opt Options) (*Result, error) {
 	}
 	r := &run{
 		opt: opt, layout: l, comets: comets, dir: dir, began: time.Now(),
-		unread: map[string]string{},
+		unread: map[string]string{}, profiled: map[string]time.Duration{},
 	}
 	r.progress = newProgress(&opt, dir, r.began)
 	defer r.progress.end()
@@ -208,9 +208,10 @@ type run struct {
 	pss             map[string]int64
 	usage           map[string]cluster.Usage
 	ceiling         *ceiling.Result
-	profiles        profile.Captured // of Options.Profile
-	settled         func()           // ends their taking, see capture
-	stopErr         error            // the cluster's way out
+	profiles        profile.Captured         // of Options.Profile
+	settled         func()                   // ends their taking, see capture
+	stopErr         error                    // the cluster's way out
+	profiled        map[string]time.Duration // processor time of a target's processes of which only profiles are known
 	// unread are a target's processes that could not be read at some time, with the last cause.
 	unread   map[string]string
 	cut      bool // ctx ended on the way
@@ -414,8 +415,10 @@ func (r *run) push(ctx context.Context) error {
 		}
 	}
 	stop = r.watch(live.Measure)
+	profiled := r.profileTarget(ctx)
 	o := <-done
 	stop()
+	profiled()
 	if o.err != nil {
 		return o.err
 	}
@@ -492,6 +495,36 @@ func (r *run) capture(ctx context.Context) (settled func()) {
 		close(over)
 		<-done
 	})
+}
+
+// profileTarget has the processes of a target that have no metrics tell by CPU profiles of the
+// measured phase how much they use. The function that it returns waits for the last of them.
+func (r *run) profileTarget(ctx context.Context) (wait func()) {
+	type outcome struct {
+		process *cluster.Process
+		cpu     time.Duration
+		err     error
+	}
+	var results []chan outcome
+	for _, p := range r.cluster.Processes() {
+		if !p.Profiled() {
+			continue
+		}
+		done := make(chan outcome, 1)
+		results = append(results, done)
+		go func() {
+			cpu, err := p.ProfileCPU(ctx, r.opt.Scenario.Phases.Measure)
+			done <- outcome{p, cpu, err}
+		}()
+	}
+	return func() {
+		for _, done := range results {
+			o := <-done
+			if r.excuse(o.process, o.err) == nil && o.err == nil {
+				r.profiled[o.process.Name] = o.cpu
+			}
+		}
+	}
 }
 
 // sleep waits for d or until ctx ends.

@@ -11,7 +11,7 @@ import (
 // target says what the run drove, and what is known of it.
 func (r *run) target() *report.Target {
 	t := r.opt.Target
-	known := &report.Target{TCP: t.TCP, WebSocket: t.WS, TCPTLS: t.TCPTLS, WSS: t.WSS, Push: t.Push, Metrics: []string{}, Problems: []string{}}
+	known := &report.Target{TCP: t.TCP, WebSocket: t.WS, TCPTLS: t.TCPTLS, WSS: t.WSS, Push: t.Push, Metrics: []string{}, Profiled: []string{}, Problems: []string{}}
 	for _, page := range t.Pages {
 		known.Metrics = append(known.Metrics, page.URL)
 	}
@@ -23,7 +23,16 @@ func (r *run) target() *report.Target {
 		list := r.cluster.Role(role)
 		known.Server = known.Server && len(list) > 0 && !slices.ContainsFunc(list, func(p *cluster.Process) bool { return !r.knows(p) })
 	}
-	_, known.Comet = r.grew(cluster.RoleComet)[metricFrames]
+	known.Comet = len(r.grew(cluster.RoleComet)) > 0
+	for _, p := range r.cluster.Processes() {
+		if p.Profiled() {
+			known.Profiled = append(known.Profiled, p.Name)
+		}
+	}
+	for _, p := range r.cluster.Role(cluster.RoleComet) {
+		_, counts := r.final[p.Name][metricFrames]
+		known.Comet = known.Comet && counts
+	}
 	return known
 }
 
@@ -32,7 +41,8 @@ func (r *run) knows(p *cluster.Process) bool {
 	_, unread := r.unread[p.Name]
 	_, begin := r.begin.usage[p.Name]
 	_, end := r.end.usage[p.Name]
-	return !unread && begin && end
+	_, profiled := r.profiled[p.Name]
+	return !unread && (begin && end || profiled)
 }
 
 // grew returns what the metrics of a role's processes grew by in the measured phase, and nil

@@ -98,6 +98,19 @@ func TestTarget(t *testing.T) {
 		t.Errorf("stages %+v", r.Stages)
 	}
 
+	// Of processes that have nothing but profiles, as goim's.
+	b = start(t, "-target", address+",pprof=comet@"+admin[1], "-set", "phases={warmup: 0s, measure: 2s}", "smoke")
+	if status := b.wait(t); status != 0 {
+		t.Fatalf("exit status %d\n%s%s", status, b.stdout.String(), b.stderr)
+	}
+	r = b.run(t)
+	if p := r.Processes[0]; len(r.Processes) != 2 || p.Role != "comet" || p.CPUSeconds <= 0 || p.GoHeapBytes < 1<<20 || p.RSSBytes != 0 {
+		t.Errorf("processes %+v", r.Processes)
+	}
+	if r.Target.Server || r.Target.Comet || len(r.Target.Profiled) != 1 || !strings.Contains(b.stdout.String(), "by a CPU profile") {
+		t.Errorf("target %+v in\n%s", r.Target, b.stdout.String())
+	}
+
 	for _, c := range []struct{ target, want string }{
 		{"tcp=a:1", "push is missing"}, {"tcp=a", "write it as"},
 		{"tcp=a:1,push=b:2", "the target no address for them"},

@@ -58,6 +58,10 @@ func TestTargetThatIsGoneInBetween(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
+			r.final = map[string]cluster.Metrics{}
+			for _, p := range r.cluster.Role(cluster.RoleComet) {
+				r.final[p.Name] = cluster.Metrics{metricFrames: 7}
+			}
 			got := r.target()
 			if got.Server != c.want.Server || got.Comet != c.want.Comet || len(got.Metrics) != 4 {
 				t.Errorf("%+v, want %+v", got, c.want)

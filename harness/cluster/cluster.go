@@ -300,6 +300,9 @@ func (c *Cluster) Usage(ctx context.Context) map[string]Usage {
 const usageTimeout = 2 * time.Second
 
 func (p *Process) usage(ctx context.Context) (Usage, bool) {
+	if p.Profiled() { // see ProfileCPU
+		return Usage{}, false
+	}
 	if p.Remote() {
 		m, err := p.Metrics(ctx)
 		if err != nil {

@@ -73,6 +73,9 @@ func rolesOf(page Page, m Metrics) (found []string) {
 // Remote reports whether p is a process of a target, of which only its metrics are known.
 func (p *Process) Remote() bool { return len(p.pages) > 0 }
 
+// Profiled reports whether p is a process of a target of which only its profiles are known.
+func (p *Process) Profiled() bool { return p.Remote() && p.pages[0].Profiles }
+
 // Here reports whether p runs on this machine for sure.
 func (p *Process) Here() bool {
 	if !p.Remote() {

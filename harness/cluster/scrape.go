@@ -121,6 +121,9 @@ func (p *Process) fetch(ctx context.Context, name, url string) ([]byte, error) {
 // Metrics returns the process's metrics of this moment.
 func (p *Process) Metrics(ctx context.Context) (Metrics, error) {
 	urls := []string{"http://" + p.Admin + "/metrics"}
+	if p.Profiled() {
+		return p.memory(ctx)
+	}
 	if p.Remote() {
 		urls = urls[:0]
 		for _, page := range p.pages {

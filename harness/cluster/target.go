@@ -20,10 +20,13 @@ type Target struct {
 	Pages []Page
 }
 
-// A Page is where a process of a target shows its metrics in Prometheus' text format.
+// A Page is where a process of a target says what it does and uses.
 type Page struct {
 	Role string // as it was given, or ""
 	URL  string
+	// Profiles says that it is the folder of Go's profiles, /debug/pprof, and not metrics in
+	// Prometheus' text format. Then the role is given.
+	Profiles bool
 }
 
 // host returns the page's host and port.
@@ -35,17 +38,19 @@ func (p Page) host() string {
 	return u.Host
 }
 
-const targetForm = "tcp=HOST:PORT,ws=HOST:PORT,push=HOST:PORT,metrics=[ROLE@]HOST:PORT"
+const targetForm = "tcp=HOST:PORT,ws=HOST:PORT,push=HOST:PORT,metrics=[ROLE@]HOST:PORT,pprof=ROLE@HOST:PORT"
 
 // ParseTarget reads a target as "tcp=HOST:PORT,ws=HOST:PORT,push=HOST:PORT"; tcp, ws,
-// tcp+tls and wss may be there several times, and must not all be left out. metrics=[ROLE@]HOST:PORT, or
-// metrics=[ROLE@]URL where the page is not /metrics, may be there for each of its processes.
+// tcp+tls and wss may be there several times, and must not all be left out. For each of its
+// processes metrics=[ROLE@]HOST:PORT may be there, or metrics=[ROLE@]URL where the page is not
+// /metrics; or, for one that has no metrics but Go's profiles in /debug/pprof,
+// pprof=ROLE@HOST:PORT or a URL.
 func ParseTarget(text string) (*Target, error) {
 	var t Target
 	for item := range strings.SplitSeq(text, ",") {
 		name, addr, ok := strings.Cut(strings.TrimSpace(item), "=")
-		if name == "metrics" && ok {
-			page, err := parsePage(addr)
+		if (name == "metrics" || name == "pprof") && ok {
+			page, err := parsePage(addr, name == "pprof")
 			if err != nil {
 				return nil, fmt.Errorf("target %q: %w", item, err)
 			}
@@ -73,7 +78,7 @@ func ParseTarget(text string) (*Target, error) {
 			}
 			t.Push = addr
 		default:
-			return nil, fmt.Errorf("target %q: %q is none of tcp, ws, tcp+tls, wss, push, metrics", item, name)
+			return nil, fmt.Errorf("target %q: %q is none of tcp, ws, tcp+tls, wss, push, metrics, pprof", item, name)
 		}
 	}
 	switch {
@@ -85,7 +90,7 @@ func ParseTarget(text string) (*Target, error) {
 	return &t, nil
 }
 
-func parsePage(text string) (Page, error) {
+func parsePage(text string, profiles bool) (Page, error) {
 	// A role has none of the signs that a URL with a user's name has before its @.
 	role, at, found := strings.Cut(text, "@")
 	if !found || strings.ContainsAny(role, ":/") {
@@ -93,14 +98,21 @@ func parsePage(text string) (Page, error) {
 	} else if !slices.Contains(roles(), role) {
 		return Page{}, fmt.Errorf("%q is none of the roles %s", role, strings.Join(roles(), ", "))
 	}
+	if profiles && role == "" {
+		return Page{}, fmt.Errorf("its role is missing, which profiles don't tell: pprof=%s@%s", RoleComet, at)
+	}
 	if hostPort(at) {
-		return Page{Role: role, URL: "http://" + at + "/metrics"}, nil
+		path := "/metrics"
+		if profiles {
+			path = "/debug/pprof"
+		}
+		return Page{role, "http://" + at + path, profiles}, nil
 	}
 	u, err := url.Parse(at)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		return Page{}, fmt.Errorf("%q is neither HOST:PORT nor a URL with http or https", at)
 	}
-	return Page{Role: role, URL: at}, nil
+	return Page{role, strings.TrimSuffix(at, "/"), profiles}, nil
 }
 
 func hostPort(addr string) bool {

@@ -15,16 +15,18 @@ func TestParseTarget(t *testing.T) {
 	for _, c := range []struct{ text, want string }{
 		{"tcp=a:1,push=b:2", "[a:1] [] b:2 []"},
 		{"tcp=a:1, tcp=a:3, ws=[::1]:4, push=b:2", "[a:1 a:3] [[::1]:4] b:2 []"},
-		{"ws=a:1,push=b:2,metrics=a:5,metrics=comet@[::1]:6", "[] [a:1] b:2 [{ http://a:5/metrics} {comet http://[::1]:6/metrics}]"},
-		{"ws=a:1,push=b:2,metrics=job@https://u:p@a/x?y=1,metrics=http://u@a:7/m", "[] [a:1] b:2 [{job https://u:p@a/x?y=1} { http://u@a:7/m}]"},
+		{"ws=a:1,push=b:2,metrics=a:5,metrics=comet@[::1]:6", "[] [a:1] b:2 [{ http://a:5/metrics false} {comet http://[::1]:6/metrics false}]"},
+		{"ws=a:1,push=b:2,metrics=job@https://u:p@a/x?y=1,metrics=http://u@a:7/m", "[] [a:1] b:2 [{job https://u:p@a/x?y=1 false} { http://u@a:7/m false}]"},
+		{"ws=a:1,push=b:2,pprof=comet@a:5,pprof=logic@http://a:6/p/", "[] [a:1] b:2 [{comet http://a:5/debug/pprof true} {logic http://a:6/p true}]"},
 		{"tcp=a:1", "push is missing"},
 		{"push=a:1,metrics=a:2", "tcp, ws, tcp+tls and wss are all missing"},
 		{"tcp=a:1,push=b:2,push=b:3", "push is there twice"},
 		{"tcp=a:1,push=b:2,metrics=a:2,metrics=a:2", "it is there twice"},
-		{"udp=a:1,push=b:2", `"udp" is none of tcp, ws, tcp+tls, wss, push, metrics`},
+		{"udp=a:1,push=b:2", `"udp" is none of tcp, ws, tcp+tls, wss, push, metrics, pprof`},
 		{"tcp=a,push=b:2", "write it as tcp=HOST:PORT"},
 		{"tcp=a:1,push=b:2,metrics=a", `"a" is neither HOST:PORT nor a URL`},
 		{"tcp=a:1,push=b:2,metrics=a:5/metrics", "neither HOST:PORT nor a URL"},
+		{"tcp=a:1,push=b:2,pprof=a:5", "its role is missing, which profiles don't tell: pprof=comet@a:5"},
 		{"tcp=a:1,push=b:2,metrics=redis@a:5", `"redis" is none of the roles logic, job, comet, services`},
 	} {
 		target, err := ParseTarget(c.text)

@@ -143,7 +143,7 @@ func badExample() *Run {
 // targetExample is a run against a cluster that ran already, of which nothing is known.
 func targetExample() *Run {
 	r := example()
-	r.Target = &Target{TCP: []string{"10.0.0.1:3101"}, WebSocket: []string{"10.0.0.1:3102"}, Push: "10.0.0.2:3111", Metrics: []string{}, Problems: []string{}}
+	r.Target = &Target{TCP: []string{"10.0.0.1:3101"}, WebSocket: []string{"10.0.0.1:3102"}, Push: "10.0.0.2:3111", Metrics: []string{}, Profiled: []string{}, Problems: []string{}}
 	r.Processes, r.Ceiling, r.Comet, r.Deliveries.CometFrames = r.Processes[2:], nil, Comet{}, 0
 	r.Server = Server{Seconds: r.Server.Seconds, HarnessCPUSeconds: r.Server.HarnessCPUSeconds}
 	r.Stages = []Stage{r.Stages[0], {Name: StageRest, What: "sent to the last receipt", Place: OnTheWay, Count: 200, Mean: 0.1098, Source: "what the others leave", Difference: true}, r.Stages[7]}
@@ -165,6 +165,8 @@ func knownTargetExample(all bool) *Run {
 	other, rest := comet, comet
 	comet.Name, other.Name, rest.Name, rest.Role = "comet@10.0.0.1:3190", "comet@10.0.0.3:3190", "logic+job@10.0.0.2:3191", "logic+job"
 	if !all {
+		r.Target.Profiled = []string{rest.Name}
+		rest.RSSBytes, rest.RSSPeakBytes = 0, 0
 		r.Target.Problems = []string{"ask comet@10.0.0.3:3190 for metrics: connection refused"}
 		r.Processes = append([]Process{comet, rest}, r.Processes...)
 		return r

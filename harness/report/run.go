@@ -53,6 +53,7 @@ type Target struct {
 	WSS       []string `json:"wss,omitempty"`
 	Push      string   `json:"push"`
 	Metrics   []string `json:"metrics"`  // the pages that were read
+	Profiled  []string `json:"profiled"` // processes whose CPU time is by a profile of the measured phase, and whose RSS is not known
 	Server    bool     `json:"server"`   // what comet, logic and job used is known
 	Comet     bool     `json:"comet"`    // comet's own counters are
 	Problems  []string `json:"problems"` // pages that could not be read: what they would have told is left out

@@ -241,7 +241,11 @@ func targetLines(r *Run) []string {
 		what = "not all that the target uses is known"
 	}
 	line := fmt.Sprintf("%s (clients at %s, pushes at %s)", what, strings.Join(slices.Concat(t.TCP, t.WebSocket, t.TCPTLS, t.WSS), ", "), t.Push)
-	return append([]string{line}, t.Problems...)
+	lines := []string{line}
+	if len(t.Profiled) > 0 {
+		lines = append(lines, "by a CPU profile of the measured phase, without what came behind it: "+strings.Join(t.Profiled, ", "))
+	}
+	return append(lines, t.Problems...)
 }
 
 func (e *errWriter) server(s *Server) {
