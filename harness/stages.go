@@ -51,8 +51,8 @@ func stages(pushes report.Pushes, last report.Percentiles, metrics map[string]cl
 	request := told(report.StageRequest, "sent to accepted by logic", report.OnTheWay, cluster.RoleLogic, metricArrival)
 	accept := told(report.StageAccept, "accepted by logic to accepted by comet", report.OnTheWay, cluster.RoleComet, metricAccepted)
 	if accept {
-		told(report.StageQueue, "until job has read it", report.PartOfOne, cluster.RoleJob, metricRead)
-		told(report.StageHandover, "from there to comet's answer", report.PartOfOne, cluster.RoleJob, metricHandover)
+		told(report.StageQueue, "of it until job has read it", report.PartOfOne, cluster.RoleJob, metricRead)
+		told(report.StageHandover, "from there until job has comet's answer", report.PartOfOne, cluster.RoleJob, metricHandover)
 	}
 	write := told(report.StageWrite, "accepted by comet to written", report.OnTheWay, cluster.RoleComet, metricWritten)
 

@@ -30,7 +30,7 @@ type Stage struct {
 // The places of stages.
 const (
 	OnTheWay  = "way"    // from one to the next
-	PartOfOne = "part"   // of the stage on the way before it
+	PartOfOne = "part"   // a closer look at the stage on the way before it
 	Beside    = "beside" // while the push goes on
 )
 
@@ -40,7 +40,7 @@ const (
 	StageRequest  = "request"  // until logic has read it
 	StageAccept   = "accept"   // until comet has it for all of its sessions
 	StageQueue    = "queue"    // of that, until job has read it
-	StageHandover = "handover" // and from there until job knows that comet has it
+	StageHandover = "handover" // and from there until job knows that comet has it, with comet's answer to it
 	StageWrite    = "write"    // from comet's acceptance to the last write
 	StageReceive  = "receive"  // from there to the last receipt
 	StageRest     = "rest"     // instead of it where not all before it is measured
@@ -118,7 +118,7 @@ func stageRows(r *Run) (rows [][]string) {
 		case OnTheWay:
 			row(s, s.What)
 		case PartOfOne:
-			row(s, "  of it "+s.What)
+			row(s, "  "+s.What)
 		}
 	}
 	if rows == nil {
