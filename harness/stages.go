@@ -1,8 +1,12 @@
 package harness
 
 import (
+	"slices"
+
 	"barrage/harness/cluster"
+	"barrage/harness/pusher"
 	"barrage/harness/report"
+	"barrage/harness/scenario"
 )
 
 // The histograms in which the server's processes tell how long pushes were under way.
@@ -22,11 +26,13 @@ func (r *run) stages(out *report.Run) []report.Stage {
 	for role := range r.end.metrics {
 		d[role] = r.grew(role)
 	}
-	return stages(out.Pushes, out.Latency.Last, d)
+	past := !slices.ContainsFunc(r.opt.Scenario.Pushes, func(p scenario.Push) bool { return p.Via == pusher.ViaHTTP })
+	return stages(out.Pushes, out.Latency.Last, d, past)
 }
 
-// stages is run.stages by what each role's metrics grew by.
-func stages(pushes report.Pushes, last report.Percentiles, metrics map[string]cluster.Metrics) []report.Stage {
+// stages is run.stages by what each role's metrics grew by. past says that no push goes through
+// logic: what stands in for its acceptance is then that a push was sent.
+func stages(pushes report.Pushes, last report.Percentiles, metrics map[string]cluster.Metrics, past bool) []report.Stage {
 	if pushes.Lag.Count == 0 || last.Count == 0 {
 		return []report.Stage{}
 	}
@@ -48,8 +54,11 @@ func stages(pushes report.Pushes, last report.Percentiles, metrics map[string]cl
 		}
 		return true
 	}
-	request := told(report.StageRequest, "sent to accepted by logic", report.OnTheWay, cluster.RoleLogic, metricArrival)
-	accept := told(report.StageAccept, "accepted by logic to accepted by comet", report.OnTheWay, cluster.RoleComet, metricAccepted)
+	request, from := past, "sent"
+	if !past {
+		request, from = told(report.StageRequest, "sent to accepted by logic", report.OnTheWay, cluster.RoleLogic, metricArrival), "accepted by logic"
+	}
+	accept := told(report.StageAccept, from+" to accepted by comet", report.OnTheWay, cluster.RoleComet, metricAccepted)
 	if accept {
 		told(report.StageQueue, "of it until job has read it", report.PartOfOne, cluster.RoleJob, metricRead)
 		told(report.StageHandover, "from there until job has comet's answer", report.PartOfOne, cluster.RoleJob, metricHandover)
@@ -62,7 +71,7 @@ func stages(pushes report.Pushes, last report.Percentiles, metrics map[string]cl
 	}
 	switch {
 	case request && accept && write:
-	case request || accept || write:
+	case request && !past || accept || write:
 		rest.Name, rest.What = report.StageRest, "the rest, to the last receipt"
 	default:
 		rest.Name, rest.What = report.StageRest, "sent to the last receipt"

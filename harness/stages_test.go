@@ -38,20 +38,24 @@ func TestStagesAddUp(t *testing.T) {
 		metrics map[string]cluster.Metrics
 		lastMS  float64
 		want    []string // name and mean in milliseconds
+		past    bool
 	}{
-		{"our processes, two comets", ours, 32, []string{"send 2", "request 1", "accept 6", "queue 4", "handover 3", "write 20", "receive 3", "ack 5"}},
-		{"receivers that were quicker than comet's clock", ours, 28, []string{"send 2", "request 1", "accept 6", "queue 4", "handover 3", "write 20", "receive -1", "ack 5"}},
-		{"goim, or a target that nothing is known of", nil, 32, []string{"send 2", "rest 30", "ack 5"}},
-		{"comets alone", map[string]cluster.Metrics{cluster.RoleComet: ours[cluster.RoleComet]}, 32, []string{"send 2", "accept 6", "write 20", "rest 4", "ack 5"}},
+		{"our processes, two comets", ours, 32, []string{"send 2", "request 1", "accept 6", "queue 4", "handover 3", "write 20", "receive 3", "ack 5"}, false},
+		{"receivers that were quicker than comet's clock", ours, 28, []string{"send 2", "request 1", "accept 6", "queue 4", "handover 3", "write 20", "receive -1", "ack 5"}, false},
+		{"goim, or a target that nothing is known of", nil, 32, []string{"send 2", "rest 30", "ack 5"}, false},
+		{"comets alone", map[string]cluster.Metrics{cluster.RoleComet: ours[cluster.RoleComet]}, 32, []string{"send 2", "accept 6", "write 20", "rest 4", "ack 5"}, false},
 		{"a logic that doesn't know the header", map[string]cluster.Metrics{cluster.RoleJob: ours[cluster.RoleJob], cluster.RoleComet: ours[cluster.RoleComet]}, 32,
-			[]string{"send 2", "accept 6", "queue 4", "handover 3", "write 20", "rest 4", "ack 5"}},
+			[]string{"send 2", "accept 6", "queue 4", "handover 3", "write 20", "rest 4", "ack 5"}, false},
+		{"pushes straight into Kafka", map[string]cluster.Metrics{cluster.RoleJob: ours[cluster.RoleJob], cluster.RoleComet: ours[cluster.RoleComet]}, 32,
+			[]string{"send 2", "accept 6", "queue 4", "handover 3", "write 20", "receive 4", "ack 5"}, true},
+		{"pushes straight into comets that don't tell", nil, 32, []string{"send 2", "rest 30", "ack 5"}, true},
 		{"some of the pushes through goim's logic", map[string]cluster.Metrics{
 			cluster.RoleLogic: histogram(metricArrival, 50, 1), cluster.RoleComet: histogram(metricAccepted, 89, 6),
-		}, 32, []string{"send 2", "rest 30", "ack 5"}},
+		}, 32, []string{"send 2", "rest 30", "ack 5"}, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			pushes := report.Pushes{Lag: report.Percentiles{Count: 100, Mean: 0.002}, Ack: report.Percentiles{Count: 100, Mean: 0.005}}
-			list := stages(pushes, report.Percentiles{Count: 100, Mean: c.lastMS / 1e3}, c.metrics)
+			list := stages(pushes, report.Percentiles{Count: 100, Mean: c.lastMS / 1e3}, c.metrics, c.past)
 			var got []string
 			sum := 0.0
 			for _, s := range list {
@@ -71,7 +75,7 @@ func TestStagesAddUp(t *testing.T) {
 			}
 		})
 	}
-	if list := stages(report.Pushes{}, report.Percentiles{}, ours); len(list) != 0 {
+	if list := stages(report.Pushes{}, report.Percentiles{}, ours, false); len(list) != 0 {
 		t.Errorf("a run that pushed nothing: %+v", list)
 	}
 }
