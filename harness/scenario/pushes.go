@@ -142,9 +142,7 @@ func readSchedule(o *object, p *Push, phases Phases, seed uint64) {
 		return
 	}
 	if len(given) != 1 {
-		for _, name := range schedules {
-			o.asked = append(o.asked, name)
-		}
+		o.asked = append(o.asked, schedules...)
 		if len(given) == 0 {
 			o.problem("rate", "is missing; one of %s is wanted", strings.Join(schedules, ", "))
 		} else {
@@ -166,9 +164,7 @@ func readSchedule(o *object, p *Push, phases Phases, seed uint64) {
 	default:
 		o.problem(given[0], "%v", err)
 	}
-	for _, name := range schedules {
-		o.asked = append(o.asked, name)
-	}
+	o.asked = append(o.asked, schedules...)
 }
 
 // schedule reads the field name, one of schedules.

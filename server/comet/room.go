@@ -198,15 +198,32 @@ func (r *room) finish(log *slog.Logger, now time.Time) {
 func (r *room) mark(t *trace, now func() time.Time) {
 	if t != nil {
 		t.hold(now())
-		r.marks = append(r.marks, mark{r.log.head, t})
+		r.marks = append(r.marks, mark{head: r.log.head, trace: t})
 	}
 }
 
-// written tells the traces of what lies before low.
+// wrote notes that a slice of a sweep has written what lies behind offset to somebody.
+func (r *room) wrote(offset uint64, now func() time.Time) {
+	if len(r.marks) == 0 || r.marks[len(r.marks)-1].head <= offset {
+		return
+	}
+	at := now()
+	for i := range r.marks {
+		if r.marks[i].head > offset {
+			r.marks[i].last = at
+		}
+	}
+}
+
+// written tells the traces of what lies before low when it was last written: those who had
+// it already when the sweep began were visited by it too.
 func (r *room) written(now time.Time) {
 	n := 0
 	for n < len(r.marks) && r.marks[n].head <= r.low {
-		r.marks[n].trace.write(now)
+		if r.marks[n].last.IsZero() {
+			r.marks[n].last = now // to nobody but those who lag
+		}
+		r.marks[n].trace.write(r.marks[n].last)
 		n++
 	}
 	if n == len(r.marks) {

@@ -3,6 +3,7 @@ package comet
 import (
 	"container/heap"
 	"log/slog"
+	"math"
 	"runtime"
 	"slices"
 	"time"
@@ -49,6 +50,7 @@ type shard struct {
 	tally struct { // since the last slice
 		writes, bytes, frames, eagain int
 	}
+	lowest uint64 // offset in its room's log from which the slice wrote, at the least
 }
 
 // A laggard is a session whose peer's window is full, and when to try again.
@@ -213,6 +215,7 @@ func (sh *shard) sweepSlice(r *room, now time.Time) {
 	}
 	stop := max(0, r.sweep.next-budget)
 	r.sweep.paced += r.sweep.next - stop
+	sh.lowest = math.MaxUint64
 	for i := r.sweep.next - 1; i >= stop; i-- {
 		if !sh.visit(r, &r.members[i]) {
 			r.sweep.blocked++
@@ -220,6 +223,7 @@ func (sh *shard) sweepSlice(r *room, now time.Time) {
 	}
 	r.sweep.next = stop
 	sh.report()
+	r.wrote(sh.lowest, sh.now)
 	if stop > 0 {
 		sh.schedule(r)
 		return
@@ -272,6 +276,7 @@ func (sh *shard) deliver(r *room, m *member) bool {
 			if n > 0 {
 				sh.tally.writes++
 				sh.tally.bytes += n
+				sh.lowest = min(sh.lowest, m.offset)
 			}
 			if n < len(c.data) {
 				sh.tally.eagain++

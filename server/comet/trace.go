@@ -100,4 +100,5 @@ func raise(v *atomic.Int64, at int64) {
 type mark struct {
 	head  uint64 // one past its last frame
 	trace *trace
+	last  time.Time // of the last slice that wrote some of it to somebody, zero for none
 }

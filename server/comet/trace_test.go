@@ -193,3 +193,31 @@ func TestTraceOverRPC(t *testing.T) {
 		t.Errorf("%d pushes on their way to comet for %g ms together, want 3 of a second each", n, ms)
 	}
 }
+
+// A push is written when the last session that lacked it got it, and not when the sweep ends
+// that visited, for newer pushes, those who had it already.
+func TestMarksKnowTheLastWrite(t *testing.T) {
+	at := func(s int) time.Time { return time.Unix(int64(s), 0) }
+	first, second := newTrace(newMetrics(prometheus.NewRegistry()), []int64{1}, 1), newTrace(newMetrics(prometheus.NewRegistry()), []int64{1}, 1)
+	var r room
+	r.log.head = 10
+	r.mark(first, func() time.Time { return at(1) })
+	r.log.head = 20
+	r.mark(second, func() time.Time { return at(1) })
+	for _, slice := range []struct {
+		lowest uint64
+		at     int
+	}{{0, 2}, {5, 3}, {10, 4}, {15, 5}, {math.MaxUint64, 6}} {
+		r.wrote(slice.lowest, func() time.Time { return at(slice.at) })
+	}
+	r.low = 10
+	r.written(at(7))
+	if got := time.Unix(0, first.written.Load()); !got.Equal(at(3)) || len(r.marks) != 1 {
+		t.Errorf("the first push was written at %v, %d marks are left", got, len(r.marks))
+	}
+	r.low = 20
+	r.written(at(8))
+	if got := time.Unix(0, second.written.Load()); !got.Equal(at(5)) || r.marks != nil {
+		t.Errorf("the second push was written at %v, marks %v", got, r.marks)
+	}
+}
