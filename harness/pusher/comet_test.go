@@ -62,6 +62,13 @@ func (f *fakeComet) Broadcast(ctx context.Context, q *comet.BroadcastReq) (*come
 	return &comet.BroadcastReply{}, f.take(ctx, fmt.Sprint(q.ProtoOp), q.Speed, q.Proto)
 }
 
+// told returns the speeds that pushes to name had, each run of the same once.
+func (f *fakeComet) told(name string) []int32 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Compact(slices.Clone(f.speeds[name]))
+}
+
 func (f *fakeComet) take(ctx context.Context, name string, speed int32, p *protocol.Proto) error {
 	if p.GetVer() != wire.Version || p.GetOp() != int32(wire.OpRaw) || p.GetSeq() != 0 {
 		return status.Errorf(codes.InvalidArgument, "an envelope of version %d, operation %d, sequence %d", p.GetVer(), p.GetOp(), p.GetSeq())
@@ -181,8 +188,8 @@ func TestCometsGetEveryPushInOrder(t *testing.T) {
 		if f.overlap {
 			t.Errorf("comet %d had two pushes of a stream under way", i)
 		}
-		if want := int32(6 - i); !slices.Equal(slices.Compact(slices.Clone(f.speeds["1001"])), []int32{want}) {
-			t.Errorf("comet %d was told the speeds %d, want %d of the 11", i, f.speeds["1001"], want)
+		if want, got := int32(6-i), f.told("1001"); !slices.Equal(got, []int32{want}) {
+			t.Errorf("comet %d was told the speeds %d, want %d of the 11", i, got, want)
 		}
 	}
 	if r.Lines[0].Ack.TotalCount() != 200 || r.Lines[1].Ack.TotalCount() != 50 || r.Ack.TotalCount() != 250 {

@@ -159,7 +159,7 @@ func TestWaysMeetBehindTheStagesTheyLeaveOut(t *testing.T) {
 			if len(want) != pushes || !slices.Equal(got[:pushes], want) || !slices.Equal(got[pushes:], want) {
 				t.Errorf("comet %d: the frames of %s from job are not those of the way through comet", i, name)
 			}
-			behindSpeeds, directSpeeds := slices.Compact(behind[i].speeds[name]), slices.Compact(direct[i].speeds[name])
+			behindSpeeds, directSpeeds := behind[i].told(name), direct[i].told(name)
 			if !slices.Equal(behindSpeeds, directSpeeds) {
 				t.Errorf("comet %d: job's speeds of %s are %d, those of the way through comet %d", i, name, behindSpeeds, directSpeeds)
 			}
