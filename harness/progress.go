@@ -133,7 +133,36 @@ func (r *run) sample(phase string) {
 	for _, p := range now.Processes {
 		s.CPUSeconds[p.Name], s.RSSBytes[p.Name] = p.CPU().Seconds(), p.RSS
 	}
+	s.Sweeps = r.sweeps()
 	r.timeline = append(r.timeline, s)
+}
+
+// Each second so many comets are asked for their counters, a millisecond of work for each,
+// and waited for so long.
+const (
+	askedComets = 8
+	askFor      = 500 * time.Millisecond
+)
+
+// sweeps returns what the comets have done so far, nil where they are too many, or don't say.
+func (r *run) sweeps() *report.Sweeps {
+	if n := len(r.cluster.Role(cluster.RoleComet)); n == 0 || n > askedComets {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), askFor)
+	defer cancel()
+	m := cluster.Metrics{}
+	for _, p := range r.cluster.Role(cluster.RoleComet) {
+		one, err := p.Metrics(ctx)
+		if err != nil {
+			return nil // the borders of the phases ask again, and say so
+		}
+		m.Add(one)
+	}
+	return &report.Sweeps{
+		Sweeps: int64(m.Sum("barrage_comet_sweep_seconds_count")), Frames: int64(m.Sum("barrage_comet_frames_sent_total")),
+		Writes: int64(m.Sum("barrage_comet_writes_total")),
+	}
 }
 
 // show shows the run at this moment, with the swarm's figures of it.

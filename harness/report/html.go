@@ -72,7 +72,7 @@ func HTML(w io.Writer, r *Run) error {
 		page.Deliveries = append(page.Deliveries, htmlRow{append([]string{"warm-up", "", ""}, deliveryCells(r.Deliveries.WarmUp)...)})
 	}
 	page.Facts = htmlFacts(r)
-	for _, d := range []drawing{latencyCurve(r), latencyHeat(r), deliveryRate(r), connects(r), processorUse(r), memoryUse(r)} {
+	for _, d := range []drawing{latencyCurve(r), latencyHeat(r), deliveryRate(r), connects(r), framesPerWrite(r), sweepRate(r), processorUse(r), memoryUse(r)} {
 		svg := d.svg()
 		if svg == "" {
 			continue

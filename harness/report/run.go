@@ -364,6 +364,7 @@ type Second struct {
 	RSSBytes   map[string]int64   `json:"rss_bytes"`
 	SwarmBusy  float64            `json:"swarm_busy"`
 	Starved    float64            `json:"swarm_starved"`
+	Sweeps     *Sweeps            `json:"sweeps,omitempty"` // absent with so many comets that asking each would cost them
 	// Heat is how many latencies of the last second lie in each bucket of a heat map:
 	// bucket i ends at 100 us x 10^(i/10).
 	Heat []int64 `json:"heat,omitempty"`
