@@ -49,11 +49,12 @@ fuzz: preflight ## every fuzz target for $(FUZZTIME)
 	  echo "$$package $$target"; \
 	  $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$package" || exit 1; done
 
-proto: ## regenerate server/api with the generators pinned in go.mod
+proto: ## regenerate server/api and harness/api with the generators pinned in go.mod
 	@command -v protoc >/dev/null || { echo "protoc is missing: sudo apt-get install -y protobuf-compiler"; exit 1; }
-	protoc -I server/api --plugin=protoc-gen-go=$$($(GO) tool -n protoc-gen-go) --plugin=protoc-gen-go-grpc=$$($(GO) tool -n protoc-gen-go-grpc) \
-	  --go_out=. --go_opt=module=barrage --go-grpc_out=. --go-grpc_opt=module=barrage \
-	  protocol/protocol.proto comet/comet.proto logic/logic.proto sessions/sessions.proto
+	@for dir in server/api harness/api; do \
+	  protoc -I $$dir --plugin=protoc-gen-go=$$($(GO) tool -n protoc-gen-go) --plugin=protoc-gen-go-grpc=$$($(GO) tool -n protoc-gen-go-grpc) \
+	    --go_out=. --go_opt=module=barrage --go-grpc_out=. --go-grpc_opt=module=barrage \
+	    $$(cd $$dir && ls */*.proto) || exit 1; done
 
 clean: ## what the other targets made, but for results/
 	rm -rf bin

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -18,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"barrage/harness"
+	"barrage/harness/agent"
 	"barrage/harness/ceiling"
 	"barrage/harness/cluster"
 	"barrage/harness/compare"
@@ -45,13 +47,14 @@ examples:
   barrage bench -target tcp=10.0.0.1:3101,ws=10.0.0.1:3102,push=10.0.0.2:3111 room-10k
   barrage bench -target tcp=10.0.0.1:3101,ws=10.0.0.1:3102,push=10.0.0.2:3111,metrics=10.0.0.1:3190,metrics=10.0.0.2:3191,metrics=10.0.0.2:3192 room-10k
   barrage bench -runs 6 -vs main~1 room-10k
+  barrage bench -agents 10.0.0.7:3121,10.0.0.8:3121 -advertise 10.0.0.1 -ca ca.pem -token-file token room-100k
   barrage bench -selftest
   barrage bench -metrics 127.0.0.1:9464 room-10k
 
 exit status: 0 the ledger balances and everything expected holds; 1 it does not, or a process
 ended by itself; 2 usage or environment; 3 the run is invalid: the harness or the machine,
-and not the server, may have made its figures; 130 interrupted. With -selftest: 0 all is
-reported as planned; 1 something is not; 3 the machine is too busy to tell
+and not the server, may have made its figures, or an agent was lost; 130 interrupted. With
+-selftest: 0 all is reported as planned; 1 something is not; 3 the machine is too busy to tell
 
 flags:
 `
@@ -88,6 +91,10 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	profiles := flags.Bool("profile", false, "take CPU, memory and waiting profiles of all processes in the measured phase")
 	at := flags.String("target", "", "drive a `cluster` that runs already, goim's or ours: tcp=HOST:PORT,ws=HOST:PORT,push=HOST:PORT, and for what its processes use metrics=[ROLE@]HOST:PORT, or [ROLE@]URL, for each of them; pprof=ROLE@HOST:PORT for one that has nothing but Go's profiles")
 	metrics := flags.String("metrics", "", "serve the harness' own metrics at `HOST:PORT`/metrics while it runs, for Prometheus; port 0 is a free one")
+	agents := flags.String("agents", "", "have the clients on `machines` where barrage agent runs: HOST:PORT,HOST:PORT; the ceiling is left out")
+	advertise := flags.String("advertise", "", "`IP` address of this machine on which the comets listen for the agents' clients")
+	var secure securityFlags
+	secure.add(flags, "this side's", "the agents'")
 	explain := flags.Bool("explain", false, "say what the run would do, what it needs and how long it takes, and run nothing")
 	schema := flags.Bool("schema", false, "print the JSON schema of scenarios, for an editor")
 	self := flags.Bool("selftest", false, "check this binary's harness against a server that is faulty by plan, in under a minute, and run nothing else")
@@ -143,6 +150,11 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 		fmt.Fprintln(stderr, "barrage bench: the scenario looks for a capacity, by runs of its own; -runs and -vs don't go with it")
 		return benchUsageError
 	}
+	fleet, err := agentFleet(*agents, *advertise, target, &secure)
+	if err != nil {
+		fmt.Fprintf(stderr, "barrage bench: %v\n", err)
+		return benchUsageError
+	}
 	if *explain {
 		if err := harness.Explain(stdout, s, *withCeiling); err != nil {
 			fmt.Fprintf(stderr, "barrage bench: %v\n", err)
@@ -171,6 +183,7 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	opt := harness.Options{
 		Scenario: s, Overrides: overrides, Exe: exe, Self: exe, Results: *results, Commit: buildCommit(),
 		Command: slices.Concat([]string{"barrage", "bench"}, args), NoCeiling: !*withCeiling, Profile: *profiles, Target: target,
+		Agents: fleet, Advertise: *advertise,
 		Progress: stderr, Terminal: isTerminal(stderr), Metrics: server,
 	}
 	var status int
@@ -198,6 +211,34 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 		fmt.Fprintf(stderr, "barrage bench: %v\n", err)
 		return benchFailed
 	}
+}
+
+// agentFleet reads the flags about agents; nil without any.
+func agentFleet(addrs, advertise string, target *cluster.Target, secure *securityFlags) (*agent.FleetConfig, error) {
+	switch {
+	case addrs == "" && (secure.security != (agent.Security{}) || secure.tokenFile != ""):
+		return nil, errors.New("-cert, -key, -ca, -token-file and -insecure are about agents, and none is named (-agents)")
+	case advertise != "" && target != nil:
+		return nil, errors.New("-advertise and -target exclude each other: a target listens where it does")
+	case advertise != "" && net.ParseIP(advertise) == nil:
+		return nil, fmt.Errorf("-advertise %q is no IP address", advertise)
+	case addrs == "":
+		return nil, nil
+	}
+	cfg := &agent.FleetConfig{Build: build()}
+	for addr := range strings.SplitSeq(addrs, ",") {
+		addr = strings.TrimSpace(addr)
+		if host, port, err := net.SplitHostPort(addr); err != nil || host == "" || port == "" {
+			return nil, fmt.Errorf("-agents %q: write it as HOST:PORT,HOST:PORT", addr)
+		}
+		if slices.Contains(cfg.Addrs, addr) {
+			return nil, fmt.Errorf("-agents: %s is there twice", addr)
+		}
+		cfg.Addrs = append(cfg.Addrs, addr)
+	}
+	var err error
+	cfg.Security, err = secure.read()
+	return cfg, err
 }
 
 // benchOnce runs a scenario, prints the result and returns the exit status.

@@ -37,6 +37,7 @@ func commands() []command {
 		{"discovery", "a node of the service that the others find each other by", runDiscovery},
 		{"services", "embedded Kafka, Redis and discovery as a process of their own", runServices},
 		{"bench", "runs a scenario against a cluster and says exactly what arrived", runBench},
+		{"agent", "runs a part of a scenario's clients on another machine than bench", runAgent},
 		{"compare", "says what changed between stored runs, and whether it is more than noise", runCompare},
 		{"profile", "says where processor time and memory go, and what changed between runs", runProfile},
 		{"version", "says what was built", runVersion},

@@ -35,10 +35,13 @@ func Capacity(ctx context.Context, opt Options) (*CapacityResult, error) {
 		return nil, err
 	}
 	out := &CapacityResult{Dir: dir, Scenario: s}
-	var first *report.Environment
+	var first *report.Run
 	try := func(ctx context.Context, rate float64) (capacity.Trial, error) {
 		one := opt
-		one.NoCeiling, one.First = true, first
+		one.NoCeiling = true
+		if first != nil {
+			one.First, one.FirstAgents = &first.Environment, first.Agents
+		}
 		one.Dir = filepath.Join(dir, strconv.Itoa(len(out.Runs)+1))
 		one.Overrides = append(opt.Overrides[:len(opt.Overrides):len(opt.Overrides)],
 			fmt.Sprintf("pushes.%d.rate=%s/s", s.Capacity.Push, strconv.FormatFloat(rate, 'g', -1, 64)))
@@ -54,7 +57,7 @@ func Capacity(ctx context.Context, opt Options) (*CapacityResult, error) {
 			return capacity.Trial{}, err
 		}
 		if first == nil {
-			first = &result.Run.Environment
+			first = result.Run
 		}
 		if result.Run.Verdict.Status == report.CutShort {
 			return capacity.Trial{}, ErrInterrupted

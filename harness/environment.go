@@ -78,6 +78,7 @@ func (e *EnvironmentError) Error() string {
 type machine struct {
 	openFiles uint64 // hard limit; the processes raise their soft one to it
 	available int64  // memory in bytes, 0 where unknown
+	elsewhere int64  // bytes of memoryPerClient that agents have
 }
 
 func readMachine() machine {
@@ -145,10 +146,10 @@ func preflight(s *scenario.Scenario, m machine) (comets int, err error) {
 			"a comet needs %d open files for its clients, the hard limit is %d: run `ulimit -Hn %d && ulimit -n %d` as root in this shell, or set cluster.comets: auto in the scenario",
 			need, m.openFiles, need, need))
 	}
-	if need := memoryNeeded(s); m.available > 0 && m.available < need {
+	if need := memoryNeeded(s) - int64(clients)*m.elsewhere; m.available > 0 && m.available < need {
 		problems = append(problems, fmt.Sprintf(
 			"%d clients and their servers need about %d MiB of memory, %d MiB are available: end other programs, or run fewer with -set clients.count=%d",
-			clients, need>>20, m.available>>20, max(1, int(m.available-memoryBeside)/memoryPerClient)))
+			clients, need>>20, m.available>>20, max(1, (m.available-memoryBeside)/(memoryPerClient-m.elsewhere))))
 	}
 	if _, err := os.Stat("/proc/self/stat"); err != nil {
 		problems = append(problems, "/proc is not mounted: mount -t proc proc /proc")

@@ -3,8 +3,10 @@ package harness
 import (
 	"context"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -73,7 +75,7 @@ func planned(opt *Options) []live.Phase {
 		live.Phase{Name: live.Measure, Length: s.Phases.Measure},
 		live.Phase{Name: live.Drain, Length: s.Phases.Drain, AtMost: true},
 	)
-	if !opt.NoCeiling && opt.Target == nil {
+	if !opt.NoCeiling && opt.Target == nil && opt.Agents == nil {
 		list = append(list, live.Phase{Name: live.Ceiling, Length: ceilingTakes, About: true})
 	}
 	return list
@@ -181,6 +183,12 @@ func (r *run) show(snap swarm.Snapshot) *live.Sample {
 	}
 	if own, err := cluster.ReadUsage(os.Getpid()); err == nil {
 		s.Processes = append(s.Processes, live.Process{Name: harnessName, Role: harnessName, Usage: own})
+	}
+	if r.fleet != nil {
+		used := r.fleet.Usage()
+		for _, name := range slices.Sorted(maps.Keys(used)) {
+			s.Processes = append(s.Processes, live.Process{Name: agentName(name), Role: roleAgent, Usage: used[name]})
+		}
 	}
 	r.progress.metrics.SetSample(s)
 	r.progress.view.Sample(s)

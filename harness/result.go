@@ -36,6 +36,7 @@ func (r *run) report() *report.Run {
 		Timeline:    nonNil(r.timeline),
 		Profiles:    report.Profiles{Taken: len(r.profiles.Files), Problems: nonNil(r.profiles.Problems)},
 	}
+	out.Agents = r.agents()
 	out.Stages = r.stages(out)
 	if t := r.opt.Target; t != nil {
 		out.Target = r.target()
@@ -47,6 +48,9 @@ func (r *run) report() *report.Run {
 	out.Disturbance = r.disturbance(out)
 	out.Verdict = verdict(out, s)
 	if change := changedSince(r.opt.First, &out.Environment); change != "" {
+		out.Verdict.Invalidate(change)
+	}
+	if change := agentChanged(r.opt.FirstAgents, out.Agents); change != "" {
 		out.Verdict.Invalidate(change)
 	}
 	if r.stopErr != nil {
@@ -251,10 +255,11 @@ func (r *run) processes() []report.Process {
 	runtime.ReadMemStats(&mem)
 	// What can't be read of this process is shown as 0.
 	pss, _ := cluster.ReadPSS(os.Getpid())
-	return append(out, r.process(harnessName, harnessName, r.begin.harness, r.end.harness, report.Process{
+	out = append(out, r.process(harnessName, harnessName, r.begin.harness, r.end.harness, report.Process{
 		CPUTotal: r.end.harness.CPU().Seconds(), RSSBytes: r.end.harness.RSS, RSSPeakBytes: r.end.harness.Peak, PSSBytes: pss,
 		GoHeapBytes: int64(mem.HeapInuse), Goroutines: int64(runtime.NumGoroutine()),
 	}))
+	return append(out, r.agentProcesses()...)
 }
 
 // seen is the most resident memory that was seen of a target's process, which doesn't say
@@ -286,7 +291,7 @@ func (r *run) server(out *report.Run) report.Server {
 			s.CometCPUSeconds += p.CPUSeconds
 		case cluster.RoleServices:
 			s.ServicesCPUSeconds += p.CPUSeconds
-		case harnessName:
+		case harnessName, roleAgent:
 			s.HarnessCPUSeconds += p.CPUSeconds
 		}
 		if p.Server {
@@ -368,6 +373,13 @@ func (r *run) ceilingFigures(out *report.Run) *report.Ceiling {
 
 func (r *run) swarmLoad() report.Swarm {
 	s := report.Swarm{Threads: len(r.received.Threads), ReadLag: report.PercentilesOf(r.received.ReadLag)}
+	if r.fleet != nil { // the worst agent's: the others' must not hide it
+		for _, m := range r.fleet.Members() {
+			if lag := report.PercentilesOf(m.ReadLag); lag.P99 > s.ReadLag.P99 {
+				s.ReadLag = lag
+			}
+		}
+	}
 	sum, starved, n := 0.0, 0.0, 0.0
 	for _, sec := range r.timeline {
 		if sec.Phase == "measure" {
@@ -382,12 +394,12 @@ func (r *run) swarmLoad() report.Swarm {
 
 // disturbance is what other processes did while the run was measured.
 func (r *run) disturbance(out *report.Run) report.Disturbance {
-	ours, elsewhere := 0.0, map[string]bool{}
+	ours, elsewhere := r.agentsHere().Seconds(), map[string]bool{}
 	for _, p := range r.cluster.Processes() {
 		elsewhere[p.Name] = !p.Here()
 	}
 	for _, p := range out.Processes {
-		if !elsewhere[p.Name] {
+		if !elsewhere[p.Name] && p.Role != roleAgent {
 			ours += p.CPUSeconds
 		}
 	}

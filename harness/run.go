@@ -6,7 +6,6 @@ package harness
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"barrage/harness/agent"
 	"barrage/harness/ceiling"
 	"barrage/harness/cluster"
 	"barrage/harness/ledger"
@@ -39,15 +39,23 @@ type Options struct {
 	Commit    string   // of the binary under test, for the report
 	// First is the environment of the series' first run, which must not change; nil for a
 	// run that is alone.
-	First     *report.Environment
-	Command   []string // that the run was asked for with
-	NoCeiling bool     // leave the ceiling out
+	First *report.Environment
+	// FirstAgents are the agents of the same run.
+	FirstAgents []report.Agent
+	Command     []string // that the run was asked for with
+	NoCeiling   bool     // leave the ceiling out
 	// Target is a cluster that runs already; nil for one of our own processes, which the
 	// scenario's settings are for.
-	Target   *cluster.Target
-	Profile  bool // take profiles of all processes in the measured phase
-	Progress io.Writer
-	Terminal bool // Progress is one: draw over what was drawn, instead of writing new lines
+	Target *cluster.Target
+	// Agents have the clients; nil for a swarm in this process. The ceiling is left out then:
+	// it is about sockets within one machine.
+	Agents *agent.FleetConfig
+	// Advertise is the IP address of this machine on which the run's comets listen for
+	// clients; "": 127.0.0.1.
+	Advertise string
+	Profile   bool // take profiles of all processes in the measured phase
+	Progress  io.Writer
+	Terminal  bool // Progress is one: draw over what was drawn, instead of writing new lines
 	// Metrics serves the run's metrics while it goes on; nil for none.
 	Metrics *live.Server
 }
@@ -69,9 +77,16 @@ var ErrInterrupted = errors.New("interrupted")
 func Run(ctx context.Context, opt Options) (*Result, error) {
 	comets, err := 0, error(nil)
 	if opt.Target == nil {
-		comets, err = preflight(opt.Scenario, readMachine())
+		m := readMachine()
+		if opt.Agents != nil {
+			m.elsewhere = agentMemoryPerClient
+		}
+		comets, err = preflight(opt.Scenario, m)
 	} else {
 		err = fitTarget(opt.Scenario, opt.Target)
+	}
+	if err == nil {
+		err = checkReach(&opt)
 	}
 	if err != nil {
 		return nil, err
@@ -190,7 +205,8 @@ type run struct {
 	progress *progress
 
 	cluster *cluster.Cluster
-	swarm   *swarm.Swarm
+	swarm   population
+	fleet   *agent.Fleet // swarm, where its clients are on agents; else nil
 	// swarmClosed keeps a swarm from being closed twice.
 	swarmClosed bool
 
@@ -225,6 +241,7 @@ type border struct {
 	harness cluster.Usage
 	metrics map[string]cluster.Metrics // by role, over all its processes
 	load    machineLoad
+	agents  map[string]agent.Load // by name
 }
 
 // comet returns the metrics of all comets.
@@ -253,7 +270,8 @@ func (r *run) take(ctx context.Context) error {
 	if err := r.settle(ctx); err != nil {
 		return interrupted(ctx, err)
 	}
-	if r.cut || r.opt.NoCeiling || r.opt.Target != nil { // the ceiling is the machine's that the server is on
+	// The ceiling is the machine's that the server and the clients are on.
+	if r.cut || r.opt.NoCeiling || r.opt.Target != nil || r.fleet != nil {
 		return nil
 	}
 	if err := r.measureCeiling(ctx); err != nil && ctx.Err() == nil {
@@ -280,7 +298,7 @@ func (r *run) startCluster(ctx context.Context, died func(*cluster.ExitError)) (
 	r.progress.phase(live.Start, fmt.Sprintf("services, logic, job and %d comet(s)", r.comets))
 	cl := &r.opt.Scenario.Cluster
 	r.cluster, err = cluster.Start(ctx, cluster.Config{
-		Exe: r.opt.Exe, Logs: filepath.Join(r.dir, logsFolder), Comets: r.comets,
+		Exe: r.opt.Exe, Logs: filepath.Join(r.dir, logsFolder), Comets: r.comets, Advertise: r.opt.Advertise,
 		Comet: flags(cl.Comet), Logic: flags(cl.Logic), Job: flags(cl.Job),
 		TLS: r.layout.crowd.of(ledger.TCPTLS)+r.layout.crowd.of(ledger.WSS) > 0,
 	}, died)
@@ -326,20 +344,28 @@ func flags(settings []scenario.Setting) []string {
 
 // connect makes the swarm and connects it, and finds out what that costs comet.
 func (r *run) connect(ctx context.Context) error {
-	s := r.opt.Scenario
 	var err error
 	if r.idle, err = r.readCometMemory(ctx); err != nil {
 		return err
 	}
-	r.swarm, err = swarm.New(swarmConfig(s, r.layout, r.cluster))
+	if r.opt.Agents != nil {
+		err = r.dialAgents(ctx)
+	} else if r.swarm, err = swarm.New(swarmConfig(r.layout, targetsOf(r.cluster), r.cluster.Trusts, 0, 1)); err != nil {
+		err = &EnvironmentError{Problems: []string{err.Error()}}
+	}
 	if err != nil {
-		return &EnvironmentError{Problems: []string{err.Error()}}
+		return err
 	}
 	stop := r.watch(live.Connect)
 	begin := time.Now()
-	err = r.swarm.Connect(ctx)
+	whole, cancel := r.whileWhole(ctx)
+	err = r.swarm.Connect(whole)
 	r.connectTook = time.Since(begin)
 	stop()
+	if errors.Is(context.Cause(whole), agent.ErrLost) {
+		err = nil // what there is is reported, as an invalid run
+	}
+	cancel()
 	if err != nil {
 		return errors.Join(fmt.Errorf("connect the clients: %w", err), r.closeSwarm())
 	}
@@ -347,25 +373,6 @@ func (r *run) connect(ctx context.Context) error {
 		return errors.Join(err, r.closeSwarm())
 	}
 	return nil
-}
-
-// swarmConfig is the clients of s, on their way to c.
-func swarmConfig(s *scenario.Scenario, l *layout, c *cluster.Cluster) swarm.Config {
-	clients := &s.Clients
-	cfg := swarm.Config{
-		Targets: swarm.Targets{TCP: c.TCP, WS: c.WS, TCPTLS: c.TCPTLS, WSS: c.WSS}, Streams: l.streams,
-		Clients: clients.Count, Client: l.client, Heartbeat: clients.Heartbeat, ReceiveBuffer: clients.ReceiveBuffer,
-		ConnectRate: int(clients.Connect.Rate + 0.5), ConnectFrom: int(clients.Connect.From + 0.5), ConnectOver: clients.Connect.Over,
-		ConnectPending: clients.Connect.Pending,
-		Behaviours: swarm.Behaviours{
-			SlowRate: clients.Slow.Rate, ChurnLives: clients.Churn.Lives, ChurnAway: clients.Churn.Away,
-			HalfOpenLives: clients.HalfOpen.Lives, RoomChange: clients.Rooms.Change,
-		},
-	}
-	if l.crowd.of(ledger.TCPTLS)+l.crowd.of(ledger.WSS) > 0 {
-		cfg.TLS = &tls.Config{RootCAs: c.Trusts}
-	}
-	return cfg
 }
 
 // lead is how long before its first push the schedule is set: time for the pusher to
@@ -386,14 +393,26 @@ func (r *run) push(ctx context.Context) error {
 			return err
 		}
 	}
+	whole, cancel := r.whileWhole(ctx)
+	defer cancel()
+	if r.fleet != nil {
+		if err := r.fleet.Synchronize(ctx); err != nil {
+			return fmt.Errorf("look at the agents' clocks: %w", err)
+		}
+	}
 	r.start = ledger.Now() + int64(lead)
+	if r.fleet != nil {
+		if err := r.fleet.Schedule(ctx, r.start); err != nil {
+			return fmt.Errorf("tell the agents when it begins: %w", err)
+		}
+	}
 	type outcome struct {
 		result *pusher.Result
 		err    error
 	}
 	done := make(chan outcome, 1)
 	go func() {
-		result, err := pusher.Run(ctx, pusher.Config{
+		result, err := pusher.Run(whole, pusher.Config{
 			Ways: ways, Streams: r.layout.pushes, Started: r.layout.streams.Start, Progress: &r.progress.pushes,
 		}, r.start)
 		done <- outcome{result, err}
@@ -401,12 +420,12 @@ func (r *run) push(ctx context.Context) error {
 	stop := r.watch(live.WarmUp)
 	r.settled = r.capture(ctx)
 	if r.opt.Scenario.Clients.Rooms.Change > 0 {
-		if err := r.swarm.ChangeRooms(ctx, true); err != nil && ctx.Err() == nil {
+		if err := r.swarm.ChangeRooms(whole, true); err != nil && whole.Err() == nil {
 			return err
 		}
 	}
-	storm := r.weather(ctx)
-	sleep(ctx, time.Duration(r.start+int64(phases.Warmup)-ledger.Now()))
+	storm := r.weather(whole)
+	sleep(whole, time.Duration(r.start+int64(phases.Warmup)-ledger.Now()))
 	stop()
 	if phases.Warmup > 0 {
 		if r.begin, err = r.readBorder(ctx); err != nil {
@@ -430,12 +449,12 @@ func (r *run) push(ctx context.Context) error {
 
 	stop = r.watch(live.Drain)
 	defer stop()
-	if ctx.Err() == nil {
+	if whole.Err() == nil {
 		limit := max(phases.Drain, time.Duration(scheduled-ledger.Now())+phases.Drain)
-		drain, cancel := context.WithTimeout(ctx, limit)
+		drain, cancel := context.WithTimeout(whole, limit)
 		r.drained, err = r.swarm.Drain(drain, r.sent.Plans())
 		cancel()
-		if err != nil && ctx.Err() == nil {
+		if err != nil && whole.Err() == nil {
 			return fmt.Errorf("wait for what is under way: %w", err)
 		}
 	}
@@ -583,6 +602,11 @@ func (r *run) readBorder(ctx context.Context) (border, error) {
 	var err error
 	if b.harness, err = cluster.ReadUsage(os.Getpid()); err != nil {
 		return b, err
+	}
+	if r.fleet != nil {
+		if b.agents, err = r.fleet.Measure(ctx); err != nil {
+			return b, fmt.Errorf("ask the agents what they use: %w", err)
+		}
 	}
 	b.metrics = map[string]cluster.Metrics{}
 	for _, role := range []string{cluster.RoleComet, cluster.RoleLogic, cluster.RoleJob} {

@@ -82,6 +82,20 @@ func TestVerdict(t *testing.T) {
 			report.Invalid, []string{"the hypervisor took 20% of the machine for others, at most 5% is accepted (valid.steal)"}},
 		{"memory short", nil, func(r *report.Run) { r.Disturbance.MemoryWait = 0.2 },
 			report.Invalid, []string{"processes waited for memory for 20% of the time, at most 5% is accepted (valid.memory_wait)"}},
+		{"an agent lost", nil, func(r *report.Run) {
+			r.Agents = []report.Agent{{Name: "a:1"}, {Name: "b:2", Clients: 1, Lost: "the agent was lost: it ended"}}
+		}, report.Invalid, []string{"agent b:2: the agent was lost: it ended; what its 1 client received is in none of the figures"}},
+		{"an agent's clock", nil, func(r *report.Run) {
+			r.Agents = []report.Agent{{Name: "a:1", Clock: report.Clock{Error: 0.002, Offset: 3600}}, {Name: "b:2", Clock: report.Clock{Error: 0.0021}}}
+		}, report.Invalid, []string{"agent b:2: latencies may be off by 2.1ms, since its clock is another one; at most 2ms is accepted (valid.clock_error)"}},
+		{"an agent's clock, and a latency that is short", nil, func(r *report.Run) {
+			r.Latency.All.P50 = 0.001
+			r.Agents = []report.Agent{{Name: "a:1", Clock: report.Clock{Error: 0.001}}}
+		}, report.Good, nil},
+		{"an agent's machine", nil, func(r *report.Run) {
+			r.Agents = []report.Agent{{Name: "a:1", Disturbance: &report.Disturbance{Steal: 0.2, ClockStep: 1}}, {Name: "b:2", Disturbance: &report.Disturbance{}}}
+		}, report.Invalid, []string{"agent a:1: the clock of day jumped by 1s",
+			"agent a:1: the hypervisor took 20% of the machine for others, at most 5% is accepted (valid.steal)"}},
 		{"invalid comes first and stays", nil, func(r *report.Run) {
 			r.Deliveries.Measured.Reordered, r.Disturbance.Steal, r.Clients.Joined = 1, 0.2, 9
 		},
@@ -142,13 +156,14 @@ func TestPreflight(t *testing.T) {
 		comets   int
 		problem  string
 	}{
-		{"fits", s(10_000, 1), machine{20_000, 8 * gib}, 1, ""},
-		{"auto takes one", s(10_000, 0), machine{20_000, 8 * gib}, 1, ""},
-		{"auto takes three", s(50_000, 0), machine{20_000, 8 * gib}, 3, ""},
-		{"too few descriptors", s(10_000, 1), machine{1024, 8 * gib}, 0, "ulimit -Hn 10512 && ulimit -n 10512"},
-		{"two comets are too few", s(10_000, 2), machine{4096, 8 * gib}, 0, "ulimit -n 5512"},
-		{"none at all", s(10, 0), machine{64, 8 * gib}, 0, "the hard limit is 64"},
-		{"too little memory", s(100_000, 0), machine{200_000, gib}, 0, "need about 3043 MiB of memory, 1024 MiB are available"},
+		{"fits", s(10_000, 1), machine{20_000, 8 * gib, 0}, 1, ""},
+		{"auto takes one", s(10_000, 0), machine{20_000, 8 * gib, 0}, 1, ""},
+		{"auto takes three", s(50_000, 0), machine{20_000, 8 * gib, 0}, 3, ""},
+		{"too few descriptors", s(10_000, 1), machine{1024, 8 * gib, 0}, 0, "ulimit -Hn 10512 && ulimit -n 10512"},
+		{"two comets are too few", s(10_000, 2), machine{4096, 8 * gib, 0}, 0, "ulimit -n 5512"},
+		{"none at all", s(10, 0), machine{64, 8 * gib, 0}, 0, "the hard limit is 64"},
+		{"too little memory", s(100_000, 0), machine{200_000, gib, 0}, 0, "need about 3043 MiB of memory, 1024 MiB are available"},
+		{"enough memory where agents have the clients", s(100_000, 0), machine{200_000, 2 * gib, agentMemoryPerClient}, 1, ""},
 		{"memory unknown", s(10, 1), machine{openFiles: 20_000}, 1, ""},
 	}
 	for _, c := range cases {
@@ -187,6 +202,13 @@ func TestEnvironmentThatChanges(t *testing.T) {
 	now.Cores = first.Cores + 1
 	if got := changedSince(&first, &now); !strings.HasPrefix(got, "the number of cores changed since the series' first run") {
 		t.Errorf("got %q", got)
+	}
+	before, after := []report.Agent{{Name: "a:1", Environment: first}}, []report.Agent{{Name: "a:1", Environment: now}}
+	if got := agentChanged(before, after); !strings.HasPrefix(got, "agent a:1: the number of cores changed") {
+		t.Errorf("got %q", got)
+	}
+	if got := agentChanged(before, before); got != "" {
+		t.Error(got)
 	}
 	now.Cores = first.Cores
 	now.KernelSettings = map[string]string{"net.core.somaxconn": "1"}

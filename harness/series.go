@@ -40,7 +40,7 @@ func Series(ctx context.Context, opt Options, variants []Variant, runs int) (*Se
 		}
 		s.Dirs = append(s.Dirs, own)
 	}
-	var first *report.Environment
+	var first *report.Run
 	for round := range runs {
 		for k := range variants {
 			i := k
@@ -48,8 +48,10 @@ func Series(ctx context.Context, opt Options, variants []Variant, runs int) (*Se
 				i = len(variants) - 1 - k
 			}
 			one := opt
-			one.Exe, one.Commit, one.First = variants[i].Exe, variants[i].Commit, first
-			one.Dir = filepath.Join(s.Dirs[i], strconv.Itoa(round+1))
+			one.Exe, one.Commit, one.Dir = variants[i].Exe, variants[i].Commit, filepath.Join(s.Dirs[i], strconv.Itoa(round+1))
+			if first != nil {
+				one.First, one.FirstAgents = &first.Environment, first.Agents
+			}
 			if opt.Progress != nil {
 				name := ""
 				if len(variants) > 1 {
@@ -62,7 +64,7 @@ func Series(ctx context.Context, opt Options, variants []Variant, runs int) (*Se
 				return s, err
 			}
 			if first == nil {
-				first = &result.Run.Environment
+				first = result.Run
 			}
 			s.Runs[i] = append(s.Runs[i], result.Run)
 			if result.Run.Verdict.Status == report.CutShort {

@@ -75,32 +75,43 @@ func account(v *report.Verdict, r *report.Run) {
 // moves both clocks and is no jump.
 const clockStep = time.Millisecond
 
+// A doubtList is why the figures may not be the server's.
+type doubtList []string
+
+func (l *doubtList) when(holds bool, format string, args ...any) {
+	if holds {
+		*l = append(*l, fmt.Sprintf(format, args...))
+	}
+}
+
 // doubts returns why the figures may not be the server's.
 func doubts(r *report.Run, b scenario.Bounds) []string {
-	var list []string
-	doubt := func(holds bool, format string, args ...any) {
-		if holds {
-			list = append(list, fmt.Sprintf(format, args...))
-		}
-	}
-	c, d := &r.Clients, &r.Disturbance
-	doubt(c.Joined != int64(c.Count), "%d of %d clients connected", c.Joined, c.Count)
-	doubt(r.Swarm.BusyMean > b.SwarmBusy, "the swarm was saturated: its busiest thread was busy for %s of the measured phase, at most %s is accepted (valid.swarm_busy)",
+	list := doubtList(lostDoubts(r))
+	c := &r.Clients
+	list.when(c.Joined != int64(c.Count), "%d of %d clients connected", c.Joined, c.Count)
+	list.when(r.Swarm.BusyMean > b.SwarmBusy, "the swarm was saturated: its busiest thread was busy for %s of the measured phase, at most %s is accepted (valid.swarm_busy)",
 		percent(r.Swarm.BusyMean), percent(b.SwarmBusy))
-	doubt(r.Swarm.Starved > b.Starved, "the swarm was starved: a thread had work and no processor for %s of the measured phase, at most %s is accepted (valid.swarm_starved)",
+	list.when(r.Swarm.Starved > b.Starved, "the swarm was starved: a thread had work and no processor for %s of the measured phase, at most %s is accepted (valid.swarm_starved)",
 		percent(r.Swarm.Starved), percent(b.Starved))
 	if limit := b.ReadLag * r.Latency.All.P99; r.Latency.All.Count > 0 {
-		doubt(r.Swarm.ReadLag.P99 > max(limit, time.Millisecond.Seconds()),
+		list.when(r.Swarm.ReadLag.P99 > max(limit, time.Millisecond.Seconds()),
 			"the swarm read late: p99 %s behind the kernel's word, more than %s of the p99 latency (valid.read_lag)",
 			seconds(r.Swarm.ReadLag.P99), percent(b.ReadLag))
 	}
 	// A push that waits for the acknowledgement of the one before is the server's doing.
-	doubt(r.Pushes.Own.P99 > b.PusherLag.Seconds(), "the pusher fell behind its schedule: p99 %s late by its own doing, at most %s is accepted (valid.pusher_lag)",
+	list.when(r.Pushes.Own.P99 > b.PusherLag.Seconds(), "the pusher fell behind its schedule: p99 %s late by its own doing, at most %s is accepted (valid.pusher_lag)",
 		seconds(r.Pushes.Own.P99), b.PusherLag)
-	doubt(math.Abs(d.ClockStep) > clockStep.Seconds(), "the clock of day jumped by %s", seconds(d.ClockStep))
-	doubt(d.OtherCPU > b.OtherCPU, "other processes took %s of the machine, at most %s is accepted (valid.other_cpu)", percent(d.OtherCPU), percent(b.OtherCPU))
-	doubt(d.Steal > b.Steal, "the hypervisor took %s of the machine for others, at most %s is accepted (valid.steal)", percent(d.Steal), percent(b.Steal))
-	doubt(d.MemoryWait > b.MemoryWait, "processes waited for memory for %s of the time, at most %s is accepted (valid.memory_wait)", percent(d.MemoryWait), percent(b.MemoryWait))
+	list = append(list, disturbanceDoubts(&r.Disturbance, b)...)
+	return append(list, agentDoubts(r, b)...)
+}
+
+// disturbanceDoubts returns why a machine may have made the figures.
+func disturbanceDoubts(d *report.Disturbance, b scenario.Bounds) []string {
+	var list doubtList
+	list.when(math.Abs(d.ClockStep) > clockStep.Seconds(), "the clock of day jumped by %s", seconds(d.ClockStep))
+	list.when(d.OtherCPU > b.OtherCPU, "other processes took %s of the machine, at most %s is accepted (valid.other_cpu)", percent(d.OtherCPU), percent(b.OtherCPU))
+	list.when(d.Steal > b.Steal, "the hypervisor took %s of the machine for others, at most %s is accepted (valid.steal)", percent(d.Steal), percent(b.Steal))
+	list.when(d.MemoryWait > b.MemoryWait, "processes waited for memory for %s of the time, at most %s is accepted (valid.memory_wait)", percent(d.MemoryWait), percent(b.MemoryWait))
 	return list
 }
 

@@ -18,9 +18,9 @@ import (
 // certificateLasts is how long the comets' certificate is valid: longer than a run.
 const certificateLasts = 48 * time.Hour
 
-// makeCertificate writes a self-signed certificate for 127.0.0.1 with its key into dir, and
-// returns their paths and a pool that trusts it. ECDSA P-256 is what live sites serve.
-func makeCertificate(dir string) (cert, key string, trusted *x509.CertPool, err error) {
+// makeCertificate writes a self-signed certificate for ip with its key into dir, and returns
+// their paths and the certificate as PEM. ECDSA P-256 is what live sites serve.
+func makeCertificate(dir string, ip net.IP) (cert, key string, authority []byte, err error) {
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return "", "", nil, fmt.Errorf("make a key: %w", err)
@@ -33,7 +33,7 @@ func makeCertificate(dir string) (cert, key string, trusted *x509.CertPool, err 
 		SerialNumber: serial, Subject: pkix.Name{CommonName: "barrage bench"},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(certificateLasts),
 		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, IsCA: true, BasicConstraintsValid: true,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, IPAddresses: []net.IP{ip},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
 	if err != nil {
@@ -43,9 +43,7 @@ func makeCertificate(dir string) (cert, key string, trusted *x509.CertPool, err 
 	if err != nil {
 		return "", "", nil, fmt.Errorf("make a key: %w", err)
 	}
-	trusted = x509.NewCertPool()
 	certPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	trusted.AppendCertsFromPEM(certPEM)
 	cert, key = filepath.Join(dir, "comet.pem"), filepath.Join(dir, "comet.key")
 	for _, f := range []struct {
 		path string
@@ -55,5 +53,5 @@ func makeCertificate(dir string) (cert, key string, trusted *x509.CertPool, err 
 			return "", "", nil, fmt.Errorf("write the comets' certificate: %w", err)
 		}
 	}
-	return cert, key, trusted, nil
+	return cert, key, certPEM, nil
 }

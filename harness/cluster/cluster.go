@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"slices"
 	"sync"
@@ -23,6 +24,9 @@ type Config struct {
 	Logic  []string
 	Job    []string
 	TLS    bool // the comets serve TLS too, with a certificate made for the run
+	// Advertise is the IP address on which the comets listen for clients, and which clients
+	// are told; "": 127.0.0.1. Everything else is within this machine.
+	Advertise string
 	// Ready is the most that the processes may take until they work. 0 is one minute.
 	Ready time.Duration
 	// Grace is the most that a process may take to end. 0 is 5 s.
@@ -54,6 +58,8 @@ type Cluster struct {
 	TCPTLS []string // the same inside TLS, where Config.TLS is set
 	WSS    []string
 	Trusts *x509.CertPool // what their certificate is checked against; nil: what the system trusts
+	// Authority is the same as PEM, for agents; nil as well.
+	Authority []byte
 
 	cfg     Config
 	ports   *Ports
@@ -72,6 +78,9 @@ type Cluster struct {
 func Start(ctx context.Context, cfg Config, died func(*ExitError)) (*Cluster, error) {
 	if cfg.Ready == 0 {
 		cfg.Ready = defaultReady
+	}
+	if cfg.Advertise == "" {
+		cfg.Advertise = "127.0.0.1"
 	}
 	if cfg.Grace == 0 {
 		cfg.Grace = defaultGrace
@@ -137,11 +146,12 @@ func (c *Cluster) start(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		c.reach(at[:2])
 		c.TCP, c.WS, c.RPC = append(c.TCP, at[0]), append(c.WS, at[1]), append(c.RPC, at[2])
 		name := fmt.Sprintf("comet-%d", i+1)
 		comet, err := c.run(RoleComet, name, c.flags(c.cfg.Comet, slices.Concat([]string{"-host=" + name,
 			"-tcp.bind=" + at[0], "-websocket.bind=" + at[1], "-rpcServer.addr=" + at[2],
-			"-addrs=127.0.0.1", "-discovery.nodes=" + backing.Discovery}, tls)...)...)
+			"-addrs=" + c.cfg.Advertise, "-discovery.nodes=" + backing.Discovery}, tls)...)...)
 		if err != nil {
 			return err
 		}
@@ -172,11 +182,16 @@ func (c *Cluster) certificate() (flags []string, err error) {
 	if c.secrets, err = os.MkdirTemp("", "barrage-tls-"); err != nil {
 		return nil, fmt.Errorf("make a folder for the comets' certificate: %w", err)
 	}
-	cert, key, trusted, err := makeCertificate(c.secrets)
+	ip := net.ParseIP(c.cfg.Advertise)
+	if ip == nil {
+		return nil, fmt.Errorf("make the comets' certificate: %q is no IP address", c.cfg.Advertise)
+	}
+	cert, key, authority, err := makeCertificate(c.secrets, ip)
 	if err != nil {
 		return nil, err
 	}
-	c.Trusts = trusted
+	c.Authority, c.Trusts = authority, x509.NewCertPool()
+	c.Trusts.AppendCertsFromPEM(authority)
 	return []string{"-tcp.tlsOpen=true", "-websocket.tlsOpen=true", "-websocket.certFile=" + cert, "-websocket.privateFile=" + key}, nil
 }
 
@@ -189,8 +204,17 @@ func (c *Cluster) takeTLS(secure []string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.reach(at)
 	c.TCPTLS, c.WSS = append(c.TCPTLS, at[0]), append(c.WSS, at[1])
 	return append(slices.Clone(secure), "-tcp.tlsBind="+at[0], "-websocket.tlsBind="+at[1]), nil
+}
+
+// reach puts addresses where clients reach them; their ports are free everywhere.
+func (c *Cluster) reach(addrs []string) {
+	for i, at := range addrs {
+		_, port, _ := net.SplitHostPort(at) // Take made it
+		addrs[i] = net.JoinHostPort(c.cfg.Advertise, port)
+	}
 }
 
 // take returns n free addresses.

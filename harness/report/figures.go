@@ -241,7 +241,16 @@ func truthFigures() []Figure {
 			of: func(r *Run) float64 { return r.Swarm.Starved }},
 		{Name: "swarm.read_lag.p99", Help: "from the kernel's word that there is something to read to the last read of it, 99th percentile", Unit: Seconds,
 			of: func(r *Run) float64 { return r.Swarm.ReadLag.P99 }},
-		{Name: "swarm.cpu_seconds", Help: "CPU time of the harness, measured phase", Unit: Seconds,
+		{Name: "clock.error", Help: "by how much a latency may be off, since the agents' clocks are others", Unit: Seconds, Better: Less, Primary: true,
+			has: func(r *Run) bool { return len(r.Agents) > 0 },
+			of: func(r *Run) float64 {
+				most := 0.0
+				for _, a := range r.Agents {
+					most = max(most, a.Clock.Error)
+				}
+				return most
+			}},
+		{Name: "swarm.cpu_seconds", Help: "CPU time of the harness, agents included, measured phase", Unit: Seconds,
 			of: func(r *Run) float64 { return r.Server.HarnessCPUSeconds }},
 		{Name: "pusher.lag.p99", Help: "from a push's intended time to the beginning of its request, 99th percentile", Unit: Seconds,
 			of: func(r *Run) float64 { return r.Pushes.Lag.P99 }},

@@ -27,6 +27,8 @@ type htmlReport struct {
 	StageNotes  []string
 	Charts      []htmlChart
 	Processes   []htmlRow
+	AgentHead   []string // empty without agents
+	AgentRows   []htmlRow
 	Deliveries  []htmlRow
 	Facts       []htmlRow
 	Repeat      string
@@ -63,6 +65,10 @@ func HTML(w io.Writer, r *Run) error {
 	page.StageNotes = stageNotes(r)
 	for _, p := range r.Processes {
 		page.Processes = append(page.Processes, htmlRow{[]string{p.Name, span(p.CPUSeconds), fmt.Sprintf("%.2f", p.CoresUsed), sizeOf(p.RSSPeakBytes), sizeOf(p.GoHeapBytes)}})
+	}
+	for _, a := range r.Agents {
+		page.AgentHead = agentHead
+		page.AgentRows = append(page.AgentRows, htmlRow{agentCells(a)})
 	}
 	for _, l := range r.Pushes.Lines {
 		page.Deliveries = append(page.Deliveries, htmlRow{append([]string{l.Name, amount(l.Rate) + "/s", size(float64(l.BodyBytes))}, deliveryCells(l.Deliveries)...)})
@@ -135,6 +141,10 @@ func htmlFacts(r *Run) []htmlRow {
 		{[]string{"beside the run", fmt.Sprintf("other processes took %s of the machine, the hypervisor %s", percent(r.Disturbance.OtherCPU), percent(r.Disturbance.Steal))}},
 		{[]string{"swarm", fmt.Sprintf("%s, the busiest at work for %s of the time; read lag p99 %s", Plural(r.Swarm.Threads, "thread"), percent(r.Swarm.BusyMean), span(r.Swarm.ReadLag.P99))}},
 		{[]string{"pusher", fmt.Sprintf("late by p50 %s, p99 %s; acknowledged after p50 %s, p99 %s", span(r.Pushes.Lag.P50), span(r.Pushes.Lag.P99), span(r.Pushes.Ack.P50), span(r.Pushes.Ack.P99))}},
+	}
+	for _, a := range r.Agents {
+		e := &a.Environment
+		rows = append(rows, htmlRow{[]string{"agent " + a.Name, fmt.Sprintf("%s, %s, %s, Linux %s; %d open files", e.CPU, Plural(e.Cores, "core"), size(float64(e.MemoryBytes)), e.Kernel, e.OpenFilesHard)}})
 	}
 	if c := r.Ceiling; c != nil {
 		rows = append(rows, htmlRow{[]string{"ceiling", fmt.Sprintf("a plain send loop over %s sockets: %s sends/s, %s for one frame to each", count(c.Clients), many(c.SendsPerSecond), span(c.SweepMedian))}})

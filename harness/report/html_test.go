@@ -49,6 +49,8 @@ func busyExample() *Run {
 func TestHTML(t *testing.T) {
 	invalid := busyExample()
 	invalid.Verdict.Invalidate("the swarm was <b>saturated</b>")
+	withAgents := busyExample()
+	withAgents.Agents = exampleAgents()
 	for name, c := range map[string]struct {
 		run  *Run
 		want []string
@@ -58,6 +60,7 @@ func TestHTML(t *testing.T) {
 		"invalid": {invalid, []string{`<span class="verdict invalid">INVALID</span>`, "of an INVALID run", "&lt;b&gt;saturated"}, []string{"<b>saturated"}},
 		"target":  {targetExample(), []string{"not known", "what the target uses is not known (clients at 10.0.0.1:3101"}, []string{"barrage_comet"}},
 		"bad":     {badExample(), []string{`<span class="verdict failed">FAILED</span>`, "9,990 of 10,000 clients connected"}, nil},
+		"agents":  {withAgents, []string{">Agents <", "10.0.0.7:3121", "12.5 ppm", "-1.25 s", "210 us", "Another CPU, 8 cores", "same machine", "lost", "clock.error"}, nil},
 		"nothing": {&Run{}, []string{"<html"}, []string{"NaN", "Inf"}},
 	} {
 		var b bytes.Buffer

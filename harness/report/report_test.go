@@ -118,6 +118,17 @@ func example() *Run {
 	}
 }
 
+// exampleAgents are one of another machine, one of the harness's own, and one that was lost.
+func exampleAgents() []Agent {
+	return []Agent{
+		{Name: "10.0.0.7:3121", Clients: 4000, Joined: 4000, Threads: 2, ReadLag: percentiles(500, 0.00003),
+			Clock: Clock{Offset: -1.25, Error: 0.00021, Drift: 12.5e-6}, Environment: Environment{CPU: "Another CPU", Cores: 8, MemoryBytes: 16 << 30, Kernel: "6.2.0"},
+			Disturbance: &Disturbance{OtherCPU: 0.015, Steal: 0.001}},
+		{Name: "127.0.0.1:3121", Clients: 3000, Joined: 3000, Threads: 2, ReadLag: percentiles(500, 0.00002), Clock: Clock{Offset: 0.000012, Error: 0.0001, Drift: -1e-6}},
+		{Name: "10.0.0.8:3121", Clients: 3000, Joined: 2990, Threads: 2, Lost: "the agent was lost: it ended"},
+	}
+}
+
 // badExample is a run in which everything went wrong.
 func badExample() *Run {
 	r := example()
@@ -185,6 +196,8 @@ func knownTargetExample(all bool) *Run {
 func TestText(t *testing.T) {
 	invalid := example()
 	invalid.Verdict.Invalidate("other processes took 20% of the machine, at most 10% is accepted (valid.other_cpu)")
+	withAgents := example()
+	withAgents.Agents = exampleAgents()
 	cutShort := example()
 	cutShort.Verdict.Status = CutShort
 	for name, c := range map[string]struct {
@@ -194,6 +207,7 @@ func TestText(t *testing.T) {
 		"good.txt":      {example(), Style{}},
 		"bad.txt":       {badExample(), Style{}},
 		"invalid.txt":   {invalid, Style{}},
+		"agents.txt":    {withAgents, Style{}},
 		"cut_short.txt": {cutShort, Style{Colour: true}},
 
 		"target.txt":        {targetExample(), Style{}},

@@ -38,6 +38,7 @@ type Run struct {
 	Comet       Comet       `json:"comet"`
 	Ceiling     *Ceiling    `json:"ceiling,omitempty"` // absent when it was not measured
 	Swarm       Swarm       `json:"swarm"`
+	Agents      []Agent     `json:"agents,omitempty"` // absent where the clients were in the harness's process
 	Disturbance Disturbance `json:"disturbance"`
 	Timeline    []Second    `json:"timeline"`
 	Profiles    Profiles    `json:"profiles"`
@@ -350,6 +351,29 @@ type Disturbance struct {
 	MemoryWait  float64 `json:"memory_wait"`  // the part of the time in which some task waited for memory
 	ClockStep   float64 `json:"clock_step"`   // seconds by which the clock of day jumped
 	HasPressure bool    `json:"has_pressure"` // the kernel tells MemoryWait
+}
+
+// An Agent had a part of the clients, in a process of its own, which may be on a machine of
+// its own.
+type Agent struct {
+	Name        string      `json:"name"` // host:port
+	Lost        string      `json:"lost"` // why it did not do its part; "" where it did
+	Clients     int64       `json:"clients"`
+	Joined      int64       `json:"joined"`
+	Threads     int         `json:"threads"`
+	ReadLag     Percentiles `json:"read_lag"`
+	Clock       Clock       `json:"clock"`
+	Environment Environment `json:"environment"`
+	// Disturbance is absent where the machine is the harness's, whose own says it, and of an
+	// agent that was lost.
+	Disturbance *Disturbance `json:"disturbance,omitempty"`
+}
+
+// Clock is how an agent's clock stood to that of the harness. Arrivals are corrected by it.
+type Clock struct {
+	Offset float64 `json:"offset"` // seconds that it was ahead, at last
+	Error  float64 `json:"error"`  // a latency is off by this much at most
+	Drift  float64 `json:"drift"`  // seconds a second by which it went away
 }
 
 // A Second is the run at one moment, sampled about once a second.

@@ -52,6 +52,10 @@ func Text(w io.Writer, r *Run, style Style) error {
 	}
 	head("Processes, measured phase")
 	e.processes(r)
+	if len(r.Agents) > 0 {
+		head("Agents")
+		e.agents(r.Agents)
+	}
 	if r.knowsComet() {
 		head("Comet")
 		e.comet(r)
@@ -225,6 +229,35 @@ func (e *errWriter) processes(r *Run) {
 	e.printf("  swarm: %s, the busiest at work for %s of the time, at most %s of a second; without a processor when it had work for %s; read lag p99 %s, max %s\n",
 		Plural(r.Swarm.Threads, "thread"), percent(r.Swarm.BusyMean), percent(r.Swarm.BusyMost), percent(r.Swarm.Starved), span(r.Swarm.ReadLag.P99), span(r.Swarm.ReadLag.Max))
 	e.printf("  beside the run: other processes %s of the machine, steal %s\n", percent(r.Disturbance.OtherCPU), percent(r.Disturbance.Steal))
+}
+
+func (e *errWriter) agents(list []Agent) {
+	var t Table
+	t.Add(agentHead...)
+	for _, a := range list {
+		t.Add(agentCells(a)...)
+	}
+	e.printf("%s", t.Lines("  "))
+	e.printf("  arrivals are corrected by the offset of each agent's clock; a latency is off by the error at most\n")
+	for _, a := range list {
+		if a.Lost != "" {
+			e.printf("  %s: %s\n", a.Name, a.Lost)
+		}
+	}
+}
+
+var agentHead = []string{"", "clients", "joined", "threads", "read lag p99", "clock ahead", "error", "drift", "other CPU", "steal"}
+
+func agentCells(a Agent) []string {
+	if a.Lost != "" {
+		return []string{a.Name, count(a.Clients), count(a.Joined), count(a.Threads), "lost", "", "", "", "", ""}
+	}
+	other, steal := "same machine", "" // as the harness's, whose own figures hold
+	if d := a.Disturbance; d != nil {
+		other, steal = percent(d.OtherCPU), percent(d.Steal)
+	}
+	return []string{a.Name, count(a.Clients), count(a.Joined), count(a.Threads), span(a.ReadLag.P99),
+		span(a.Clock.Offset), span(a.Clock.Error), digits(a.Clock.Drift*1e6) + " ppm", other, steal}
 }
 
 // targetLines says which cluster a run drove that was not its own, and what isn't known of it.

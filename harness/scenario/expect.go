@@ -23,6 +23,7 @@ type Bounds struct {
 	OtherCPU   float64       // CPU time of processes that are not part of the run, as a fraction of the machine's
 	Steal      float64       // CPU time that the hypervisor gave to others, as a fraction of the machine's
 	MemoryWait float64       // fraction of the time in which tasks waited for memory (PSI)
+	ClockError float64       // by how much an agent's clock may put latencies wrong, as a fraction of their median; 1 ms is always accepted
 }
 
 // DefaultBounds hold where a scenario says nothing.
@@ -39,6 +40,7 @@ func readBounds(o *object) Bounds {
 		OtherCPU:   scalar(o, "other_cpu", fraction),
 		Steal:      scalar(o, "steal", fraction),
 		MemoryWait: scalar(o, "memory_wait", fraction),
+		ClockError: scalar(o, "clock_error", fraction),
 	}
 	o.done()
 	return b

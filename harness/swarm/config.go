@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"net/netip"
 	"runtime"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -86,6 +87,11 @@ type Config struct {
 	Behaviours Behaviours
 	TLS        *tls.Config // of the clients inside TLS; without a ServerName the target's host is it
 
+	// ClockOffset is how far the clock of the pushes' intended times is ahead of this
+	// process's, in nanoseconds: it is added to each arrival, and may change meanwhile. Nil
+	// where both are one process's.
+	ClockOffset *atomic.Int64
+
 	// Raw clients don't log in: a connection counts as joined as soon as it is there, and
 	// WebSocket ones start with frames, without the HTTP upgrade.
 	Raw bool
@@ -142,6 +148,9 @@ func (c Config) fill() (Config, error) {
 	c.Heartbeat = orDefault(c.Heartbeat, defaultHeartbeat)
 	c.Gather = orDefault(c.Gather, defaultGather)
 	c.ReadBuffer = orDefault(c.ReadBuffer, defaultReadBuffer)
+	if c.ClockOffset == nil {
+		c.ClockOffset = new(atomic.Int64)
+	}
 	return c, nil
 }
 

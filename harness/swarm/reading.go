@@ -58,7 +58,7 @@ func (t *thread) take(i, limit int) int {
 // whether the client is still there.
 func (t *thread) input(i, kept, n int) bool {
 	c := &t.clients[i]
-	arrival := ledger.Now()
+	arrival := ledger.Now() + t.cfg.ClockOffset.Load()
 	in := t.buf[:kept+n]
 	if c.state == upgrading && !t.upgraded(i, &in) {
 		return c.state == upgrading

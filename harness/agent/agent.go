@@ -1,0 +1,56 @@
+// Package agent runs a scenario's clients on other machines. On each of them a Server has
+// a swarm; a Fleet connects to the servers, gives each its part of the clients, and is to
+// the run what a swarm of its own process would be: the ledgers and histograms of all parts
+// are merged without loss, so that there is one result.
+//
+// What a machine adds is a clock of its own. The Fleet follows the offset of each agent's
+// clock by exchanges of the time, has the agent correct every arrival by it, and says by
+// how much a latency may still be off.
+package agent
+
+import (
+	"errors"
+	"time"
+
+	"barrage/harness/cluster"
+	"barrage/harness/swarm"
+)
+
+// Protocol is the version of the service. It grows with every change of it.
+const Protocol = 1
+
+// A Job is what a coordinator asks of an agent.
+type Job struct {
+	File      string // the scenario's, for messages
+	Scenario  string // its text
+	Overrides []string
+	Targets   swarm.Targets
+	Authority []byte // PEM of what clients inside TLS trust; nil: what the agent's system does
+
+	// The agent has the clients i with i % Parts == Part.
+	Part, Parts int
+}
+
+// Work is a job made ready to be done.
+type Work struct {
+	Swarm  swarm.Config // without ClockOffset
+	Starts []Start      // when which stream carries its first push, in any order
+}
+
+// A Start is the beginning of a stream.
+type Start struct {
+	Stream uint16
+	After  time.Duration // from the schedule's start
+}
+
+// Load is what a machine, and this process on it, have used by now.
+type Load struct {
+	Busy       time.Duration // processor time of all tasks
+	Steal      time.Duration // that the hypervisor gave to others
+	MemoryWait time.Duration // in which some task waited for memory
+	Wall       time.Duration // the clock of day, less the one that only goes forward
+	Usage      cluster.Usage // of the process
+}
+
+// ErrLost says that an agent ended, or can't be reached any more, before it was to.
+var ErrLost = errors.New("the agent was lost")

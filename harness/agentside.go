@@ -1,0 +1,81 @@
+package harness
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+
+	"barrage/harness/agent"
+	"barrage/harness/cluster"
+	"barrage/harness/report"
+	"barrage/harness/scenario"
+)
+
+// agentMemoryPerClient is what a client takes of an agent's machine: its socket, with some
+// data under way, and the swarm's share.
+const agentMemoryPerClient = 12 << 10
+
+// AgentServer describes an agent on this machine, which is of a binary of the given version
+// and commit.
+func AgentServer(security agent.Security, build, commit string, log *slog.Logger) agent.ServerConfig {
+	return agent.ServerConfig{
+		Security: security, Build: build, Boot: bootID(), Log: log,
+		Prepare: func(j agent.Job) (agent.Work, error) { return agentWork(j, readMachine()) },
+		Environment: func() report.Environment {
+			e := readEnvironment(commit)
+			e.Broker = ""
+			return e
+		},
+		Load: agentLoad,
+	}
+}
+
+// agentWork lays a job's scenario out as its coordinator does.
+func agentWork(j agent.Job, m machine) (agent.Work, error) {
+	s, err := scenario.Parse(j.File, []byte(j.Scenario), j.Overrides)
+	if err != nil {
+		return agent.Work{}, err
+	}
+	l, err := newLayout(s)
+	if err != nil {
+		return agent.Work{}, err
+	}
+	var trusts *x509.CertPool
+	if len(j.Authority) > 0 {
+		trusts = x509.NewCertPool()
+		if !trusts.AppendCertsFromPEM(j.Authority) {
+			return agent.Work{}, errors.New("the certificate of the targets is no PEM certificate")
+		}
+	}
+	w := agent.Work{Swarm: swarmConfig(l, j.Targets, trusts, j.Part, j.Parts)}
+	perClient := float64(agentMemoryPerClient) + (s.Clients.Transport.TCPTLS+s.Clients.Transport.WSS)*memoryOfTLS/2
+	if need := int64(float64(w.Swarm.Clients) * perClient); m.available > 0 && m.available < need {
+		return agent.Work{}, fmt.Errorf("%d clients need about %d MiB of memory, %d MiB are available: end other programs there, or spread the clients over more agents",
+			w.Swarm.Clients, need>>20, m.available>>20)
+	}
+	for _, p := range l.pushes {
+		if p.Pushes > 0 {
+			w.Starts = append(w.Starts, agent.Start{Stream: p.ID, After: p.Due(0)})
+		}
+	}
+	return w, nil
+}
+
+func agentLoad() agent.Load {
+	l := readMachineLoad()
+	usage, _ := cluster.ReadUsage(os.Getpid()) // a machine whose /proc can't be read fails before a run
+	return agent.Load{Busy: l.busy, Steal: l.steal, MemoryWait: l.memoryWait, Wall: l.wall, Usage: usage}
+}
+
+// bootID names the running kernel: containers and network namespaces of one machine have
+// the same one, as they have its processors. "" where it can't be read.
+func bootID() string {
+	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(text))
+}
