@@ -88,6 +88,7 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	withCeiling := flags.Bool("ceiling", true, "measure what the kernel allows after the run")
 	runs := flags.Int("runs", 1, "run it `N` times, 1 to 100; with -vs N times for each side")
 	vs := flags.String("vs", "", "hold it against another `version`: a git commit of the repository here, or another binary")
+	scale := flags.Float64("scale", 1, "make the scenario so many `times` as large: 0.1 has a tenth of its clients, members and rooms")
 	profiles := flags.Bool("profile", false, "take CPU, memory and waiting profiles of all processes in the measured phase")
 	at := flags.String("target", "", "drive a `cluster` that runs already, goim's or ours: tcp=HOST:PORT,ws=HOST:PORT,push=HOST:PORT, and for what its processes use metrics=[ROLE@]HOST:PORT, or [ROLE@]URL, for each of them; pprof=ROLE@HOST:PORT for one that has nothing but Go's profiles")
 	metrics := flags.String("metrics", "", "serve the harness' own metrics at `HOST:PORT`/metrics while it runs, for Prometheus; port 0 is a free one")
@@ -132,6 +133,13 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 		return benchUsageError
 	}
 	s, err := scenario.Find(names[0], scenarios.Files, overrides)
+	if err == nil && *scale != 1 {
+		var more []string
+		if more, err = s.Scale(*scale); err == nil {
+			overrides = append(overrides, more...)
+			s, err = scenario.Find(names[0], scenarios.Files, overrides)
+		}
+	}
 	if err != nil {
 		fmt.Fprintf(stderr, "barrage bench: %v\n", err)
 		return benchUsageError

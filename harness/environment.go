@@ -3,6 +3,7 @@ package harness
 import (
 	"bufio"
 	"fmt"
+	"math"
 	"os"
 	"runtime"
 	"strconv"
@@ -148,8 +149,8 @@ func preflight(s *scenario.Scenario, m machine) (comets int, err error) {
 	}
 	if need := memoryNeeded(s) - int64(clients)*m.elsewhere; m.available > 0 && m.available < need {
 		problems = append(problems, fmt.Sprintf(
-			"%d clients and their servers need about %d MiB of memory, %d MiB are available: end other programs, or run fewer with -set clients.count=%d",
-			clients, need>>20, m.available>>20, max(1, (m.available-memoryBeside)/(memoryPerClient-m.elsewhere))))
+			"%d clients and their servers need about %d MiB of memory, %d MiB are available: end other programs, or run it smaller with -scale %.2g",
+			clients, need>>20, m.available>>20, max(0.01, math.Floor(float64(m.available-memoryBeside)/float64(need-memoryBeside)*100)/100)))
 	}
 	if _, err := os.Stat("/proc/self/stat"); err != nil {
 		problems = append(problems, "/proc is not mounted: mount -t proc proc /proc")

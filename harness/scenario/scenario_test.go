@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -272,6 +273,31 @@ func TestSchedulesAndSizes(t *testing.T) {
 			t.Errorf("%s: %v", sizes, err)
 		} else if got := s.Pushes[0].Sizes.Mean(); got < mean-0.5 || got > mean+0.5 {
 			t.Errorf("%s: mean %g", sizes, got)
+		}
+	}
+}
+
+func TestScale(t *testing.T) {
+	s, err := Parse("x.yaml", []byte(good), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		factor float64
+		want   []string
+	}{
+		{0.5, []string{"clients.count=50", "clients.members=25", "clients.rooms.count=2", "pushes.1.groups=1"}},
+		{10, []string{"clients.count=1000", "clients.members=500", "clients.rooms.count=40", "pushes.1.groups=20"}},
+		{1, nil},
+		{0.0001, []string{"clients.count=1", "clients.members=1", "clients.rooms.count=1", "pushes.1.groups=1"}},
+	} {
+		if got, err := s.Scale(c.factor); err != nil || !slices.Equal(got, c.want) {
+			t.Errorf("%g: %v, %v", c.factor, got, err)
+		}
+	}
+	for _, factor := range []float64{0, -1, math.NaN(), math.Inf(1)} {
+		if _, err := s.Scale(factor); err == nil {
+			t.Errorf("%g was accepted", factor)
 		}
 	}
 }
