@@ -40,6 +40,9 @@ func Explain(w io.Writer, s *scenario.Scenario, withCeiling bool) error {
 			fmt.Fprintf(&b, "  %s has %s=%s\n", role.name, setting.Key, setting.Value)
 		}
 	}
+	if env := s.Cluster.CometRuntime.Environment(); len(env) > 0 {
+		fmt.Fprintf(&b, "  comet runs with %s\n", strings.Join(env, " "))
+	}
 	b.WriteString(explainClients(s, l))
 	fmt.Fprintf(&b, "\nFor %v, which count for loss and order and not for latency, and then for %v, which are measured, it pushes:\n", s.Phases.Warmup, s.Phases.Measure)
 	deliveries := l.deliveries()

@@ -299,7 +299,8 @@ func (r *run) startCluster(ctx context.Context, died func(*cluster.ExitError)) (
 	cl := &r.opt.Scenario.Cluster
 	r.cluster, err = cluster.Start(ctx, cluster.Config{
 		Exe: r.opt.Exe, Logs: filepath.Join(r.dir, logsFolder), Comets: r.comets, Advertise: r.opt.Advertise,
-		Comet: flags(cl.Comet), Logic: flags(cl.Logic), Job: flags(cl.Job),
+		CometEnv: cl.CometRuntime.Environment(),
+		Comet:    flags(cl.Comet), Logic: flags(cl.Logic), Job: flags(cl.Job),
 		TLS: r.layout.crowd.of(ledger.TCPTLS)+r.layout.crowd.of(ledger.WSS) > 0,
 	}, died)
 	if err != nil {

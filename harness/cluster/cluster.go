@@ -21,9 +21,11 @@ type Config struct {
 	Logs   string   // folder for the processes' logs
 	Comets int      // how many
 	Comet  []string // further flags of every comet
-	Logic  []string
-	Job    []string
-	TLS    bool // the comets serve TLS too, with a certificate made for the run
+	// CometEnv is variables (NAME=VALUE) of every comet's environment, beside this process's.
+	CometEnv []string
+	Logic    []string
+	Job      []string
+	TLS      bool // the comets serve TLS too, with a certificate made for the run
 	// Advertise is the IP address on which the comets listen for clients, and which clients
 	// are told; "": 127.0.0.1. Everything else is within this machine.
 	Advertise string
@@ -238,7 +240,11 @@ func (c *Cluster) run(role, name string, flags ...string) (*Process, error) {
 	}
 	p := &Process{Name: name, Role: role, Admin: at, client: newAdminClient()}
 	args := append([]string{role, "-admin.addr=" + at}, flags...)
-	if err := c.spawner.start(p, c.cfg.Logs, c.cfg.Exe, args); err != nil {
+	var env []string
+	if role == RoleComet {
+		env = c.cfg.CometEnv
+	}
+	if err := c.spawner.start(p, c.cfg.Logs, c.cfg.Exe, args, env); err != nil {
 		return nil, err
 	}
 	c.mu.Lock()

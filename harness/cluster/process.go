@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -87,15 +88,16 @@ func (s *spawner) close() { close(s.calls) }
 // start runs exe as p in a process group of its own, so that a terminal's Ctrl-C reaches
 // the harness alone, which then stops the processes in order. Whatever happens to the
 // harness, the kernel kills the process with it.
-func (s *spawner) start(p *Process, dir, exe string, args []string) error {
+func (s *spawner) start(p *Process, dir, exe string, args, env []string) error {
 	p.log, p.done = filepath.Join(dir, p.Name+".log"), make(chan struct{})
 	log, err := os.OpenFile(p.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
 		return fmt.Errorf("start %s: %w", p.Name, err)
 	}
 	defer log.Close()
-	fmt.Fprintf(log, "$ %s %s\n", exe, strings.Join(args, " "))
+	fmt.Fprintf(log, "$ %s\n", strings.Join(slices.Concat(env, []string{exe}, args), " "))
 	p.cmd = exec.Command(exe, args...)
+	p.cmd.Env = append(os.Environ(), env...)
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := s.do(p.cmd.Start); err != nil {

@@ -102,6 +102,10 @@ func readCluster(o *object) Cluster {
 		c.Comets = scalar(o, "comets", whole)
 	}
 	c.Comet, c.Logic, c.Job = o.settings("comet"), o.settings("logic"), o.settings("job")
+	if r := o.object("comet_runtime"); r.node != nil {
+		c.CometRuntime = Runtime{Procs: scalar(r, "procs", whole), GC: scalar(r, "gc", whole), Memory: scalar(r, "memory", size)}
+		r.done()
+	}
 	o.done()
 	return c
 }

@@ -38,6 +38,28 @@ type Cluster struct {
 	Comet  []Setting // configuration of every comet, over its defaults
 	Logic  []Setting
 	Job    []Setting
+
+	CometRuntime Runtime
+}
+
+// Runtime is what Go's runtime of a process may take; zeros leave it as it is.
+type Runtime struct {
+	Procs  int // GOMAXPROCS
+	GC     int // GOGC, in percent
+	Memory int // GOMEMLIMIT, in bytes
+}
+
+// Environment returns r as variables of a process's environment.
+func (r Runtime) Environment() (list []string) {
+	for _, v := range []struct {
+		name  string
+		value int
+	}{{"GOMAXPROCS", r.Procs}, {"GOGC", r.GC}, {"GOMEMLIMIT", r.Memory}} {
+		if v.value > 0 {
+			list = append(list, fmt.Sprintf("%s=%d", v.name, v.value))
+		}
+	}
+	return list
 }
 
 // A Setting is one configuration value of a role, by its key (room.minInterval).

@@ -26,6 +26,7 @@ cluster:
   comets: 2
   comet: {room.minInterval: 10ms, limit.perAddress: 5}
   job: {comet.lanes: 8}
+  comet_runtime: {procs: 1, memory: 64MiB}
 clients:
   count: 100
   transport: {tcp: 0.25, ws: 0.75}
@@ -46,6 +47,9 @@ func TestParse(t *testing.T) {
 	s, err := Parse("good.yaml", []byte(good), nil)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if want := []string{"GOMAXPROCS=1", "GOMEMLIMIT=67108864"}; !slices.Equal(s.Cluster.CometRuntime.Environment(), want) {
+		t.Errorf("environment %v, want %v", s.Cluster.CometRuntime.Environment(), want)
 	}
 	if s.Cluster.Comets != 2 || !slices.Equal(s.Cluster.Comet, []Setting{{"limit.perAddress", "5"}, {"room.minInterval", "10ms"}}) {
 		t.Errorf("cluster is %+v", s.Cluster)
@@ -78,61 +82,61 @@ func TestParseMistakes(t *testing.T) {
 		want     string // the message, whole or its start
 	}{
 		{"unknown field", "  count: 100\n", "  conut: 100\n",
-			"x.yaml:8: clients.conut: unknown field; did you mean count?"},
-		{"unknown section", "expect:", "expected:", "x.yaml:20: expected: unknown field; did you mean expect?"},
+			"x.yaml:9: clients.conut: unknown field; did you mean count?"},
+		{"unknown section", "expect:", "expected:", "x.yaml:21: expected: unknown field; did you mean expect?"},
 		{"field twice", "name: good\n", "name: good\nname: again\n", "x.yaml:2: name: is there twice"},
 		{"bad name", "name: good", "name: ../up", `x.yaml:1: name: "../up" is no name`},
-		{"not a number", "count: 100", "count: many", `x.yaml:8: clients.count: "many" is not a whole number; accepted: 1 to 10000000`},
-		{"out of range", "count: 100", "count: 0", "x.yaml:8: clients.count: 0 is out of range; accepted: 1 to 10000000"},
-		{"empty value", "count: 100", "count:", "x.yaml:8: clients.count: is empty; accepted: 1 to 10000000"},
-		{"list for a number", "count: 100", "count: [1]", "x.yaml:8: clients.count: is a list; accepted"},
+		{"not a number", "count: 100", "count: many", `x.yaml:9: clients.count: "many" is not a whole number; accepted: 1 to 10000000`},
+		{"out of range", "count: 100", "count: 0", "x.yaml:9: clients.count: 0 is out of range; accepted: 1 to 10000000"},
+		{"empty value", "count: 100", "count:", "x.yaml:9: clients.count: is empty; accepted: 1 to 10000000"},
+		{"list for a number", "count: 100", "count: [1]", "x.yaml:9: clients.count: is a list; accepted"},
 		{"rate without unit", "connect_rate: 600/min", "connect_rate: 600",
-			`x.yaml:10: clients.connect_rate: "600" is not a rate; write it as 10/s or 90/min; accepted: 1/s to 1e+06/s`},
+			`x.yaml:11: clients.connect_rate: "600" is not a rate; write it as 10/s or 90/min; accepted: 1/s to 1e+06/s`},
 		{"wrong unit of a duration", "heartbeat: 30s", "heartbeat: 30B",
-			`x.yaml:11: clients.heartbeat: "30B" is not a duration; write it as 500ms, 20s or 1m30s; accepted: 1s to 1h0m0s`},
-		{"size without unit", "size: 64B", "size: 64", `x.yaml:16: pushes.0.size: "64" is not a size; write it as 64B`},
-		{"no rate", "rate: 400/s, ", "", "x.yaml:16: pushes.0.rate: is missing; one of rate, ramp, burst, poisson, steps is wanted"},
-		{"two rates", "rate: 400/s", "rate: 400/s, poisson: 3/s", "x.yaml:16: pushes.0.poisson: is there beside rate; one of them is wanted"},
-		{"a ramp of nothing", "rate: 400/s", "ramp: {from: 0/s, to: 0/s}", "x.yaml:16: pushes.0.ramp: "},
-		{"part of a ramp", "rate: 400/s", "ramp: {from: 0/s}", "x.yaml:16: pushes.0.ramp.to: is missing; accepted: 0/s to 100000/s"},
-		{"a burst too thick", "rate: 400/s", "burst: {pushes: 1000000, every: 1ms}", "x.yaml:16: pushes.0.burst: "},
-		{"step without a length", "rate: 400/s", "steps: [{rate: 3/s, for: 1s}, {rate: 3/s}]", "x.yaml:16: pushes.0.steps.1.for: is missing"},
-		{"no steps", "rate: 400/s", "steps: []", "x.yaml:16: pushes.0.steps: "},
-		{"no size", "size: 64B, rooms", "rooms", "x.yaml:16: pushes.0.size: is missing; one of size and sizes is wanted"},
-		{"two sizes", "size: 64B, rooms", "size: 64B, sizes: {min: 16B, max: 32B}, rooms", "x.yaml:16: pushes.0.sizes: is there beside size"},
-		{"sizes upside down", "size: 64B, rooms", "sizes: {min: 64B, max: 32B}, rooms", "x.yaml:16: pushes.0.sizes."},
-		{"mean too high", "size: 64B, rooms", "sizes: {mean: 64B, max: 65B}, rooms", "x.yaml:16: pushes.0.sizes.mean: 64B is out of range"},
-		{"min and mean", "size: 64B, rooms", "sizes: {min: 16B, mean: 64B, max: 165B}, rooms", "x.yaml:16: pushes.0.sizes.min: one of min and mean is wanted beside max"},
-		{"keys past logic", "kind: keys, ", "kind: keys, via: kafka, ", "x.yaml:17: pushes.1.via: pushes of the kind keys can't go via kafka"},
-		{"no such way", "kind: all, ", "kind: all, via: mail, ", `x.yaml:18: pushes.2.via: "mail" is no way in; accepted: http, kafka, comet`},
-		{"size below the stamp", "size: 64B", "size: 8B", "x.yaml:16: pushes.0.size: 8B is out of range; accepted: 16B to 1048576B"},
-		{"unknown kind", "kind: all", "kind: everyone", `x.yaml:18: pushes.2.kind: "everyone" is no kind of push; accepted: room, keys, mids, all`},
-		{"field of another kind", "speed: 100", "targets: 1", "x.yaml:18: pushes.2.targets: unknown field"},
-		{"protocol's own operation", "operation: 1001", "operation: 9", "x.yaml:18: pushes.2.operation: 9 is out of range; accepted: 1000 to 2147483647"},
-		{"room that isn't there", "rooms: [1, 3]", "rooms: [5]", "x.yaml:16: pushes.0.rooms.0: 5 is out of range; accepted: 1 to 4"},
-		{"room twice", "rooms: [1, 3]", "rooms: [1, 1]", "x.yaml:16: pushes.0.rooms: room 1 is there twice"},
-		{"more groups than keys", "groups: 2", "groups: 21", "x.yaml:17: pushes.1.groups: 21 groups of 5 targets are more than the 100 of clients.count"},
-		{"transport adds up", "tcp: 0.25", "tcp: 0.3", "x.yaml:9: clients.transport: tcp, ws, tcp+tls and wss add up to 1.05"},
-		{"transport not a mapping", "{tcp: 0.25, ws: 0.75}", "tcp", `x.yaml:9: clients.transport: is "tcp", a mapping of fields is wanted`},
+			`x.yaml:12: clients.heartbeat: "30B" is not a duration; write it as 500ms, 20s or 1m30s; accepted: 1s to 1h0m0s`},
+		{"size without unit", "size: 64B", "size: 64", `x.yaml:17: pushes.0.size: "64" is not a size; write it as 64B`},
+		{"no rate", "rate: 400/s, ", "", "x.yaml:17: pushes.0.rate: is missing; one of rate, ramp, burst, poisson, steps is wanted"},
+		{"two rates", "rate: 400/s", "rate: 400/s, poisson: 3/s", "x.yaml:17: pushes.0.poisson: is there beside rate; one of them is wanted"},
+		{"a ramp of nothing", "rate: 400/s", "ramp: {from: 0/s, to: 0/s}", "x.yaml:17: pushes.0.ramp: "},
+		{"part of a ramp", "rate: 400/s", "ramp: {from: 0/s}", "x.yaml:17: pushes.0.ramp.to: is missing; accepted: 0/s to 100000/s"},
+		{"a burst too thick", "rate: 400/s", "burst: {pushes: 1000000, every: 1ms}", "x.yaml:17: pushes.0.burst: "},
+		{"step without a length", "rate: 400/s", "steps: [{rate: 3/s, for: 1s}, {rate: 3/s}]", "x.yaml:17: pushes.0.steps.1.for: is missing"},
+		{"no steps", "rate: 400/s", "steps: []", "x.yaml:17: pushes.0.steps: "},
+		{"no size", "size: 64B, rooms", "rooms", "x.yaml:17: pushes.0.size: is missing; one of size and sizes is wanted"},
+		{"two sizes", "size: 64B, rooms", "size: 64B, sizes: {min: 16B, max: 32B}, rooms", "x.yaml:17: pushes.0.sizes: is there beside size"},
+		{"sizes upside down", "size: 64B, rooms", "sizes: {min: 64B, max: 32B}, rooms", "x.yaml:17: pushes.0.sizes."},
+		{"mean too high", "size: 64B, rooms", "sizes: {mean: 64B, max: 65B}, rooms", "x.yaml:17: pushes.0.sizes.mean: 64B is out of range"},
+		{"min and mean", "size: 64B, rooms", "sizes: {min: 16B, mean: 64B, max: 165B}, rooms", "x.yaml:17: pushes.0.sizes.min: one of min and mean is wanted beside max"},
+		{"keys past logic", "kind: keys, ", "kind: keys, via: kafka, ", "x.yaml:18: pushes.1.via: pushes of the kind keys can't go via kafka"},
+		{"no such way", "kind: all, ", "kind: all, via: mail, ", `x.yaml:19: pushes.2.via: "mail" is no way in; accepted: http, kafka, comet`},
+		{"size below the stamp", "size: 64B", "size: 8B", "x.yaml:17: pushes.0.size: 8B is out of range; accepted: 16B to 1048576B"},
+		{"unknown kind", "kind: all", "kind: everyone", `x.yaml:19: pushes.2.kind: "everyone" is no kind of push; accepted: room, keys, mids, all`},
+		{"field of another kind", "speed: 100", "targets: 1", "x.yaml:19: pushes.2.targets: unknown field"},
+		{"protocol's own operation", "operation: 1001", "operation: 9", "x.yaml:19: pushes.2.operation: 9 is out of range; accepted: 1000 to 2147483647"},
+		{"room that isn't there", "rooms: [1, 3]", "rooms: [5]", "x.yaml:17: pushes.0.rooms.0: 5 is out of range; accepted: 1 to 4"},
+		{"room twice", "rooms: [1, 3]", "rooms: [1, 1]", "x.yaml:17: pushes.0.rooms: room 1 is there twice"},
+		{"more groups than keys", "groups: 2", "groups: 21", "x.yaml:18: pushes.1.groups: 21 groups of 5 targets are more than the 100 of clients.count"},
+		{"transport adds up", "tcp: 0.25", "tcp: 0.3", "x.yaml:10: clients.transport: tcp, ws, tcp+tls and wss add up to 1.05"},
+		{"transport not a mapping", "{tcp: 0.25, ws: 0.75}", "tcp", `x.yaml:10: clients.transport: is "tcp", a mapping of fields is wanted`},
 		{"members missing", "kind: all, operation: 1001, rate: 30/min, size: 16B, speed: 100", "kind: mids, operation: 1001, rate: 1/s, size: 16B, targets: 51",
-			"x.yaml:18: pushes.2.targets: 51 is out of range; accepted: 1 to 50"},
-		{"measure missing", "measure: 20s, ", "", "x.yaml:19: phases.measure: is missing; accepted: 1s to 24h0m0s"},
+			"x.yaml:19: pushes.2.targets: 51 is out of range; accepted: 1 to 50"},
+		{"measure missing", "measure: 20s, ", "", "x.yaml:20: phases.measure: is missing; accepted: 1s to 24h0m0s"},
 		{"no phases", "phases: {warmup: 1s, measure: 20s, drain: 5s}\n", "", "x.yaml:1: phases: is missing"},
 		{"key of a setting", "room.minInterval", "minInterval", "x.yaml:5: cluster.comet.minInterval: is not a configuration key"},
-		{"tab", "  count: 100", "\tcount: 100", "x.yaml: yaml: line 8: found character that cannot start any token"},
+		{"tab", "  count: 100", "\tcount: 100", "x.yaml: yaml: line 9: found character that cannot start any token"},
 		{"two documents", "expect: {duplicate: 3}\n", "---\nname: b\n", "x.yaml: holds more than one YAML document"},
-		{"unknown figure", "expect: {duplicate: 3}", "expect: {latensy.p99: <= 3ms}", "x.yaml:20: expect.latensy.p99: unknown field; did you mean latency.p99?"},
-		{"figure of another unit", "expect: {duplicate: 3}", "expect: {latency.p99: <= 3}", `x.yaml:20: expect.latency.p99: "<= 3" is no threshold: write it as <= 50ms`},
-		{"no number", "expect: {duplicate: 3}", "expect: {lost: few}", `x.yaml:20: expect.lost: "few" is no threshold: write it as 0, or <= 10`},
-		{"bound out of range", "expect: {duplicate: 3}", "valid: {swarm_busy: 2}", "x.yaml:20: valid.swarm_busy: 2 is out of range; accepted: 0.01 to 1"},
-		{"ramp that falls", "  heartbeat: 30s\n", "  heartbeat: 30s\n  connect_ramp: {from: 20/s, over: 2s}\n", "x.yaml:12: clients.connect_ramp.from: 20/s is more than the 10/s of clients.connect_rate"},
-		{"behaviours add up", "  heartbeat: 30s\n", "  heartbeat: 30s\n  slow: {fraction: 0.6, rate: 1KiB/s}\n  churn: {fraction: 0.5, lives: 3s}\n", "x.yaml:8: clients: slow, stalled, churn and half_open add up to 1.1"},
-		{"bytes a second", "  heartbeat: 30s\n", "  heartbeat: 30s\n  slow: {fraction: 0.6, rate: 1KiB}\n", `x.yaml:12: clients.slow.rate: "1KiB" is no number of bytes a second; write it as 512B/s or 1KiB/s; accepted: 1B/s to 1073741824B/s`},
-		{"no switch", "  heartbeat: 30s\n", "  heartbeat: 30s\n  storm: {at: 1s, reset: 3}\n", `x.yaml:12: clients.storm.reset: is "3"; accepted: true or false`},
-		{"no other room", "rooms: {count: 4, type: chat}", "rooms: {count: 1, change: 3s}", "x.yaml:12: clients.rooms.change: there is one room alone"},
-		{"capacity of another line", "phases:", "capacity: {from: 1/s, to: 10/s, push: nobody}\nphases:", `x.yaml:19: capacity.push: there is no line of pushes with the name "nobody"`},
-		{"capacity upside down", "phases:", "capacity: {from: 10/s, to: 1/s}\nphases:", "x.yaml:19: capacity.to: 1/s is below the 10/s of capacity.from"},
-		{"too many streams", "rate: 400/s", "rate: 400/s, senders: 0", "x.yaml:16: pushes.0.senders: 0 is out of range; accepted: 1 to 1024"},
+		{"unknown figure", "expect: {duplicate: 3}", "expect: {latensy.p99: <= 3ms}", "x.yaml:21: expect.latensy.p99: unknown field; did you mean latency.p99?"},
+		{"figure of another unit", "expect: {duplicate: 3}", "expect: {latency.p99: <= 3}", `x.yaml:21: expect.latency.p99: "<= 3" is no threshold: write it as <= 50ms`},
+		{"no number", "expect: {duplicate: 3}", "expect: {lost: few}", `x.yaml:21: expect.lost: "few" is no threshold: write it as 0, or <= 10`},
+		{"bound out of range", "expect: {duplicate: 3}", "valid: {swarm_busy: 2}", "x.yaml:21: valid.swarm_busy: 2 is out of range; accepted: 0.01 to 1"},
+		{"ramp that falls", "  heartbeat: 30s\n", "  heartbeat: 30s\n  connect_ramp: {from: 20/s, over: 2s}\n", "x.yaml:13: clients.connect_ramp.from: 20/s is more than the 10/s of clients.connect_rate"},
+		{"behaviours add up", "  heartbeat: 30s\n", "  heartbeat: 30s\n  slow: {fraction: 0.6, rate: 1KiB/s}\n  churn: {fraction: 0.5, lives: 3s}\n", "x.yaml:9: clients: slow, stalled, churn and half_open add up to 1.1"},
+		{"bytes a second", "  heartbeat: 30s\n", "  heartbeat: 30s\n  slow: {fraction: 0.6, rate: 1KiB}\n", `x.yaml:13: clients.slow.rate: "1KiB" is no number of bytes a second; write it as 512B/s or 1KiB/s; accepted: 1B/s to 1073741824B/s`},
+		{"no switch", "  heartbeat: 30s\n", "  heartbeat: 30s\n  storm: {at: 1s, reset: 3}\n", `x.yaml:13: clients.storm.reset: is "3"; accepted: true or false`},
+		{"no other room", "rooms: {count: 4, type: chat}", "rooms: {count: 1, change: 3s}", "x.yaml:13: clients.rooms.change: there is one room alone"},
+		{"capacity of another line", "phases:", "capacity: {from: 1/s, to: 10/s, push: nobody}\nphases:", `x.yaml:20: capacity.push: there is no line of pushes with the name "nobody"`},
+		{"capacity upside down", "phases:", "capacity: {from: 10/s, to: 1/s}\nphases:", "x.yaml:20: capacity.to: 1/s is below the 10/s of capacity.from"},
+		{"too many streams", "rate: 400/s", "rate: 400/s, senders: 0", "x.yaml:17: pushes.0.senders: 0 is out of range; accepted: 1 to 1024"},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -435,7 +439,7 @@ func TestParseReportsAllProblemsInOrder(t *testing.T) {
 	for _, x := range p {
 		lines = append(lines, x.Line)
 	}
-	if !slices.Equal(lines, []int{8, 17, 20}) {
+	if !slices.Equal(lines, []int{9, 18, 21}) {
 		t.Errorf("problems in lines %v:\n%v", lines, err)
 	}
 }
