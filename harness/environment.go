@@ -156,7 +156,7 @@ func preflight(s *scenario.Scenario, m machine) (comets int, err error) {
 		problems = append(problems, "/proc is not mounted: mount -t proc proc /proc")
 	}
 	if len(problems) > 0 {
-		return 0, &EnvironmentError{Problems: problems}
+		return comets, &EnvironmentError{Problems: problems}
 	}
 	return comets, nil
 }
