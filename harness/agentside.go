@@ -26,7 +26,7 @@ func AgentServer(security agent.Security, build, commit string, log *slog.Logger
 		Prepare: func(j agent.Job) (agent.Work, error) { return agentWork(j, readMachine()) },
 		Environment: func() report.Environment {
 			e := readEnvironment(commit)
-			e.Broker = ""
+			e.Broker, e.Redis = "", ""
 			return e
 		},
 		Load: agentLoad,

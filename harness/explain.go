@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"barrage/harness/cluster"
 	"barrage/harness/ledger"
 	"barrage/harness/pusher"
 	"barrage/harness/report"
@@ -31,7 +32,13 @@ func Explain(w io.Writer, s *scenario.Scenario, withCeiling bool) error {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s: %s\n\n", s.Name, s.Description)
-	fmt.Fprintf(&b, "It starts an embedded Kafka, Redis and discovery, logic, job and %s as processes of their own.\n", report.Plural(max(1, comets), "comet"))
+	redis := "Redis and discovery"
+	if found, version, err := cluster.Redis(s.Cluster.Redis).Resolve(); err != nil {
+		return err
+	} else if found == cluster.RedisServer {
+		redis = "discovery, redis-server " + version
+	}
+	fmt.Fprintf(&b, "It starts an embedded Kafka, %s, logic, job and %s as processes of their own.\n", redis, report.Plural(max(1, comets), "comet"))
 	for _, role := range []struct {
 		name     string
 		settings []scenario.Setting

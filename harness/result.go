@@ -38,9 +38,13 @@ func (r *run) report() *report.Run {
 	}
 	out.Agents = r.agents()
 	out.Stages = r.stages(out)
+	out.Environment.Redis = "miniredis in the services process"
+	if r.redisVersion != "" {
+		out.Environment.Redis = "redis-server " + r.redisVersion + ", memory only"
+	}
 	if t := r.opt.Target; t != nil {
 		out.Target = r.target()
-		out.Environment.Broker = "" // the target's is not known
+		out.Environment.Broker, out.Environment.Redis = "", "" // the target's are not known
 	}
 	out.Server = r.server(out)
 	out.Comet = r.comet(out)
@@ -245,7 +249,7 @@ func (r *run) processes() []report.Process {
 			from, to = cluster.Usage{}, cluster.Usage{System: r.profiled[p.Name]}
 		}
 		out = append(out, r.process(p.Name, p.Role, from, to, report.Process{
-			Server:   p.Role != cluster.RoleServices,
+			Server:   p.Role != cluster.RoleServices && p.Role != cluster.RoleRedis,
 			CPUTotal: used.CPU().Seconds(), RSSBytes: used.RSS, RSSPeakBytes: max(used.Peak, r.seen(p)), PSSBytes: r.pss[p.Name],
 			GoHeapBytes: int64(m["go_memstats_heap_inuse_bytes"]), Goroutines: int64(m["go_goroutines"]),
 			Descriptors: int64(m["process_open_fds"]),
@@ -289,7 +293,7 @@ func (r *run) server(out *report.Run) report.Server {
 		switch p.Role {
 		case cluster.RoleComet:
 			s.CometCPUSeconds += p.CPUSeconds
-		case cluster.RoleServices:
+		case cluster.RoleServices, cluster.RoleRedis:
 			s.ServicesCPUSeconds += p.CPUSeconds
 		case harnessName, roleAgent:
 			s.HarnessCPUSeconds += p.CPUSeconds

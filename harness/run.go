@@ -220,6 +220,7 @@ type run struct {
 	drainTook       time.Duration // from the schedule's end
 	received        *swarm.Report
 	cometFrames     int64
+	redisVersion    string                     // of redis-server, "" where it is the embedded one
 	final           map[string]cluster.Metrics // by process, at the end
 	pss             map[string]int64
 	usage           map[string]cluster.Usage
@@ -297,8 +298,13 @@ func (r *run) startCluster(ctx context.Context, died func(*cluster.ExitError)) (
 	}
 	r.progress.phase(live.Start, fmt.Sprintf("services, logic, job and %d comet(s)", r.comets))
 	cl := &r.opt.Scenario.Cluster
+	var redis cluster.Redis
+	if redis, r.redisVersion, err = cluster.Redis(cl.Redis).Resolve(); err != nil {
+		return &StartError{Err: err}
+	}
 	r.cluster, err = cluster.Start(ctx, cluster.Config{
 		Exe: r.opt.Exe, Logs: filepath.Join(r.dir, logsFolder), Comets: r.comets, Advertise: r.opt.Advertise,
+		Redis:    redis,
 		CometEnv: cl.CometRuntime.Environment(),
 		Comet:    flags(cl.Comet), Logic: flags(cl.Logic), Job: flags(cl.Job),
 		TLS: r.layout.crowd.of(ledger.TCPTLS)+r.layout.crowd.of(ledger.WSS) > 0,
@@ -501,7 +507,7 @@ func (r *run) capture(ctx context.Context) (settled func()) {
 		Start: time.Now().Add(time.Duration(r.start + int64(r.opt.Scenario.Phases.Warmup) - ledger.Now())),
 	}
 	for _, p := range r.cluster.Processes() {
-		if !p.Remote() {
+		if !p.Remote() && p.Admin != "" {
 			cfg.Targets = append(cfg.Targets, profile.Target{Name: p.Name, Addr: p.Admin})
 		}
 	}

@@ -90,6 +90,7 @@ func changedSince(first, now *report.Environment) string {
 		{"the memory", first.MemoryBytes, now.MemoryBytes},
 		{"the kernel", first.Kernel, now.Kernel},
 		{"the limit of open files", first.OpenFilesHard, now.OpenFilesHard},
+		{"the Redis", first.Redis, now.Redis},
 		{"the harness's processors", first.HarnessProcs, now.HarnessProcs},
 	} {
 		if x.before != x.after {

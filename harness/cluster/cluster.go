@@ -23,6 +23,7 @@ type Config struct {
 	Comet  []string // further flags of every comet
 	// CometEnv is variables (NAME=VALUE) of every comet's environment, beside this process's.
 	CometEnv []string
+	Redis    Redis // EmbeddedRedis or RedisServer; "": the former
 	Logic    []string
 	Job      []string
 	TLS      bool // the comets serve TLS too, with a certificate made for the run
@@ -47,6 +48,7 @@ const (
 	RoleLogic    = "logic"
 	RoleJob      = "job"
 	RoleComet    = "comet"
+	RoleRedis    = "redis" // redis-server, where Config.Redis asks for it
 )
 
 // A Cluster is the processes under test, all on this machine.
@@ -122,6 +124,11 @@ func (c *Cluster) start(ctx context.Context) error {
 	backing, err := services.backing(ctx)
 	if err != nil {
 		return err
+	}
+	if c.cfg.Redis == RedisServer {
+		if backing.Redis, err = c.startRedis(ctx); err != nil {
+			return err
+		}
 	}
 	at, err := c.take(2)
 	if err != nil {
@@ -247,11 +254,16 @@ func (c *Cluster) run(role, name string, flags ...string) (*Process, error) {
 	if err := c.spawner.start(p, c.cfg.Logs, c.cfg.Exe, args, env); err != nil {
 		return nil, err
 	}
+	c.own(p)
+	return p, nil
+}
+
+// own takes a process that was started.
+func (c *Cluster) own(p *Process) {
 	c.mu.Lock()
 	c.processes = append(c.processes, p)
 	c.mu.Unlock()
 	go p.wait(c.died)
-	return p, nil
 }
 
 // backing is where the services process listens.
@@ -358,7 +370,7 @@ func (c *Cluster) Stop() error {
 		p.stopping.Store(true)
 	}
 	var errs []error
-	for _, role := range []string{RoleLogic, RoleJob, RoleComet, RoleServices} {
+	for _, role := range []string{RoleLogic, RoleJob, RoleComet, RoleServices, RoleRedis} {
 		var wg sync.WaitGroup
 		var mu sync.Mutex
 		for _, p := range list {

@@ -131,6 +131,9 @@ func (p *Process) Metrics(ctx context.Context) (Metrics, error) {
 		}
 	}
 	all := Metrics{}
+	if !p.Remote() && p.Admin == "" {
+		return all, nil // redis-server has none
+	}
 	for _, url := range urls {
 		body, err := p.fetch(ctx, "metrics", url)
 		if err != nil {

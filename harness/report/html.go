@@ -137,6 +137,7 @@ func htmlFacts(r *Run) []htmlRow {
 		{[]string{"commit", e.Commit}},
 		{[]string{"target", strings.Join(targetLines(r), "; ")}},
 		{[]string{"broker", e.Broker}},
+		{[]string{"redis", e.Redis}},
 		{[]string{"open files", fmt.Sprintf("%d soft, %d hard", e.OpenFilesSoft, e.OpenFilesHard)}},
 		{[]string{"beside the run", fmt.Sprintf("other processes took %s of the machine, the hypervisor %s", percent(r.Disturbance.OtherCPU), percent(r.Disturbance.Steal))}},
 		{[]string{"swarm", fmt.Sprintf("%s, the busiest at work for %s of the time; read lag p99 %s", Plural(r.Swarm.Threads, "thread"), percent(r.Swarm.BusyMean), span(r.Swarm.ReadLag.P99))}},

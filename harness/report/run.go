@@ -115,6 +115,7 @@ type Environment struct {
 	OpenFilesHard  uint64            `json:"open_files_hard"`
 	KernelSettings map[string]string `json:"kernel_settings"` // sysctl name to value
 	Broker         string            `json:"broker"`          // what stood in for Kafka
+	Redis          string            `json:"redis"`           // what logic kept its sessions in
 	HarnessProcs   int               `json:"harness_gomaxprocs"`
 }
 

@@ -48,6 +48,7 @@ var fields = []field{
 
 	{path: "cluster", form: formObject, help: "The processes under test. With -target it is not used."},
 	{path: "cluster.comets", form: formWhole, least: "1", most: "256", absent: "1", words: []string{"auto"}, help: "How many comets; auto takes as many as the limit of open files needs."},
+	{path: "cluster.redis", form: formText, absent: "embedded", words: []string{"embedded", "server", "auto"}, help: "Where logic keeps sessions: the embedded Redis of the services process; redis-server from the PATH; or that where it is installed and else the embedded one."},
 	{path: "cluster.comet", form: formSettings, help: "Settings of every comet over its defaults, by their keys (room.minInterval: 10ms)."},
 	{path: "cluster.comet_runtime", form: formObject, help: "What Go's runtime of each comet may take: many comets on one machine get along better when each keeps to a part."},
 	{path: "cluster.comet_runtime.procs", form: formWhole, least: "1", most: "1024", help: "Processors that it uses at a time (GOMAXPROCS). Without it, all."},

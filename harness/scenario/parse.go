@@ -101,6 +101,10 @@ func readCluster(o *object) Cluster {
 	if n := o.get("comets"); n == nil || n.Value != "auto" {
 		c.Comets = scalar(o, "comets", whole)
 	}
+	c.Redis = o.text("redis", "embedded")
+	if f, _ := fieldAt("cluster.redis"); !slices.Contains(f.words, c.Redis) {
+		o.problem("redis", "%q is none; accepted: %s", c.Redis, strings.Join(f.words, ", "))
+	}
 	c.Comet, c.Logic, c.Job = o.settings("comet"), o.settings("logic"), o.settings("job")
 	if r := o.object("comet_runtime"); r.node != nil {
 		c.CometRuntime = Runtime{Procs: scalar(r, "procs", whole), GC: scalar(r, "gc", whole), Memory: scalar(r, "memory", size)}

@@ -35,6 +35,7 @@ type Scenario struct {
 // Cluster is the processes under test.
 type Cluster struct {
 	Comets int       // 0: as many as the descriptor limit needs
+	Redis  string    // embedded, server or auto
 	Comet  []Setting // configuration of every comet, over its defaults
 	Logic  []Setting
 	Job    []Setting

@@ -136,6 +136,7 @@ func TestParseMistakes(t *testing.T) {
 		{"no other room", "rooms: {count: 4, type: chat}", "rooms: {count: 1, change: 3s}", "x.yaml:13: clients.rooms.change: there is one room alone"},
 		{"capacity of another line", "phases:", "capacity: {from: 1/s, to: 10/s, push: nobody}\nphases:", `x.yaml:20: capacity.push: there is no line of pushes with the name "nobody"`},
 		{"capacity upside down", "phases:", "capacity: {from: 10/s, to: 1/s}\nphases:", "x.yaml:20: capacity.to: 1/s is below the 10/s of capacity.from"},
+		{"no such redis", "comets: 2", "redis: valkey", `x.yaml:4: cluster.redis: "valkey" is none; accepted: embedded, server, auto`},
 		{"too many streams", "rate: 400/s", "rate: 400/s, senders: 0", "x.yaml:17: pushes.0.senders: 0 is out of range; accepted: 1 to 1024"},
 	}
 	for _, c := range cases {
