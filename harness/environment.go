@@ -92,12 +92,12 @@ func readMachine() machine {
 }
 
 // What a run takes beside its clients, and for each of them: a pair of sockets costs the
-// kernel 8.2 KB when idle and several times that with data under way, comet up to 4 KB,
+// kernel 8.2 KB when idle and more with data under way, comet and Redis 3 KB,
 // the swarm 256 B.
 const (
 	filesBeside     = 512 // descriptors of a comet that are no clients
 	memoryBeside    = 700 << 20
-	memoryPerClient = 24 << 10
+	memoryPerClient = 16 << 10
 	memoryOfTLS     = 40 << 10 // on top, for both ends
 )
 

@@ -162,7 +162,7 @@ func TestPreflight(t *testing.T) {
 		{"too few descriptors", s(10_000, 1), machine{1024, 8 * gib, 0}, 0, "ulimit -Hn 10512 && ulimit -n 10512"},
 		{"two comets are too few", s(10_000, 2), machine{4096, 8 * gib, 0}, 0, "ulimit -n 5512"},
 		{"none at all", s(10, 0), machine{64, 8 * gib, 0}, 0, "the hard limit is 64"},
-		{"too little memory", s(100_000, 0), machine{200_000, gib, 0}, 0, "need about 3043 MiB of memory, 1024 MiB are available"},
+		{"too little memory", s(100_000, 0), machine{200_000, gib, 0}, 0, "need about 2262 MiB of memory, 1024 MiB are available"},
 		{"enough memory where agents have the clients", s(100_000, 0), machine{200_000, 2 * gib, agentMemoryPerClient}, 1, ""},
 		{"memory unknown", s(10, 1), machine{openFiles: 20_000}, 1, ""},
 	}
