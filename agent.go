@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"os/signal"
 	"strings"
@@ -95,6 +96,7 @@ func runAgent(ctx context.Context, args []string, _, stderr io.Writer) int {
 	flags := flag.NewFlagSet("agent", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	listen := flags.String("listen", "127.0.0.1:3121", "`address` to listen on for a coordinator")
+	from := flags.String("source", "", sourceHelp)
 	var secure securityFlags
 	secure.add(flags, "the agent's", "the coordinator's")
 	flags.Usage = func() {
@@ -110,13 +112,35 @@ func runAgent(ctx context.Context, args []string, _, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "barrage agent: unexpected argument %q; see barrage agent -h\n", flags.Arg(0))
 		return exitUsage
 	}
-	err := serveAgent(ctx, *listen, &secure, slog.New(slog.NewTextHandler(stderr, nil)))
+	err := serveAgent(ctx, *listen, *from, &secure, slog.New(slog.NewTextHandler(stderr, nil)))
 	return (&process{name: "agent", stderr: stderr}).exit(err)
 }
 
+// sourceHelp says what the flag -source of bench and agent is.
+const sourceHelp = "have the clients connect from these `addresses` of this machine in turn: IP,IP"
+
+// parseSources reads the value of -source.
+func parseSources(text string) (list []netip.Addr, err error) {
+	if text == "" {
+		return nil, nil
+	}
+	for item := range strings.SplitSeq(text, ",") {
+		addr, err := netip.ParseAddr(strings.TrimSpace(item))
+		if err != nil {
+			return nil, fmt.Errorf("-source %s: %q is no IP address; write it as -source 10.0.0.5,10.0.0.6", text, item)
+		}
+		list = append(list, addr)
+	}
+	return list, nil
+}
+
 // serveAgent serves coordinators until a signal comes.
-func serveAgent(ctx context.Context, listen string, secure *securityFlags, log *slog.Logger) error {
+func serveAgent(ctx context.Context, listen, from string, secure *securityFlags, log *slog.Logger) error {
 	security, err := secure.read()
+	if err != nil {
+		return usageError{err}
+	}
+	sources, err := parseSources(from)
 	if err != nil {
 		return usageError{err}
 	}
@@ -125,7 +149,7 @@ func serveAgent(ctx context.Context, listen string, secure *securityFlags, log *
 		return usageError{err}
 	}
 	defer l.Close()
-	s, err := agent.NewServer(harness.AgentServer(security, build(), buildCommit(), log), l)
+	s, err := agent.NewServer(harness.AgentServer(security, sources, build(), buildCommit(), log), l)
 	if err != nil {
 		return usageError{err}
 	}

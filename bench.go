@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"net"
+	"net/netip"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -96,6 +97,7 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	advertise := flags.String("advertise", "", "`IP` address of this machine on which the comets listen for the agents' clients")
 	var secure securityFlags
 	secure.add(flags, "this side's", "the agents'")
+	source := flags.String("source", "", sourceHelp)
 	explain := flags.Bool("explain", false, "say what the run would do, what it needs and how long it takes, and run nothing")
 	schema := flags.Bool("schema", false, "print the JSON schema of scenarios, for an editor")
 	self := flags.Bool("selftest", false, "check this binary's harness against a server that is faulty by plan, in under a minute, and run nothing else")
@@ -159,6 +161,13 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 		return benchUsageError
 	}
 	fleet, err := agentFleet(*agents, *advertise, target, &secure)
+	var sources []netip.Addr
+	if err == nil {
+		sources, err = parseSources(*source)
+	}
+	if err == nil && fleet != nil && len(sources) > 0 {
+		err = errors.New("-source and -agents exclude each other: give it to barrage agent, on each machine its own")
+	}
 	if err != nil {
 		fmt.Fprintf(stderr, "barrage bench: %v\n", err)
 		return benchUsageError
@@ -191,7 +200,7 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	opt := harness.Options{
 		Scenario: s, Overrides: overrides, Exe: exe, Self: exe, Results: *results, Commit: buildCommit(),
 		Command: slices.Concat([]string{"barrage", "bench"}, args), NoCeiling: !*withCeiling, Profile: *profiles, Target: target,
-		Agents: fleet, Advertise: *advertise,
+		Agents: fleet, Advertise: *advertise, Sources: sources,
 		Progress: stderr, Terminal: isTerminal(stderr), Metrics: server,
 	}
 	var status int

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -35,12 +36,12 @@ func targetsOf(c *cluster.Cluster) swarm.Targets {
 }
 
 // swarmConfig describes the part of a layout's clients whose numbers are part modulo parts.
-// Those inside TLS trust what is in trusts, or, where it is nil, what the system does.
-func swarmConfig(l *layout, targets swarm.Targets, trusts *x509.CertPool, part, parts int) swarm.Config {
+// They connect from sources, where there are any; those inside TLS trust what is in trusts, or, where it is nil, what the system does.
+func swarmConfig(l *layout, targets swarm.Targets, trusts *x509.CertPool, sources []netip.Addr, part, parts int) swarm.Config {
 	c := &l.scenario.Clients
 	share := func(rate float64) int { return max(1, int(rate/float64(parts)+0.5)) }
 	cfg := swarm.Config{
-		Targets: targets, Streams: l.streams, Heartbeat: c.Heartbeat, ReceiveBuffer: c.ReceiveBuffer,
+		Targets: targets, LocalAddrs: sources, Streams: l.streams, Heartbeat: c.Heartbeat, ReceiveBuffer: c.ReceiveBuffer,
 		Clients: (c.Count - part + parts - 1) / parts, Client: func(i int) swarm.Client { return l.client(i*parts + part) },
 		ConnectRate: share(c.Connect.Rate), ConnectFrom: share(c.Connect.From), ConnectOver: c.Connect.Over,
 		ConnectPending: max(1, c.Connect.Pending/parts),

@@ -37,7 +37,7 @@ func TestPartsOfAScenario(t *testing.T) {
 			w, err := agentWork(agent.Job{
 				File: "parts.yaml", Scenario: agentScenario, Overrides: overrides, Part: part, Parts: parts,
 				Targets: swarm.Targets{TCP: []string{"10.0.0.1:1"}, WS: []string{"10.0.0.1:2"}},
-			}, machine{})
+			}, nil, machine{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -78,7 +78,7 @@ func TestJobsThatAnAgentCannotDo(t *testing.T) {
 		{"no scenario", "clients: {}", machine{}, "job.yaml:1: "},
 		{"too little memory", agentScenario, machine{available: 100 << 20}, "20000 clients need about 234 MiB of memory, 100 MiB are available: end other programs there, or spread the clients over more agents"},
 	} {
-		_, err := agentWork(agent.Job{File: "job.yaml", Scenario: c.text, Overrides: []string{"clients.count=20000"}, Parts: 1}, c.machine)
+		_, err := agentWork(agent.Job{File: "job.yaml", Scenario: c.text, Overrides: []string{"clients.count=20000"}, Parts: 1}, nil, c.machine)
 		if err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", c.name, err, c.want)
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"strings"
 
@@ -19,11 +20,11 @@ import (
 const agentMemoryPerClient = 12 << 10
 
 // AgentServer describes an agent on this machine, which is of a binary of the given version
-// and commit.
-func AgentServer(security agent.Security, build, commit string, log *slog.Logger) agent.ServerConfig {
+// and commit. Its clients connect from sources, or from what the kernel chooses.
+func AgentServer(security agent.Security, sources []netip.Addr, build, commit string, log *slog.Logger) agent.ServerConfig {
 	return agent.ServerConfig{
 		Security: security, Build: build, Boot: bootID(), Log: log,
-		Prepare: func(j agent.Job) (agent.Work, error) { return agentWork(j, readMachine()) },
+		Prepare: func(j agent.Job) (agent.Work, error) { return agentWork(j, sources, readMachine()) },
 		Environment: func() report.Environment {
 			e := readEnvironment(commit)
 			e.Broker, e.Redis = "", ""
@@ -34,7 +35,7 @@ func AgentServer(security agent.Security, build, commit string, log *slog.Logger
 }
 
 // agentWork lays a job's scenario out as its coordinator does.
-func agentWork(j agent.Job, m machine) (agent.Work, error) {
+func agentWork(j agent.Job, sources []netip.Addr, m machine) (agent.Work, error) {
 	s, err := scenario.Parse(j.File, []byte(j.Scenario), j.Overrides)
 	if err != nil {
 		return agent.Work{}, err
@@ -50,7 +51,7 @@ func agentWork(j agent.Job, m machine) (agent.Work, error) {
 			return agent.Work{}, errors.New("the certificate of the targets is no PEM certificate")
 		}
 	}
-	w := agent.Work{Swarm: swarmConfig(l, j.Targets, trusts, j.Part, j.Parts)}
+	w := agent.Work{Swarm: swarmConfig(l, j.Targets, trusts, sources, j.Part, j.Parts)}
 	perClient := float64(agentMemoryPerClient) + (s.Clients.Transport.TCPTLS+s.Clients.Transport.WSS)*memoryOfTLS/2
 	if need := int64(float64(w.Swarm.Clients) * perClient); m.available > 0 && m.available < need {
 		return agent.Work{}, fmt.Errorf("%d clients need about %d MiB of memory, %d MiB are available: end other programs there, or spread the clients over more agents",

@@ -130,6 +130,9 @@ func explainClients(s *scenario.Scenario, l *layout) string {
 		fmt.Fprintf(&b, "Each changes to the next room every %v, and the next time back.\n", c.Rooms.Change)
 	}
 	b.WriteString(explainBehaviours(c, l))
+	if c.Keys < c.Count {
+		fmt.Fprintf(&b, "They have %s.\n", report.Plural(c.Keys, "key"))
+	}
 	if c.Members > 0 {
 		fmt.Fprintf(&b, "They are %s.\n", report.Plural(c.Members, "member"))
 	}

@@ -165,7 +165,7 @@ func (l *layout) position(dst []byte, i, room int) []byte {
 				target = uint32(k)
 			}
 		case pusher.KindKeys:
-			target = group(p, i, c.Accepts)
+			target = group(p, i%c.Keys, c.Accepts)
 		case pusher.KindMids:
 			target = group(p, i%c.Members, c.Accepts)
 		case pusher.KindAll:
@@ -217,7 +217,7 @@ func (l *layout) client(i int) swarm.Client {
 	room := l.room(i)
 	key := l.position(buf[:0], i, room)
 	client := swarm.Client{
-		Kind: l.crowd.kind(i), Behaviour: l.crowd.behaviour(i), Key: clientKey(i), Accepts: c.Accepts,
+		Kind: l.crowd.kind(i), Behaviour: l.crowd.behaviour(i), Key: clientKey(i % c.Keys), Accepts: c.Accepts,
 		Subscription: l.receivers[string(key)],
 	}
 	if c.Members > 0 {

@@ -164,6 +164,25 @@ func TestBuiltInScenariosLayOut(t *testing.T) {
 	}
 }
 
+// Where clients share keys, a push to a key is for all that have it.
+func TestSharedKeys(t *testing.T) {
+	l, err := newLayout(parse(t, strings.Replace(everyKind, "members: 12", "members: 12\n  keys: 8", 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 24 {
+		c := l.client(i)
+		if want := fmt.Sprintf("bench-%d", i%8); c.Key != want {
+			t.Errorf("client %d has the key %s, want %s", i, c.Key, want)
+		}
+		for _, p := range l.pushes {
+			if p.Target.Kind == pusher.KindKeys && subscribed(t, l, i, p.ID) != slices.Contains(p.Target.Keys, c.Key) {
+				t.Errorf("client %d with the key %s and a push to %v", i, c.Key, p.Target.Keys)
+			}
+		}
+	}
+}
+
 // Behaviours are dealt out exactly, and independently of transports and rooms; rooms have
 // the sizes that Zipf's law gives them, and who changes rooms is owed what either has.
 func TestCrowd(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -50,6 +51,9 @@ type Options struct {
 	// Agents have the clients; nil for a swarm in this process. The ceiling is left out then:
 	// it is about sockets within one machine.
 	Agents *agent.FleetConfig
+	// Sources are the addresses that the clients connect from, in turn; by default those of
+	// 127.0.0.0/8 where the comets are there too, and else the kernel's choice.
+	Sources []netip.Addr
 	// Advertise is the IP address of this machine on which the run's comets listen for
 	// clients; "": 127.0.0.1.
 	Advertise string
@@ -357,7 +361,7 @@ func (r *run) connect(ctx context.Context) error {
 	}
 	if r.opt.Agents != nil {
 		err = r.dialAgents(ctx)
-	} else if r.swarm, err = swarm.New(swarmConfig(r.layout, targetsOf(r.cluster), r.cluster.Trusts, 0, 1)); err != nil {
+	} else if r.swarm, err = swarm.New(swarmConfig(r.layout, targetsOf(r.cluster), r.cluster.Trusts, r.opt.Sources, 0, 1)); err != nil {
 		err = &EnvironmentError{Problems: []string{err.Error()}}
 	}
 	if err != nil {

@@ -15,6 +15,7 @@ type Clients struct {
 	Heartbeat     time.Duration // between two heartbeats of a client
 	Rooms         Rooms
 	Members       int     // distinct member ids that the clients are spread over, 0 for none
+	Keys          int     // distinct keys that they are spread over
 	Accepts       []int32 // operations that each client accepts, ascending
 	ReceiveBuffer int     // SO_RCVBUF in bytes, 0 for the kernel's choice
 
@@ -150,6 +151,9 @@ func readClients(o *object) Clients {
 	}
 	rooms.done()
 	c.Members = o.bound("members", scalar(o, "members", whole, c.Count))
+	if c.Keys = o.bound("keys", scalar(o, "keys", whole, c.Count)); c.Keys == 0 {
+		c.Keys = c.Count
+	}
 	for i, n := range o.list("accepts") {
 		_, b := boundsOf(o.at("accepts"), whole)
 		c.Accepts = append(c.Accepts, int32(value(o.r, n, fmt.Sprintf("%s.%d", o.at("accepts"), i), whole, b.least, b.most)))

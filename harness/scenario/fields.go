@@ -76,6 +76,7 @@ var fields = []field{
 	{path: "clients.rooms.zipf", form: formFraction, least: "0", most: "3", absent: "0", help: "The exponent of Zipf sizes: room n has 1/n^zipf as many clients as room 1, and at least one; 0 makes all rooms the same size."},
 	{path: "clients.rooms.change", form: formDuration, least: "1s", most: "1h0m0s", help: "How often each client changes to the next room and, the next time, back. Without it nobody changes rooms."},
 	{path: "clients.members", form: formWhole, least: "0", most: "10000000", absent: "0", help: "Distinct member ids that the clients are spread over, so that a member has several sessions; 0 for none."},
+	{path: "clients.keys", form: formWhole, least: "0", most: "10000000", absent: "0", help: "Distinct keys that the clients are spread over, so that a key has several sessions (logic's session.maxPerKey must let it); 0 for one of its own for each client."},
 	{path: "clients.accepts", form: formNumbers, least: "1000", most: "2147483647", help: "Operations that each client accepts."},
 	{path: "clients.receive_buffer", form: formSize, least: "2048B", most: "16777216B", help: "SO_RCVBUF of the clients' sockets. Without it the kernel decides."},
 	{path: "clients.slow", form: formObject, help: "Clients that read slowly. What they are sent is accounted apart: it is not lost when the server skips it."},

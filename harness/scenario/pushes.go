@@ -102,7 +102,7 @@ func readPush(o *object, c Clients, phases Phases) Push {
 	case pusher.KindRoom:
 		p.Rooms = readRooms(o, c)
 	case pusher.KindKeys, pusher.KindMids:
-		whose, most := "clients.count", c.Count
+		whose, most := "clients.keys", c.Keys
 		if p.Kind == pusher.KindMids {
 			whose, most = "clients.members", c.Members
 		}

@@ -20,6 +20,9 @@ func (s *Scenario) Scale(factor float64) ([]string, error) {
 	}
 	set("clients.count", s.Clients.Count)
 	set("clients.members", s.Clients.Members)
+	if s.Clients.Keys < s.Clients.Count {
+		set("clients.keys", s.Clients.Keys)
+	}
 	set("clients.rooms.count", s.Clients.Rooms.Count)
 	for i, p := range s.Pushes {
 		set(fmt.Sprintf("pushes.%d.groups", i), p.Groups)

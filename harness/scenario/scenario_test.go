@@ -115,7 +115,7 @@ func TestParseMistakes(t *testing.T) {
 		{"protocol's own operation", "operation: 1001", "operation: 9", "x.yaml:19: pushes.2.operation: 9 is out of range; accepted: 1000 to 2147483647"},
 		{"room that isn't there", "rooms: [1, 3]", "rooms: [5]", "x.yaml:17: pushes.0.rooms.0: 5 is out of range; accepted: 1 to 4"},
 		{"room twice", "rooms: [1, 3]", "rooms: [1, 1]", "x.yaml:17: pushes.0.rooms: room 1 is there twice"},
-		{"more groups than keys", "groups: 2", "groups: 21", "x.yaml:18: pushes.1.groups: 21 groups of 5 targets are more than the 100 of clients.count"},
+		{"more groups than keys", "groups: 2", "groups: 21", "x.yaml:18: pushes.1.groups: 21 groups of 5 targets are more than the 100 of clients.keys"},
 		{"transport adds up", "tcp: 0.25", "tcp: 0.3", "x.yaml:10: clients.transport: tcp, ws, tcp+tls and wss add up to 1.05"},
 		{"transport not a mapping", "{tcp: 0.25, ws: 0.75}", "tcp", `x.yaml:10: clients.transport: is "tcp", a mapping of fields is wanted`},
 		{"members missing", "kind: all, operation: 1001, rate: 30/min, size: 16B, speed: 100", "kind: mids, operation: 1001, rate: 1/s, size: 16B, targets: 51",
