@@ -18,8 +18,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"barrage/harness/fdtable"
 	"barrage/harness/ledger"
 )
 
@@ -126,7 +125,7 @@ func (c Config) fill() (Config, error) {
 	case c.ReadBuffer != 0 && c.ReadBuffer < minReadBuffer:
 		return c, fmt.Errorf("swarm: ReadBuffer is %d bytes, must be at least %d", c.ReadBuffer, minReadBuffer)
 	}
-	limit, err := fdLimit()
+	limit, err := fdtable.Limit()
 	if err != nil {
 		return c, err
 	}
@@ -160,12 +159,4 @@ func orDefault[T comparable](v, def T) T {
 		return def
 	}
 	return v
-}
-
-func fdLimit() (int, error) {
-	var r unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &r); err != nil {
-		return 0, fmt.Errorf("swarm: read the limit of open files: %w", err)
-	}
-	return int(min(r.Cur, 1<<30)), nil
 }

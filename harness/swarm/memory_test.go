@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"barrage/harness/fdtable"
 	"barrage/harness/ledger"
 	"barrage/server/wire"
 )
@@ -30,14 +31,14 @@ type dumbServer struct {
 // startDumbServer makes a server for clients connections.
 func startDumbServer(t testing.TB, clients int) *dumbServer {
 	t.Helper()
-	limit, err := fdLimit()
+	limit, err := fdtable.Limit()
 	if err != nil {
 		t.Fatal(err)
 	}
 	perThread := limit - fdReserve
 	threads := (clients + perThread - 1) / perThread
 	d := &dumbServer{ended: make(chan struct{}, threads)}
-	shared, err := sharedDescriptors()
+	shared, err := fdtable.Shared()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +58,7 @@ func startDumbServer(t testing.TB, clients int) *dumbServer {
 		d.addrs = append(d.addrs, l.Addr().String())
 		fd := int(f.Fd())
 		count := clients/threads + 1
-		ownThread(append(shared[:len(shared):len(shared)], fd), func(err error) {
+		fdtable.Go(append(shared[:len(shared):len(shared)], fd), func(err error) {
 			defer func() { d.ended <- struct{}{} }()
 			if err != nil {
 				t.Error(err)

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"barrage/harness/fdtable"
 	"barrage/harness/ledger"
 	"barrage/server/wire"
 )
@@ -42,14 +43,14 @@ func New(cfg Config) (*Swarm, error) {
 		s.closeWakeups()
 		return nil, err
 	}
-	keep, err := sharedDescriptors()
+	keep, err := fdtable.Shared()
 	if err != nil {
 		s.closeWakeups()
 		return nil, err
 	}
 	s.procs = raiseProcs(cfg.Threads)
 	for _, t := range s.threads {
-		ownThread(keep, t.run)
+		fdtable.Go(keep, t.run)
 	}
 	return s, nil
 }

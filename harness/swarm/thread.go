@@ -146,7 +146,7 @@ const (
 	wakeupEvent = -1 // in place of a client's number
 )
 
-// run is the thread's life: f of ownThread.
+// run is the thread's life: f of fdtable.Go.
 func (t *thread) run(err error) {
 	defer close(t.ended)
 	if t.err = err; err != nil {
