@@ -4,6 +4,7 @@
 package ceiling
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,8 +13,6 @@ import (
 	"runtime"
 	"slices"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"barrage/harness/ledger"
 	"barrage/harness/swarm"
@@ -25,14 +24,21 @@ type Config struct {
 	Exe  string   // the binary whose subcommand runs Main; default: this one
 	Args []string // what selects it; default: "ceiling"
 
-	Clients    int     // connections; at most the limit of open files of one process
+	Clients    int     // connections; as many as there is memory for, whatever the limit of open files is
 	WSFraction float64 // of them with WebSocket framing, 0 to 1
 	BodySize   int     // bytes of a push's body, at least ledger.BodyMin
 	WriteSize  int     // bytes of a write in the throughput part; it holds as many whole frames as fit, and at least one
 
-	Sweeps   int           // isolated sweeps; default 20
+	Sweeps int // isolated sweeps with each number of threads, at most; default 20
+	// SweepFor is the time for them: one more only begins within it. Where a single sweep takes
+	// longer, one thread is not tried where it was worse than several already when it warmed
+	// up. Default 5 s.
+	SweepFor time.Duration
 	Pause    time.Duration // between two of them; default 50 ms
-	Duration time.Duration // of each throughput run; default 3 s
+	// Duration is that of each throughput run, up to the end of the sweep that it is in. Where
+	// that is a single one, only the number of threads is tried that was better in the isolated
+	// ones. Default 3 s.
+	Duration time.Duration
 }
 
 // A Result is the ceiling. Each part is that of the number of threads that did best.
@@ -71,12 +77,23 @@ const (
 	sweepStreamN // on as many as there are processors
 	floodStream1
 	floodStreamN
-	endStream // a sweep after each flood: each client has had the flood when it has this
+	streams // how many there are
+)
+
+const (
+	defaultSweeps   = 20
+	defaultSweepFor = 5 * time.Second
+	defaultPause    = 50 * time.Millisecond
+	defaultDuration = 3 * time.Second
+
+	// What Takes goes by: a client's connection, its end included, and a send with its receipt.
+	connectTakes = 35 * time.Microsecond
+	sendTakes    = 10 * time.Microsecond
 )
 
 const (
 	warmUps     = 3
-	fdReserve   = 64 // descriptors of the sending side that are no connections
+	fdReserve   = 64 // descriptors of a table of the sending side that are no connections
 	sweepExpiry = 30 * time.Second
 )
 
@@ -86,14 +103,6 @@ func (c Config) fill() (Config, error) {
 	}
 	if c.BodySize < ledger.BodyMin {
 		return c, fmt.Errorf("ceiling: BodySize is %d bytes, must be at least %d", c.BodySize, ledger.BodyMin)
-	}
-	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
-		return c, fmt.Errorf("ceiling: read the limit of open files: %w", err)
-	}
-	if need := uint64(c.Clients) + fdReserve; need > limit.Max {
-		return c, fmt.Errorf("ceiling: %d connections need %d open files in one process, the hard limit is %d: raise it with ulimit -Hn %d",
-			c.Clients, need, limit.Max, need)
 	}
 	if c.Exe == "" {
 		exe, err := os.Executable()
@@ -105,16 +114,26 @@ func (c Config) fill() (Config, error) {
 	if c.Args == nil {
 		c.Args = []string{"ceiling"}
 	}
-	if c.Sweeps == 0 {
-		c.Sweeps = 20
-	}
-	if c.Pause == 0 {
-		c.Pause = 50 * time.Millisecond
-	}
-	if c.Duration == 0 {
-		c.Duration = 3 * time.Second
-	}
+	c.Sweeps = cmp.Or(c.Sweeps, defaultSweeps)
+	c.SweepFor = cmp.Or(c.SweepFor, defaultSweepFor)
+	c.Pause = cmp.Or(c.Pause, defaultPause)
+	c.Duration = cmp.Or(c.Duration, defaultDuration)
 	return c, nil
+}
+
+// Takes returns about how long Run takes with so many clients and the defaults, on a small
+// machine that has nothing else to do.
+func Takes(clients int) time.Duration {
+	n := time.Duration(clients)
+	sweep := n * sendTakes
+	several := func(most int) time.Duration { // isolated ones
+		return min(time.Duration(most)*(sweep+defaultPause), max(sweep, defaultSweepFor+sweep/2))
+	}
+	takes := n*connectTakes + several(warmUps)
+	if sweep > defaultSweepFor {
+		return takes + 2*sweep
+	}
+	return takes + 2*several(defaultSweeps) + 2*(defaultDuration+sweep/2)
 }
 
 // measurement is one Run.
@@ -122,7 +141,7 @@ type measurement struct {
 	cfg    Config
 	child  *child
 	swarm  *swarm.Swarm
-	plans  [endStream + 1]ledger.Plan
+	plans  [streams]ledger.Plan
 	owed   int64 // receipts so far
 	missed int64 // frames that skipped sockets did not get
 }
@@ -137,24 +156,25 @@ func Run(ctx context.Context, cfg Config) (result Result, err error) {
 	if err != nil {
 		return Result{}, err
 	}
-	defer func() { err = errors.Join(err, c.stop()) }()
 	m := &measurement{cfg: cfg, child: c}
+	defer func() { err = errors.Join(err, m.close()) }()
 	for i := range m.plans {
 		m.plans[i].Stream = uint16(i)
 	}
 	if err := m.connect(ctx); err != nil {
 		return Result{}, err
 	}
-	defer func() { err = errors.Join(err, m.swarm.Close()) }()
 
-	for range warmUps {
-		if _, err := m.sweep(ctx, warmUpStream, 1); err != nil {
-			return Result{}, err
-		}
+	warm, err := m.sweeps(ctx, warmUpStream, 1, warmUps)
+	if err != nil {
+		return Result{}, err
 	}
 	result = Result{Clients: cfg.Clients, Sweep: Sweep{Median: math.MaxInt64}}
 	for stream, threads := range m.variants(sweepStream1, sweepStreamN) {
-		s, err := m.sweeps(ctx, stream, threads)
+		if threads == 1 && warm.Median > max(cfg.SweepFor, result.Sweep.Median) {
+			continue // another of these would take too long
+		}
+		s, err := m.sweeps(ctx, stream, threads, cfg.Sweeps)
 		if err != nil {
 			return Result{}, err
 		}
@@ -163,6 +183,9 @@ func Run(ctx context.Context, cfg Config) (result Result, err error) {
 		}
 	}
 	for stream, threads := range m.variants(floodStream1, floodStreamN) {
+		if result.Sweep.Median > cfg.Duration && threads != result.Sweep.Threads {
+			continue // it would be a single sweep, and of these it is known which is better
+		}
 		t, err := m.flood(ctx, stream, threads)
 		if err != nil {
 			return Result{}, err
@@ -174,35 +197,33 @@ func Run(ctx context.Context, cfg Config) (result Result, err error) {
 	return result, m.balance(ctx)
 }
 
-// variants yields the streams to measure with their numbers of threads.
+// variants yields the streams to measure with their numbers of threads, the most first.
 func (m *measurement) variants(one, all uint16) func(yield func(stream uint16, threads int) bool) {
 	return func(yield func(uint16, int) bool) {
-		n := runtime.NumCPU()
-		if yield(one, 1) && n > 1 {
-			yield(all, n)
+		if n := runtime.NumCPU(); n == 1 || yield(all, n) {
+			yield(one, 1)
 		}
 	}
 }
 
 func (m *measurement) connect(ctx context.Context) error {
 	sweeps := uint32(m.cfg.Sweeps)
-	streams, err := ledger.NewStreams([]ledger.Stream{
+	declared, err := ledger.NewStreams([]ledger.Stream{
 		{ID: warmUpStream, Pushes: warmUps, WarmUp: true},
 		{ID: sweepStream1, Pushes: sweeps}, {ID: sweepStreamN, Pushes: sweeps},
 		{ID: floodStream1}, {ID: floodStreamN},
-		{ID: endStream, Pushes: 2},
 	})
 	if err != nil {
 		return err
 	}
-	set, err := streams.Subscribe(warmUpStream, sweepStream1, sweepStreamN, floodStream1, floodStreamN, endStream)
+	set, err := declared.Subscribe(warmUpStream, sweepStream1, sweepStreamN, floodStream1, floodStreamN)
 	if err != nil {
 		return err
 	}
 	ws := int(math.Round(float64(m.cfg.Clients) * m.cfg.WSFraction))
 	m.swarm, err = swarm.New(swarm.Config{
 		Targets: swarm.Targets{TCP: []string{m.child.hello.TCP}, WS: []string{m.child.hello.WS}},
-		Streams: streams, Clients: m.cfg.Clients, Raw: true, Heartbeat: -1, ConnectRate: 50_000,
+		Streams: declared, Clients: m.cfg.Clients, Raw: true, Heartbeat: -1, ConnectRate: 50_000,
 		Client: func(i int) swarm.Client {
 			// The i-th is a WebSocket where the running share passes a whole number.
 			kind := ledger.TCP
@@ -219,7 +240,7 @@ func (m *measurement) connect(ctx context.Context) error {
 	defer cancel()
 	accepted := make(chan error, 1)
 	go func() {
-		_, err := m.child.do(ctx, command{Accept: &acceptCommand{TCP: m.cfg.Clients - ws, WS: ws}})
+		_, err := m.child.do(ctx, command{Accept: &acceptCommand{Connections: m.cfg.Clients}})
 		if err != nil {
 			cancel()
 		}
@@ -233,9 +254,18 @@ func (m *measurement) connect(ctx context.Context) error {
 		m.child.kill() // it waits for connections that don't come
 	}
 	if err = errors.Join(err, <-accepted); err != nil {
-		return errors.Join(err, m.swarm.Close())
+		return err
 	}
 	return nil
+}
+
+// close ends both sides, the sending one first: see reset.
+func (m *measurement) close() error {
+	err := m.child.stop()
+	if m.swarm != nil {
+		err = errors.Join(err, m.swarm.Close())
+	}
+	return err
 }
 
 // sweep has one frame sent to each client, and waits until all have it.
@@ -253,25 +283,32 @@ func (m *measurement) sweep(ctx context.Context, stream uint16, threads int) (re
 
 // settle waits until everything that was sent has been received.
 func (m *measurement) settle(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, sweepExpiry)
-	defer cancel()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	for m.swarm.Accepted() < m.owed {
+	arrived, since := int64(-1), time.Now()
+	for {
+		switch n := m.swarm.Accepted(); {
+		case n >= m.owed:
+			return nil
+		case n > arrived:
+			arrived, since = n, time.Now()
+		case time.Since(since) > sweepExpiry:
+			return fmt.Errorf("ceiling: %d of %d frames arrived, and then none in %s", n, m.owed, sweepExpiry)
+		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("ceiling: %d of %d frames arrived: %w", m.swarm.Accepted(), m.owed, ctx.Err())
+			return fmt.Errorf("ceiling: %d of %d frames arrived: %w", arrived, m.owed, context.Cause(ctx))
 		}
 	}
-	return nil
 }
 
-func (m *measurement) sweeps(ctx context.Context, stream uint16, threads int) (Sweep, error) {
-	s := Sweep{Threads: threads, Sweeps: m.cfg.Sweeps}
+// sweeps makes isolated sweeps: one, and as many more up to most as Config.SweepFor allows.
+func (m *measurement) sweeps(ctx context.Context, stream uint16, threads, most int) (Sweep, error) {
+	s := Sweep{Threads: threads}
 	var sending []time.Duration
 	var cpu float64
-	for range m.cfg.Sweeps {
+	for began := time.Now(); s.Sweeps == 0 || s.Sweeps < most && time.Since(began) < m.cfg.SweepFor; s.Sweeps++ {
 		select {
 		case <-time.After(m.cfg.Pause):
 		case <-ctx.Done():
@@ -294,10 +331,12 @@ func (m *measurement) sweeps(ctx context.Context, stream uint16, threads int) (S
 	}
 	s.Median, s.P99, s.Max = quantile(receiving, 0.5), quantile(receiving, 0.99), quantile(receiving, 1)
 	s.SendMedian = quantile(sending, 0.5)
-	s.CPUSecondsPerSend = cpu / float64(m.cfg.Sweeps*m.cfg.Clients)
+	s.CPUSecondsPerSend = cpu / (float64(s.Sweeps) * float64(m.cfg.Clients))
 	return s, nil
 }
 
+// flood has sweeps sent back to back, and waits until all that was sent has arrived: as
+// exactly as settle looks, which is little beside a flood's length.
 func (m *measurement) flood(ctx context.Context, stream uint16, threads int) (Throughput, error) {
 	frames := max(1, m.cfg.WriteSize/(wire.HeaderLen+m.cfg.BodySize))
 	r, err := m.child.do(ctx, command{Flood: &floodCommand{
@@ -309,17 +348,10 @@ func (m *measurement) flood(ctx context.Context, stream uint16, threads int) (Th
 	m.plans[stream].Pushed = uint32(r.Sweeps) * uint32(frames)
 	m.owed += r.Sends * int64(frames)
 	m.missed += r.Skipped * int64(frames)
-	// Sent while the receivers may still be at the flood: it arrives right behind it.
-	if _, err := m.sweep(ctx, endStream, threads); err != nil {
+	if err := m.settle(ctx); err != nil {
 		return Throughput{}, err
 	}
-	report, err := m.swarm.Finish(ctx, m.plans[:])
-	if err != nil {
-		return Throughput{}, err
-	}
-	receipts := report.Ledger.Receipts(endStream)
-	last := receipts[len(receipts)-1]
-	drained := time.Duration(last.Intended-r.Ended) + last.Last
+	drained := time.Duration(ledger.Now() - r.Ended)
 	elapsed := time.Duration(r.Ended - r.Began)
 	sends := float64(max(r.Sends, 1))
 	return Throughput{

@@ -5,7 +5,9 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -44,6 +46,123 @@ func TestRunMeasuresAndBalances(t *testing.T) {
 	}
 }
 
+// limited is a sending side that may have so many open files in a table.
+func limited(t *testing.T, files int) (exe string, args []string) {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return "/bin/sh", []string{"-c", fmt.Sprintf(`ulimit -n %d && exec "$0" ceiling`, files), self}
+}
+
+func TestRunHasMoreConnectionsThanATableHolds(t *testing.T) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	cfg := Config{Clients: 301, WSFraction: 0.3, BodySize: 64, WriteSize: 300, Sweeps: 5, Pause: time.Millisecond, Duration: 200 * time.Millisecond}
+	cfg.Exe, cfg.Args = limited(t, fdReserve+40)
+	r, err := Run(ctx, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := r.Sweep; s.Sweeps != 5 || s.Median <= 0 || s.CPUSecondsPerSend < 0 {
+		t.Errorf("sweep %+v", s)
+	}
+	// Each sweep went to all sockets of all tables.
+	if f := r.Throughput; f.Sends+f.Skipped != 301*f.Sweeps || f.Sends == 0 {
+		t.Errorf("throughput %+v", f)
+	}
+}
+
+func TestRunSaysThatATableIsTooSmall(t *testing.T) {
+	cfg := Config{Clients: 10, BodySize: 64}
+	cfg.Exe, cfg.Args = limited(t, fdReserve)
+	if _, err := Run(context.Background(), cfg); err == nil || !strings.Contains(err.Error(), "the limit of open files is 64, at least 65") {
+		t.Error(err)
+	}
+}
+
+// Where one sweep takes longer than there is time for all, that one is made all the same.
+func TestLargeSweepsAreFewer(t *testing.T) {
+	r, err := Run(context.Background(), Config{Clients: 50, BodySize: 64, Sweeps: 1000, SweepFor: time.Nanosecond, Duration: time.Nanosecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Sweep.Sweeps != 1 || r.Sweep.Median <= 0 || r.Throughput.Sweeps != 1 || r.Throughput.Sends != 50 {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestTakesAboutAMinuteAtMost(t *testing.T) {
+	last := time.Duration(0)
+	for _, clients := range []int{1, 1000, 10_000, 100_000, 400_000} {
+		if takes := Takes(clients); takes < last || takes > time.Minute {
+			t.Errorf("%d clients take %v, fewer of them %v", clients, takes, last)
+		} else {
+			last = takes
+		}
+	}
+	if takes := Takes(1_000_000); takes > 70*time.Second {
+		t.Errorf("a million clients take %v", takes)
+	}
+}
+
+func TestPartsAreAllSocketsOnce(t *testing.T) {
+	sockets := func(from, n int) *group {
+		g := &group{}
+		for i := range n {
+			g.sockets = append(g.sockets, socket{fd: int32(from + i)})
+		}
+		return g
+	}
+	for _, c := range []struct {
+		name   string
+		groups []*group
+		n      int
+		want   []int // sockets of each part
+	}{
+		{"no sockets", []*group{{}}, 2, nil},
+		{"one group, shared out", []*group{sockets(0, 5)}, 2, []int{2, 3}},
+		{"fewer sockets than threads", []*group{sockets(0, 2)}, 4, []int{1, 1}},
+		{"groups are not divided", []*group{sockets(0, 5), sockets(5, 4), sockets(9, 5)}, 2, []int{5, 4, 5}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var got []int
+			next := int32(0)
+			for _, p := range (&sender{groups: c.groups}).parts(c.n) {
+				got = append(got, len(p.sockets))
+				for _, s := range p.sockets {
+					if s.fd != next {
+						t.Errorf("socket %d comes where %d should", s.fd, next)
+					}
+					next++
+				}
+			}
+			if !slices.Equal(got, c.want) {
+				t.Errorf("parts of %d sockets, want %d", got, c.want)
+			}
+		})
+	}
+}
+
+func TestKindsAreMixedEvenly(t *testing.T) {
+	for _, c := range []struct{ tcp, ws int }{{0, 0}, {3, 0}, {0, 2}, {5, 5}, {9, 1}, {2, 12}, {300, 100}} {
+		list := mixed(make([]socket, c.tcp), slices.Repeat([]socket{{ws: true}}, c.ws))
+		if len(list) != c.tcp+c.ws {
+			t.Fatalf("%d and %d are %d", c.tcp, c.ws, len(list))
+		}
+		ws := 0
+		for i, s := range list {
+			if s.ws {
+				ws++
+			}
+			if due := float64(c.ws) * float64(i+1) / float64(len(list)); math.Abs(float64(ws)-due) > 1 {
+				t.Errorf("%d TCP, %d WebSocket: %d WebSocket among the first %d", c.tcp, c.ws, ws, i+1)
+			}
+		}
+	}
+}
+
 func TestRunEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
 	defer cancel()
@@ -57,7 +176,6 @@ func TestRunEndsWithItsContext(t *testing.T) {
 func TestConfigErrorsNameTheField(t *testing.T) {
 	for want, cfg := range map[string]Config{
 		"clients":  {},
-		"ulimit":   {Clients: 1 << 40, BodySize: 64},
 		"fraction": {Clients: 1, WSFraction: 2},
 		"BodySize": {Clients: 1, BodySize: 3},
 		"start":    {Clients: 1, BodySize: 64, Exe: "/does/not/exist"},
@@ -74,7 +192,7 @@ func TestSenderEndsWithItsInput(t *testing.T) {
 		t.Errorf("%q, %v", out.String(), err)
 	}
 	// Even while it waits for connections.
-	if err := serve(strings.NewReader(`{"accept":{"tcp":1,"ws":0}}`), io.Discard); err != nil {
+	if err := serve(strings.NewReader(`{"accept":{"connections":1}}`), io.Discard); err != nil {
 		t.Error(err)
 	}
 	if err := serve(strings.NewReader("nonsense"), io.Discard); err == nil {
@@ -82,12 +200,12 @@ func TestSenderEndsWithItsInput(t *testing.T) {
 	}
 }
 
-// BenchmarkRun measures the ceiling itself, for 10,000 clients, half of them WebSocket.
+// BenchmarkRun measures the ceiling itself, half of the clients WebSocket.
 func BenchmarkRun(b *testing.B) {
-	for _, size := range []int{80, 8000} {
-		b.Run(fmt.Sprintf("write=%d", size), func(b *testing.B) {
+	for _, c := range []struct{ clients, size int }{{10_000, 80}, {10_000, 8000}, {100_000, 80}} {
+		b.Run(fmt.Sprintf("clients=%d/write=%d", c.clients, c.size), func(b *testing.B) {
 			for range b.N {
-				r, err := Run(context.Background(), Config{Clients: 10_000, WSFraction: 0.5, BodySize: 64, WriteSize: size})
+				r, err := Run(context.Background(), Config{Clients: c.clients, WSFraction: 0.5, BodySize: 64, WriteSize: c.size})
 				if err != nil {
 					b.Fatal(err)
 				}

@@ -17,10 +17,9 @@ type command struct {
 	Flood  *floodCommand  `json:"flood,omitempty"`
 }
 
-// acceptCommand waits for so many connections. Its reply has no figures.
+// acceptCommand waits for so many connections, of either kind. Its reply has no figures.
 type acceptCommand struct {
-	TCP int `json:"tcp"`
-	WS  int `json:"ws"`
+	Connections int `json:"connections"`
 }
 
 // sweepCommand sends one frame to each connection.
