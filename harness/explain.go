@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"barrage/harness/ceiling"
 	"barrage/harness/cluster"
 	"barrage/harness/ledger"
 	"barrage/harness/pusher"
@@ -14,12 +15,9 @@ import (
 	"barrage/harness/swarm"
 )
 
-// How long the parts of a run take that no scenario sets, on a small machine: for telling a
-// user what to expect.
-const (
-	startTakes   = 4 * time.Second
-	ceilingTakes = 8 * time.Second
-)
+// startTakes is how long the processes take to start on a small machine: for telling a user
+// what to expect.
+const startTakes = 4 * time.Second
 
 // Explain says in plain words what a run of s will do, what it needs and has of this
 // machine, and about how long it takes. withCeiling says that the ceiling is measured too.
@@ -63,7 +61,12 @@ func Explain(w io.Writer, s *scenario.Scenario, withCeiling bool) error {
 	}
 	fmt.Fprintf(&b, "Then it waits for what is under way, up to %v.\n", s.Phases.Drain)
 	if withCeiling {
-		b.WriteString("At the end a plain send loop over as many sockets measures what the kernel allows.\n")
+		plain := ""
+		if l.crowd.of(ledger.TCPTLS)+l.crowd.of(ledger.WSS) > 0 {
+			plain = ", without TLS,"
+		}
+		fmt.Fprintf(&b, "At the end a plain send loop over as many sockets%s measures what the kernel allows, for about %v.\n",
+			plain, ceiling.Takes(s.Clients.Count).Round(time.Second))
 	}
 	b.WriteString(explainMetrics(s.Metrics))
 	b.WriteString("\nThe run is good when every delivery is accounted for, and:\n")
@@ -76,7 +79,7 @@ func Explain(w io.Writer, s *scenario.Scenario, withCeiling bool) error {
 		need>>20, m.available>>20, (s.Clients.Count+max(1, comets)-1)/max(1, comets)+filesBeside, m.openFiles)
 	takes := startTakes + s.Clients.Connect.Takes(s.Clients.Count) + s.Phases.Warmup + s.Phases.Measure
 	if withCeiling && s.Capacity == nil {
-		takes += ceilingTakes
+		takes += ceiling.Takes(s.Clients.Count)
 	}
 	if c := s.Capacity; c != nil {
 		fmt.Fprintf(&b, "\nIt looks for the highest rate of %s between %g and %g a second at which all of that holds, by up to %d such runs, without the\n"+

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"barrage/harness/ceiling"
 	"barrage/harness/cluster"
 	"barrage/harness/ledger"
 	"barrage/harness/live"
@@ -76,7 +77,7 @@ func planned(opt *Options) []live.Phase {
 		live.Phase{Name: live.Drain, Length: s.Phases.Drain, AtMost: true},
 	)
 	if !opt.NoCeiling && opt.Target == nil && opt.Agents == nil {
-		list = append(list, live.Phase{Name: live.Ceiling, Length: ceilingTakes, About: true})
+		list = append(list, live.Phase{Name: live.Ceiling, Length: ceiling.Takes(s.Clients.Count), About: true})
 	}
 	return list
 }

@@ -29,16 +29,15 @@ type Config struct {
 	BodySize   int     // bytes of a push's body, at least ledger.BodyMin
 	WriteSize  int     // bytes of a write in the throughput part; it holds as many whole frames as fit, and at least one
 
-	Sweeps int // isolated sweeps with each number of threads, at most; default 20
-	// SweepFor is the time for them: one more only begins within it. Where a single sweep takes
-	// longer, one thread is not tried where it was worse than several already when it warmed
-	// up. Default 5 s.
-	SweepFor time.Duration
-	Pause    time.Duration // between two of them; default 50 ms
-	// Duration is that of each throughput run, up to the end of the sweep that it is in. Where
-	// that is a single one, only the number of threads is tried that was better in the isolated
-	// ones. Default 3 s.
-	Duration time.Duration
+	Sweeps int           // isolated sweeps with each number of threads, at most; default 20
+	Pause  time.Duration // between two of them; default 50 ms
+
+	// Large sweeps are fewer, and one is always made: another begins within SweepFor (default
+	// 5 s) of the first, and a throughput run is over with the sweep in which Duration (default
+	// 3 s) ends. Where a single sweep takes longer than that, a number of threads that did
+	// worse before, one while warming up, or either in the isolated sweeps, is not measured
+	// again.
+	SweepFor, Duration time.Duration
 }
 
 // A Result is the ceiling. Each part is that of the number of threads that did best.

@@ -162,9 +162,9 @@ func (s *sender) sweep(c sweepCommand) reply {
 // floodPart is how many sockets a thread of a flood takes at a time, where they are one group.
 const floodPart = 64
 
-// flood sends sweep after sweep, one at least. The threads take parts of the sockets in turn, over the
-// sweeps' ends, so that none waits for the others; a part's next turn only comes after its
-// last one, so each socket's writes stay in order.
+// flood sends sweep after sweep, one at least. The threads take parts of the sockets in turn,
+// over the sweeps' ends, so that none waits for the others; a part's next turn only comes
+// after its last one, so each socket's writes stay in order.
 func (s *sender) flood(c floodCommand) reply {
 	sockets := 0
 	for _, g := range s.groups {

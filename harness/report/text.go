@@ -324,8 +324,16 @@ func (e *errWriter) ceiling(r *Run) {
 		e.printf("  not measured\n")
 		return
 	}
-	e.printf("  one frame to each of %s sockets, first send to last receipt: %s in the median, %s p99\n",
-		count(c.Clients), span(c.SweepMedian), span(c.SweepP99))
+	sockets, sweep := count(c.Clients)+" sockets", span(c.SweepMedian)
+	if r.Clients.TCPTLS+r.Clients.WSS > 0 {
+		sockets += " (plain, without TLS)"
+	}
+	if c.Sweeps > 1 {
+		sweep = fmt.Sprintf("%s in the median of %s sweeps, %s p99", sweep, count(c.Sweeps), span(c.SweepP99))
+	} else {
+		sweep += " in the one sweep that there was time for"
+	}
+	e.printf("  one frame to each of %s, first send to last receipt: %s\n", sockets, sweep)
 	e.printf("  back to back with %s a write: %s sends/s, %s per CPU second (%s)\n",
 		size(c.BytesPerSend), many(c.SendsPerSecond), many(c.SendsPerCPUSecond), Plural(c.Threads, "thread"))
 	e.printf("  comet reaches %s of the sends/s while it sweeps, %s per CPU second\n", percent(c.WritesFraction), percent(c.WritesCPUFraction))
