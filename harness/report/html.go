@@ -148,7 +148,7 @@ func htmlFacts(r *Run) []htmlRow {
 		rows = append(rows, htmlRow{[]string{"agent " + a.Name, fmt.Sprintf("%s, %s, %s, Linux %s; %d open files", e.CPU, Plural(e.Cores, "core"), size(float64(e.MemoryBytes)), e.Kernel, e.OpenFilesHard)}})
 	}
 	if c := r.Ceiling; c != nil {
-		rows = append(rows, htmlRow{[]string{"ceiling", fmt.Sprintf("a plain send loop over %s sockets: %s sends/s, %s for one frame to each", count(c.Clients), many(c.SendsPerSecond), span(c.SweepMedian))}})
+		rows = append(rows, htmlRow{[]string{"ceiling", fmt.Sprintf("a plain send loop over %s: %s sends/s, %s for one frame to each", ceilingSockets(r), many(c.SendsPerSecond), span(c.SweepMedian))}})
 	}
 	if b := r.Behaviour; b != nil {
 		rows = append(rows, htmlRow{[]string{"misbehaving clients", strings.Join(b.lines(), ". ") + "."}})

@@ -344,3 +344,27 @@ func TestFormat(t *testing.T) {
 		}
 	}
 }
+
+// The ceiling is only worth what it was measured with: how often, and over which sockets.
+func TestTextSaysWhatTheCeilingIsOf(t *testing.T) {
+	secure, large := example(), example()
+	secure.Clients.TCP, secure.Clients.WSS = 9000, 1000
+	large.Ceiling.Clients, large.Ceiling.Sweeps = 1_000_000, 1
+	for name, c := range map[string]struct {
+		run  *Run
+		want string
+	}{
+		"clients inside TLS": {secure, "each of 10,000 sockets (plain, without TLS), first send to last receipt: 50.0 ms in the median of 20 sweeps, 61.0 ms p99\n"},
+		"a single sweep":     {large, "each of 1,000,000 sockets, first send to last receipt: 50.0 ms in the one sweep that there was time for\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var b bytes.Buffer
+			if err := Text(&b, c.run, Style{}); err != nil {
+				t.Fatal(err)
+			}
+			if !strings.Contains(b.String(), c.want) {
+				t.Errorf("%q is not in\n%s", c.want, b.String())
+			}
+		})
+	}
+}

@@ -324,19 +324,23 @@ func (e *errWriter) ceiling(r *Run) {
 		e.printf("  not measured\n")
 		return
 	}
-	sockets, sweep := count(c.Clients)+" sockets", span(c.SweepMedian)
-	if r.Clients.TCPTLS+r.Clients.WSS > 0 {
-		sockets += " (plain, without TLS)"
-	}
+	sweep := span(c.SweepMedian) + " in the one sweep that there was time for"
 	if c.Sweeps > 1 {
-		sweep = fmt.Sprintf("%s in the median of %s sweeps, %s p99", sweep, count(c.Sweeps), span(c.SweepP99))
-	} else {
-		sweep += " in the one sweep that there was time for"
+		sweep = fmt.Sprintf("%s in the median of %s sweeps, %s p99", span(c.SweepMedian), count(c.Sweeps), span(c.SweepP99))
 	}
-	e.printf("  one frame to each of %s, first send to last receipt: %s\n", sockets, sweep)
+	e.printf("  one frame to each of %s, first send to last receipt: %s\n", ceilingSockets(r), sweep)
 	e.printf("  back to back with %s a write: %s sends/s, %s per CPU second (%s)\n",
 		size(c.BytesPerSend), many(c.SendsPerSecond), many(c.SendsPerCPUSecond), Plural(c.Threads, "thread"))
 	e.printf("  comet reaches %s of the sends/s while it sweeps, %s per CPU second\n", percent(c.WritesFraction), percent(c.WritesCPUFraction))
 	e.printf("  p99 to receipt is %s times the ceiling's sweep; 1.5 sweeps and 10 ms are %s\n",
 		digits(c.LatencyFactor), span(1.5*c.SweepMedian+(10*time.Millisecond).Seconds()))
+}
+
+// ceilingSockets says what the ceiling of r was measured with.
+func ceilingSockets(r *Run) string {
+	sockets := count(r.Ceiling.Clients) + " sockets"
+	if r.Clients.TCPTLS+r.Clients.WSS > 0 {
+		sockets += " (plain, without TLS)"
+	}
+	return sockets
 }
