@@ -34,9 +34,10 @@ type Config struct {
 
 	// Large sweeps are fewer, and one is always made: another begins within SweepFor (default
 	// 5 s) of the first, and a throughput run is over with the sweep in which Duration (default
-	// 3 s) ends. Where a single sweep takes longer than that, a number of threads that did
-	// worse before, one while warming up, or either in the isolated sweeps, is not measured
-	// again.
+	// 3 s) ends. Where a single sweep takes longer than SweepFor, one thread is not tried beside
+	// as many as there are processors: to so many sockets, a send takes longer than a receipt.
+	// Where one takes longer than Duration, the throughput is measured with the number of
+	// threads alone that was better before.
 	SweepFor, Duration time.Duration
 }
 
@@ -86,7 +87,7 @@ const (
 	defaultDuration = 3 * time.Second
 
 	// What Takes goes by: a client's connection, its end included, and a send with its receipt.
-	connectTakes = 35 * time.Microsecond
+	connectTakes = 40 * time.Microsecond
 	sendTakes    = 10 * time.Microsecond
 )
 
@@ -164,14 +165,14 @@ func Run(ctx context.Context, cfg Config) (result Result, err error) {
 		return Result{}, err
 	}
 
-	warm, err := m.sweeps(ctx, warmUpStream, 1, warmUps)
+	warm, err := m.sweeps(ctx, warmUpStream, runtime.NumCPU(), warmUps)
 	if err != nil {
 		return Result{}, err
 	}
 	result = Result{Clients: cfg.Clients, Sweep: Sweep{Median: math.MaxInt64}}
 	for stream, threads := range m.variants(sweepStream1, sweepStreamN) {
-		if threads == 1 && warm.Median > max(cfg.SweepFor, result.Sweep.Median) {
-			continue // another of these would take too long
+		if threads == 1 && runtime.NumCPU() > 1 && warm.Median > cfg.SweepFor {
+			continue // see Config.SweepFor
 		}
 		s, err := m.sweeps(ctx, stream, threads, cfg.Sweeps)
 		if err != nil {
