@@ -72,7 +72,7 @@ func newLayout(s *scenario.Scenario) (*layout, error) {
 				lane++
 				l.pushes = append(l.pushes, stream)
 				l.line = append(l.line, i)
-				list = append(list, ledger.Stream{ID: stream.ID, Pushes: stream.Pushes, WarmUp: stream.WarmUp})
+				list = append(list, ledger.Stream{ID: stream.ID, Pushes: stream.Pushes, WarmUp: stream.WarmUp, Group: uint8(i)})
 				ids[i][target] = append(ids[i][target], stream.ID)
 			}
 		}

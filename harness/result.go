@@ -155,7 +155,8 @@ func (r *run) pushes() report.Pushes {
 		out.Lines = append(out.Lines, report.PushLine{
 			Name: p.Name, Kind: string(p.Kind), Rate: p.Rate, Schedule: p.Schedule.String(),
 			BodyBytes: int(p.Sizes.Mean() + 0.5), Bodies: p.Sizes.String(), Via: string(p.Via), Streams: p.Streams(),
-			Lag: report.PercentilesOf(r.sent.Lines[i].Lag), Ack: report.PercentilesOf(r.sent.Lines[i].Ack),
+			Latency: report.PercentilesOf(r.received.Ledger.Groups[i]),
+			Lag:     report.PercentilesOf(r.sent.Lines[i].Lag), Ack: report.PercentilesOf(r.sent.Lines[i].Ack),
 			Pushes: pushCounts(sent), Deliveries: counts(arrived),
 		})
 	}

@@ -53,7 +53,7 @@ type Book struct {
 	strays   Strays          // what can't be put down to a declared stream
 	accepted int64           // first receipts
 
-	latency [Kinds]*fineCounts // nil for a kind without clients
+	latency []latencies // by Stream.Group
 
 	live      *liveCounts // since the last Rotate
 	mu        sync.Mutex
@@ -73,6 +73,7 @@ type account struct {
 type tally struct {
 	first      uint32
 	warmUp     bool
+	latency    *latencies // of the stream's group
 	receipts   []receipt // by sequence number - first
 	settled    settled   // of clients that left
 	leftovers  int64     // receipts of a stream that the client had asked to leave
@@ -80,6 +81,9 @@ type tally struct {
 	reordered  int64
 	strays     Strays
 }
+
+// latencies are the histograms of one group; nil for a kind without clients.
+type latencies [Kinds]*fineCounts
 
 // NewBook returns an empty book with room for clients and cells (the sum of their
 // subscriptions' Len), which both may grow.
@@ -90,12 +94,13 @@ func NewBook(streams *Streams, clients, cells int) *Book {
 		cells:     make([]uint32, 0, cells),
 		missing:   make(map[uint32]gaps),
 		tallies:   make([]tally, len(streams.list)),
+		latency:   make([]latencies, streams.groups()),
 		live:      new(liveCounts),
 		published: new(liveCounts),
 		rotated:   new(liveTotals),
 	}
 	for i, s := range streams.list {
-		b.tallies[i] = tally{first: s.First, warmUp: s.WarmUp, receipts: make([]receipt, s.Pushes)}
+		b.tallies[i] = tally{first: s.First, warmUp: s.WarmUp, latency: &b.latency[s.Group], receipts: make([]receipt, s.Pushes)}
 	}
 	return b
 }
@@ -107,8 +112,10 @@ func (b *Book) Add(set *Subscription, kind Kind) int {
 		b.sets = append(b.sets, nil)
 	}
 	b.sets[set.number] = set
-	if b.latency[kind] == nil {
-		b.latency[kind] = new(fineCounts)
+	for group := range b.latency {
+		if b.latency[group][kind] == nil {
+			b.latency[group][kind] = new(fineCounts)
+		}
 	}
 	b.clients = append(b.clients, account{set: uint32(set.number)<<kindBits | uint32(kind), cell: uint32(len(b.cells))})
 	for range set.Len() {
@@ -210,7 +217,7 @@ func (b *Book) Account(client int, s Stamp, arrival int64) {
 	}
 	if !t.warmUp {
 		latency = min(latency, LatencyHighest)
-		b.latency[a.set&(1<<kindBits-1)][fineIndex(latency)]++
+		t.latency[a.set&(1<<kindBits-1)][fineIndex(latency)]++
 		b.live[liveIndex(latency)]++
 	}
 }

@@ -376,3 +376,36 @@ func FuzzParseBody(f *testing.F) {
 		}
 	})
 }
+
+// Groups of streams have a latency of their own, over all kinds of clients.
+func TestLatencyByGroup(t *testing.T) {
+	streams := mustStreams(t, Stream{ID: 1, Pushes: 4}, Stream{ID: 2, Pushes: 4, Group: 2}, Stream{ID: 3, Pushes: 4, Group: 2, WarmUp: true})
+	set := mustSubscribe(t, streams, 1, 2, 3)
+	var merged *Report
+	for i := range 2 {
+		book := NewBook(streams, 0, 0)
+		for kind := range Kinds {
+			c := book.Add(set, Kind(kind))
+			book.Join(c, nil)
+			for seq := range uint32(4) {
+				book.Account(c, Stamp{Stream: 1, Seq: seq, Intended: 1}, 1+1_000_000)
+				book.Account(c, Stamp{Stream: 2, Seq: seq, Intended: 1}, 1+50_000_000)
+				book.Account(c, Stamp{Stream: 3, Seq: seq, Intended: 1}, 1+900_000_000)
+			}
+		}
+		r, err := book.Report([]Plan{{Stream: 1, Pushed: 4}, {Stream: 2, Pushed: 4}, {Stream: 3, Pushed: 4}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i == 0 {
+			merged = r
+		} else if err := merged.Merge(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for g, want := range []struct{ count, ms int64 }{{4 * 2 * int64(Kinds), 1}, {0, 0}, {4 * 2 * int64(Kinds), 50}} {
+		if h := merged.Groups[g]; h.TotalCount() != want.count || h.Max()/1_000_000 != want.ms {
+			t.Errorf("group %d has %d latencies up to %d ms, want %d and %d", g, h.TotalCount(), h.Max()/1_000_000, want.count, want.ms)
+		}
+	}
+}

@@ -46,7 +46,7 @@ func DecodeHistogram(b []byte) (*hdrhistogram.Histogram, error) {
 func (r *Report) MarshalBinary() ([]byte, error) {
 	out := &ledgerpb.Report{Strays: r.Strays[:]}
 	for i, s := range r.Streams {
-		p := &ledgerpb.Stream{Id: uint32(s.ID), First: s.First, Pushes: s.Pushes, WarmUp: s.WarmUp, Counts: encodeCounts(s.Counts)}
+		p := &ledgerpb.Stream{Id: uint32(s.ID), First: s.First, Pushes: s.Pushes, WarmUp: s.WarmUp, Group: uint32(s.Group), Counts: encodeCounts(s.Counts)}
 		before := int64(0)
 		for _, e := range r.receipts[i] {
 			p.Intended = append(p.Intended, e.intended-before)
@@ -62,6 +62,13 @@ func (r *Report) MarshalBinary() ([]byte, error) {
 			return nil, err
 		}
 		out.Latency = append(out.Latency, b)
+	}
+	for _, h := range r.Groups {
+		b, err := EncodeHistogram(h)
+		if err != nil {
+			return nil, err
+		}
+		out.Groups = append(out.Groups, b)
 	}
 	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(out)
 	if err != nil {
@@ -93,17 +100,33 @@ func (r *Report) UnmarshalBinary(b []byte) error {
 		return fmt.Errorf("decode a report: it has latencies of %d kinds of clients, there are %d", len(in.Latency), Kinds)
 	}
 	for k, b := range in.Latency {
-		h, err := DecodeHistogram(b)
-		if err == nil && h != nil && h.SignificantFigures() != 3 {
-			err = fmt.Errorf("%d digits, not 3", h.SignificantFigures())
-		}
+		h, err := decodeFine(b)
 		if err != nil {
 			return fmt.Errorf("decode a report: latency of %s: %w", Kind(k), err)
 		}
 		out.Latency[k] = h
 	}
+	for g, b := range in.Groups {
+		h, err := decodeFine(b)
+		if err == nil && h == nil {
+			err = errors.New("there is none")
+		}
+		if err != nil {
+			return fmt.Errorf("decode a report: latency of group %d: %w", g, err)
+		}
+		out.Groups = append(out.Groups, h)
+	}
 	*r = out
 	return nil
+}
+
+// decodeFine is DecodeHistogram for those of NewHistogram.
+func decodeFine(b []byte) (*hdrhistogram.Histogram, error) {
+	h, err := DecodeHistogram(b)
+	if err == nil && h != nil && h.SignificantFigures() != 3 {
+		err = fmt.Errorf("%d digits, not 3", h.SignificantFigures())
+	}
+	return h, err
 }
 
 func decodeStream(p *ledgerpb.Stream) (StreamCounts, []receipt, error) {
@@ -111,7 +134,10 @@ func decodeStream(p *ledgerpb.Stream) (StreamCounts, []receipt, error) {
 	if p.Id > math.MaxUint16 {
 		return s, nil, errors.New("the number is over 65535")
 	}
-	s.Stream = Stream{ID: uint16(p.Id), First: p.First, Pushes: p.Pushes, WarmUp: p.WarmUp}
+	if p.Group > math.MaxUint8 {
+		return s, nil, errors.New("the group is over 255")
+	}
+	s.Stream = Stream{ID: uint16(p.Id), First: p.First, Pushes: p.Pushes, WarmUp: p.WarmUp, Group: uint8(p.Group)}
 	n := len(p.Intended)
 	if uint64(n) != uint64(p.Pushes) || n != len(p.FirstReceipt) || n != len(p.LastReceipt) {
 		return s, nil, fmt.Errorf("%d, %d and %d figures of %d pushes", n, len(p.FirstReceipt), len(p.LastReceipt), p.Pushes)

@@ -88,6 +88,9 @@ type Report struct {
 	// streams that are not warm-up; nil for a kind without clients.
 	Latency [Kinds]*hdrhistogram.Histogram
 
+	// Groups is the same by Stream.Group, over all kinds.
+	Groups []*hdrhistogram.Histogram
+
 	receipts [][]receipt // by stream
 }
 
@@ -185,6 +188,14 @@ func (r *Report) Merge(o *Report) error {
 		}
 	}
 	r.Strays.add(o.Strays)
+	if len(r.Groups) != len(o.Groups) {
+		return fmt.Errorf("merge reports: one has %d groups of streams, the other %d", len(r.Groups), len(o.Groups))
+	}
+	for g, h := range o.Groups {
+		if dropped := r.Groups[g].Merge(h); dropped > 0 {
+			return fmt.Errorf("merge reports: %d latencies are out of the histogram's range", dropped)
+		}
+	}
 	for k, h := range o.Latency {
 		if h == nil {
 			continue
@@ -223,11 +234,19 @@ func (b *Book) Report(plans []Plan) (*Report, error) {
 	for i := range b.tallies {
 		r.receipts[i] = append([]receipt(nil), b.tallies[i].receipts...)
 	}
-	for k, counts := range b.latency {
-		if counts != nil {
-			r.Latency[k] = NewHistogram()
+	for _, group := range b.latency {
+		all := NewHistogram()
+		for k, counts := range group {
+			if counts == nil {
+				continue
+			}
+			if r.Latency[k] == nil {
+				r.Latency[k] = NewHistogram()
+			}
 			counts.addTo(r.Latency[k])
+			counts.addTo(all)
 		}
+		r.Groups = append(r.Groups, all)
 	}
 	return r, nil
 }

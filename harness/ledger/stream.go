@@ -15,6 +15,7 @@ type Stream struct {
 	First  uint32 // sequence number of the first push
 	Pushes uint32 // most pushes that the stream is going to carry; receipts of later ones are counted, but not timed push by push
 	WarmUp bool   // counted for loss, but kept out of the latency histograms
+	Group  uint8  // streams whose latency has a histogram of its own too, such as those of one line of pushes; counted from 0
 }
 
 // Streams are all streams of a run, and the sets of them that clients subscribe to. It is
@@ -49,6 +50,15 @@ func NewStreams(list []Stream) (*Streams, error) {
 		s.index[st.ID] = int32(i)
 	}
 	return s, nil
+}
+
+// groups returns how many groups there are.
+func (s *Streams) groups() int {
+	n := 0
+	for _, st := range s.list {
+		n = max(n, int(st.Group)+1)
+	}
+	return n
 }
 
 // Start says that the stream id is about to carry its first push. A client that joins

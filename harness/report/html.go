@@ -56,7 +56,7 @@ func HTML(w io.Writer, r *Run) error {
 	page.Word = StatusWord(r.Verdict.Status)
 	page.Class = r.Verdict.Status
 	page.Figures = htmlFigures(r)
-	for _, row := range latencyRows(&r.Latency) {
+	for _, row := range latencyRows(r) {
 		page.Rows = append(page.Rows, htmlRow{[]string{strings.TrimSpace(row.name), span(row.p.P50), span(row.p.P90), span(row.p.P99), span(row.p.P999), span(row.p.Max)}})
 	}
 	for _, cells := range stageRows(r) {

@@ -40,7 +40,7 @@ func Markdown(w io.Writer, r *Run) error {
 		e.printf("| %s: %s | %s | %s |\n", f.Name, f.Help, value, wanted)
 	}
 	e.printf("\n| latency%s | p50 | p90 | p99 | p99.9 | max |\n|---|---|---|---|---|---|\n", mark)
-	for _, row := range latencyRows(&r.Latency) {
+	for _, row := range latencyRows(r) {
 		e.printf("| %s | %s | %s | %s | %s | %s |\n", strings.TrimSpace(row.name), span(row.p.P50), span(row.p.P90), span(row.p.P99), span(row.p.P999), span(row.p.Max))
 	}
 	if len(r.Stages) > 0 {
@@ -83,10 +83,16 @@ type latencyRow struct {
 }
 
 // latencyRows returns the latencies that the run has.
-func latencyRows(l *Latency) []latencyRow {
+func latencyRows(r *Run) []latencyRow {
+	l := &r.Latency
 	rows := []latencyRow{
 		{"to receipt", l.All}, {"  TCP", l.TCP}, {"  WebSocket", l.WebSocket}, {"  TCP inside TLS", l.TCPTLS}, {"  WebSocket inside TLS", l.WSS},
-		{"to the first receipt", l.First}, {"to the last receipt", l.Last},
 	}
+	if len(r.Pushes.Lines) > 1 {
+		for _, line := range r.Pushes.Lines {
+			rows = append(rows, latencyRow{"  of " + line.Name, line.Latency})
+		}
+	}
+	rows = append(rows, latencyRow{"to the first receipt", l.First}, latencyRow{"to the last receipt", l.Last})
 	return slices.DeleteFunc(rows, func(r latencyRow) bool { return r.p.Count == 0 })
 }

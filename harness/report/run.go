@@ -180,6 +180,8 @@ type PushLine struct {
 	Pushes     PushCounts `json:"pushes"`
 	Deliveries Counts     `json:"deliveries"`
 
+	Latency Percentiles `json:"latency"` // to each client's receipt
+
 	Lag Percentiles `json:"lag"` // as in Pushes
 	Ack Percentiles `json:"ack"`
 }

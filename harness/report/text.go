@@ -45,7 +45,7 @@ func Text(w io.Writer, r *Run, style Style) error {
 		}
 	}
 	head("Latency from a push's intended time")
-	e.latency(&r.Latency)
+	e.latency(r)
 	if len(r.Stages) > 0 {
 		head("Where a push's time goes")
 		e.stages(r)
@@ -203,10 +203,10 @@ func deliveryCells(c Counts) []string {
 	return []string{count(c.Expected), count(c.Delivered), count(c.Lost), count(c.Duplicate), count(c.Reordered), count(unexpected)}
 }
 
-func (e *errWriter) latency(l *Latency) {
+func (e *errWriter) latency(r *Run) {
 	var t Table
 	t.Add("", "p50", "p90", "p99", "p99.9", "max")
-	for _, row := range latencyRows(l) {
+	for _, row := range latencyRows(r) {
 		t.Add(row.name, span(row.p.P50), span(row.p.P90), span(row.p.P99), span(row.p.P999), span(row.p.Max))
 	}
 	e.printf("%s", t.Lines("  "))

@@ -21,6 +21,7 @@ const (
 	maxText    = 1 << 20
 	maxClients = 10_000_000
 	maxStreams = 30_000 // of the measured phase; the warm-up has as many
+	maxLines   = 64     // each has a histogram of its own in every thread of the swarm
 )
 
 var (
@@ -79,6 +80,10 @@ func (r *reader) scenario(n *yaml.Node) *Scenario {
 	pushes := o.list("pushes")
 	if len(pushes) == 0 && o.node != nil {
 		o.problem("pushes", "is missing; at least one line of pushes is wanted")
+	}
+	if len(pushes) > maxLines {
+		o.problem("pushes", "%d lines; accepted: at most %d", len(pushes), maxLines)
+		pushes = pushes[:maxLines]
 	}
 	for i, p := range pushes {
 		s.Pushes = append(s.Pushes, readPush(r.object(p, fmt.Sprintf("pushes.%d", i)), s.Clients, s.Phases))

@@ -30,6 +30,7 @@ type Report struct {
 	// By kind of client: a histogram in HDR's own encoding (V2, compressed, base64), empty
 	// where there is none.
 	Latency       [][]byte `protobuf:"bytes,3,rep,name=latency,proto3" json:"latency,omitempty"`
+	Groups        [][]byte `protobuf:"bytes,4,rep,name=groups,proto3" json:"groups,omitempty"` // by group of streams, all kinds together
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -85,6 +86,13 @@ func (x *Report) GetLatency() [][]byte {
 	return nil
 }
 
+func (x *Report) GetGroups() [][]byte {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
 type Stream struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Id     uint32                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -96,6 +104,7 @@ type Stream struct {
 	Intended      []int64  `protobuf:"zigzag64,6,rep,packed,name=intended,proto3" json:"intended,omitempty"`                           // unix nanoseconds, less the value before; the sum is 0 where nothing arrived
 	FirstReceipt  []uint32 `protobuf:"varint,7,rep,packed,name=first_receipt,json=firstReceipt,proto3" json:"first_receipt,omitempty"` // microseconds after the intended time
 	LastReceipt   []uint32 `protobuf:"varint,8,rep,packed,name=last_receipt,json=lastReceipt,proto3" json:"last_receipt,omitempty"`
+	Group         uint32   `protobuf:"varint,9,opt,name=group,proto3" json:"group,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -184,6 +193,13 @@ func (x *Stream) GetLastReceipt() []uint32 {
 		return x.LastReceipt
 	}
 	return nil
+}
+
+func (x *Stream) GetGroup() uint32 {
+	if x != nil {
+		return x.Group
+	}
+	return 0
 }
 
 type Counts struct {
@@ -290,11 +306,12 @@ var File_ledger_ledger_proto protoreflect.FileDescriptor
 
 const file_ledger_ledger_proto_rawDesc = "" +
 	"\n" +
-	"\x13ledger/ledger.proto\x12\x0ebarrage.ledger\"l\n" +
+	"\x13ledger/ledger.proto\x12\x0ebarrage.ledger\"\x84\x01\n" +
 	"\x06Report\x120\n" +
 	"\astreams\x18\x01 \x03(\v2\x16.barrage.ledger.StreamR\astreams\x12\x16\n" +
 	"\x06strays\x18\x02 \x03(\x03R\x06strays\x12\x18\n" +
-	"\alatency\x18\x03 \x03(\fR\alatency\"\xf3\x01\n" +
+	"\alatency\x18\x03 \x03(\fR\alatency\x12\x16\n" +
+	"\x06groups\x18\x04 \x03(\fR\x06groups\"\x89\x02\n" +
 	"\x06Stream\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x14\n" +
 	"\x05first\x18\x02 \x01(\rR\x05first\x12\x16\n" +
@@ -303,7 +320,8 @@ const file_ledger_ledger_proto_rawDesc = "" +
 	"\x06counts\x18\x05 \x01(\v2\x16.barrage.ledger.CountsR\x06counts\x12\x1a\n" +
 	"\bintended\x18\x06 \x03(\x12R\bintended\x12#\n" +
 	"\rfirst_receipt\x18\a \x03(\rR\ffirstReceipt\x12!\n" +
-	"\flast_receipt\x18\b \x03(\rR\vlastReceipt\"\xe8\x01\n" +
+	"\flast_receipt\x18\b \x03(\rR\vlastReceipt\x12\x14\n" +
+	"\x05group\x18\t \x01(\rR\x05group\"\xe8\x01\n" +
 	"\x06Counts\x12\x1a\n" +
 	"\bexpected\x18\x01 \x01(\x03R\bexpected\x12\x1c\n" +
 	"\tdelivered\x18\x02 \x01(\x03R\tdelivered\x12\x12\n" +
