@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -57,6 +58,10 @@ type call struct {
 	keys    []string      // behind those of the place
 	more    []any         // arguments behind those that all scripts have
 
+	commands []redis.Cmder             // of enter
+	before   *redis.MapStringStringCmd // of enter; the sessions that were there, nil where they may stay
+
+	err    error     // why it was not made, or not as a whole; what follows says nothing then
 	answer int64     // above 0: done
 	listed []Session // by the answer; those that were replaced, are in the way, or dead
 	unsure bool      // goim's entry may name a server that has no session with the key any more
@@ -81,129 +86,200 @@ func (s *Store) entries(session Session, now time.Time, b Bounds) (calls []*call
 	return calls
 }
 
-// runAll makes the calls in one round trip, and in one more where Redis doesn't know a
-// script. Outside of a cluster nothing comes between them: sessions that connect at the same
-// instant meet in the same order at all places, and none replaces each other.
-func (s *Store) runAll(ctx context.Context, calls []*call) error {
-	unknown, err := s.try(ctx, calls, (*redis.Script).EvalSha)
-	if err == nil && len(unknown) > 0 {
-		_, err = s.try(ctx, unknown, (*redis.Script).Eval)
-	}
-	return err
-}
+// maxTogether is how many calls one run of a script makes at most, and so for how long it holds
+// up all others in Redis: some ms, as a session costs it 20 to 30 µs at each place. Beside that
+// a run costs as much as several sessions, and in miniredis as dozens.
+const maxTogether = 128
 
-// runInTurn makes the calls that enter a member's session in a cluster with bounds of both
-// kinds: two slots, and nothing that holds them together. The member's place goes first and
-// gives the session a ticket. Of two that connect at the same instant the later one stays,
-// at the key's place as well, so that they don't replace each other.
-func (s *Store) runInTurn(ctx context.Context, byKey, byMember *call) error {
-	byMember.more = append(byMember.more, "draw")
-	if err := s.runAll(ctx, []*call{byMember}); err != nil || !byMember.ok() {
-		return err
+// runAll makes the calls in one round trip, and in one more where Redis doesn't know a script.
+// What comes of each is in it. Outside of a cluster nothing comes between the calls of one
+// session, which follow each other: sessions that connect at the same instant meet in the same
+// order at all places, and none replaces each other.
+func (s *Store) runAll(ctx context.Context, calls []*call) {
+	if unknown := s.try(ctx, calls, (*redis.Script).EvalSha); len(unknown) > 0 {
+		s.try(ctx, unknown, (*redis.Script).Eval)
 	}
-	byKey.more = append(byKey.more, byMember.answer)
-	if err := s.runAll(ctx, []*call{byKey}); err != nil || !byKey.ok() {
-		return err
-	}
-	// Whoever replaced it since may have been at the key's place before it.
-	still, err := s.client.HExists(ctx, byMember.place.sessions, byMember.session.id()).Result()
-	if err != nil {
-		return fmt.Errorf("%s: %w", byMember.place.sessions, err)
-	}
-	if !still {
-		byMember.answer = 0
-	}
-	return nil
 }
 
 type evaluate func(script *redis.Script, ctx context.Context, to redis.Scripter, keys []string, args ...any) *redis.Cmd
 
-func (s *Store) try(ctx context.Context, calls []*call, eval evaluate) (unknown []*call, err error) {
-	pipe := s.client.TxPipeline()
-	if s.clustered || len(calls) == 1 && calls[0].script != nil {
-		pipe = s.client.Pipeline() // each script is a transaction by itself
+// try makes the calls in one round trip and returns those whose script Redis doesn't know.
+func (s *Store) try(ctx context.Context, calls []*call, eval evaluate) (unknown []*call) {
+	if len(calls) == 0 {
+		return nil
 	}
-	answers := make([]func() error, len(calls))
-	for i, c := range calls {
+	pipe := s.client.Pipeline() // each run of a script is a transaction by itself
+	if !s.clustered && slices.ContainsFunc(calls, func(c *call) bool { return c.script == nil }) {
+		pipe = s.client.TxPipeline()
+	}
+	var runs []*scripted
+	for rest := calls; len(rest) > 0; {
+		if rest[0].script == nil {
+			rest[0].enter(ctx, pipe, s.expire)
+			rest = rest[1:]
+			continue
+		}
+		n := s.together(rest)
+		runs = append(runs, &scripted{calls: rest[:n], command: runScript(ctx, pipe, s.expire, eval, rest[:n])})
+		rest = rest[n:]
+	}
+	execute(ctx, pipe)
+	for _, c := range calls {
 		if c.script == nil {
-			answers[i] = c.enter(ctx, pipe, s.expire)
-		} else {
-			answers[i] = c.run(ctx, pipe, s.expire, eval)
+			c.entered()
 		}
 	}
-	_, failed := pipe.Exec(ctx)
-	if failed != nil && !redis.HasErrorPrefix(failed, "NOSCRIPT") {
-		for i, c := range calls {
-			if c.script != nil {
-				_ = answers[i]() // one of several nodes may have done its part
-			}
-		}
-		return nil, fmt.Errorf("%s: %w", calls[0].place.index, failed)
-	}
-	for i, c := range calls {
-		err := answers[i]()
-		if redis.HasErrorPrefix(err, "NOSCRIPT") {
-			unknown = append(unknown, c)
-		} else if err != nil {
-			return nil, fmt.Errorf("%s: %w", c.place.index, err)
+	for _, r := range runs {
+		if r.read(); redis.HasErrorPrefix(r.command.Err(), "NOSCRIPT") {
+			unknown = append(unknown, r.calls...)
 		}
 	}
-	return unknown, nil
+	return unknown
 }
 
-func (c *call) ok() bool { return c.answer > 0 }
+// together returns how many of the calls, from the first on, one run of its script makes: only
+// one in a cluster, where each place is in a slot of its own. The calls of one session are in
+// one run.
+func (s *Store) together(calls []*call) int {
+	n, whole := 1, 1
+	for n < len(calls) && !s.clustered && calls[n].script == calls[0].script && n < maxTogether {
+		n++
+		if n == len(calls) || calls[n].session != calls[n-1].session {
+			whole = n
+		}
+	}
+	return whole
+}
 
-// run queues a script and returns what reads its answer.
-func (c *call) run(ctx context.Context, pipe redis.Pipeliner, expire time.Duration, eval evaluate) func() error {
-	args := []any{c.place.kind, expire.Milliseconds(), c.session.id(), c.session.Server, c.session.Key, c.session.Mid}
-	command := eval(c.script, ctx, pipe, append([]string{c.place.index, c.place.sessions}, c.keys...), append(args, c.more...)...)
-	return func() error {
-		answer, err := command.Slice()
-		if err != nil {
-			return err
+// runInTurn enters sessions in a cluster with bounds of both kinds: two slots, and nothing
+// that holds them together. A member's place goes first and gives its session a ticket. Of two
+// that connect at the same instant the later one stays, at the key's place as well, so that
+// they don't replace each other.
+func (s *Store) runInTurn(ctx context.Context, list []*change) {
+	var byMember, byKey []*call
+	for _, e := range list {
+		if len(e.calls) > 1 {
+			e.calls[1].more = append(e.calls[1].more, "draw")
+			byMember = append(byMember, e.calls[1])
 		}
-		if len(answer) == 0 {
-			return errors.New("a script returned nothing")
+	}
+	s.runAll(ctx, byMember)
+	var ticketed []*change
+	for _, e := range list {
+		if len(e.calls) > 1 {
+			if !e.calls[1].ok() {
+				continue
+			}
+			e.calls[0].more = append(e.calls[0].more, e.calls[1].answer)
+			ticketed = append(ticketed, e)
 		}
-		c.answer, _ = answer[0].(int64)
-		c.unsure = len(answer) == 2
-		text := func(i int) string { t, _ := answer[i].(string); return t }
-		for i := 1; i+3 < len(answer); i += 4 {
-			mid, _ := strconv.ParseInt(text(i+3), 10, 64)
-			c.listed = append(c.listed, Session{ID: text(i), Server: text(i + 1), Key: text(i + 2), Mid: mid})
+		byKey = append(byKey, e.calls[0])
+	}
+	s.runAll(ctx, byKey)
+	// Whoever replaced it since may have been at the key's place before it.
+	pipe := s.client.Pipeline()
+	still := make([]*redis.BoolCmd, len(ticketed))
+	for i, e := range ticketed {
+		still[i] = pipe.HExists(ctx, e.calls[1].place.sessions, e.session.id())
+	}
+	if len(ticketed) == 0 {
+		return
+	}
+	execute(ctx, pipe)
+	for i, e := range ticketed {
+		there, err := still[i].Result()
+		switch {
+		case !e.calls[0].ok():
+		case err != nil:
+			e.calls[1].err = err
+		case !there:
+			e.calls[1].answer = 0
 		}
-		return nil
+	}
+}
+
+func (c *call) ok() bool { return c.err == nil && c.answer > 0 }
+
+// A scripted is one run of a script.
+type scripted struct {
+	calls   []*call
+	command *redis.Cmd
+}
+
+// runScript queues one run of the script that all of the calls have.
+func runScript(ctx context.Context, pipe redis.Pipeliner, expire time.Duration, eval evaluate, calls []*call) *redis.Cmd {
+	keys := make([]string, 0, 3*len(calls))
+	args := make([]any, 1, 1+11*len(calls))
+	args[0] = len(calls)
+	for _, c := range calls {
+		keys = append(append(keys, c.place.index, c.place.sessions), c.keys...)
+		args = append(args, 2+len(c.keys), 6+len(c.more),
+			c.place.kind, expire.Milliseconds(), c.session.id(), c.session.Server, c.session.Key, c.session.Mid)
+		args = append(args, c.more...)
+	}
+	return eval(calls[0].script, ctx, pipe, keys, args...)
+}
+
+// read takes the answers apart.
+func (r *scripted) read() {
+	answers, err := r.command.Slice()
+	if err == nil && len(answers) != len(r.calls) {
+		err = fmt.Errorf("a script returned %d answers for %d sessions", len(answers), len(r.calls))
+	}
+	for i, c := range r.calls {
+		if c.err = err; err == nil {
+			c.read(answers[i])
+		}
+	}
+}
+
+// read takes one session's answer.
+func (c *call) read(answer any) {
+	list, _ := answer.([]any)
+	if len(list) == 0 {
+		c.err = errors.New("a script returned nothing")
+		return
+	}
+	text := func(i int) string { t, _ := list[i].(string); return t }
+	c.answer, _ = list[0].(int64)
+	if c.answer < 0 {
+		c.err = errors.New(text(len(list) - 1))
+		return
+	}
+	c.unsure = len(list) == 2
+	for i := 1; i+3 < len(list); i += 4 {
+		mid, _ := strconv.ParseInt(text(i+3), 10, 64)
+		c.listed = append(c.listed, Session{ID: text(i), Server: text(i + 1), Key: text(i + 2), Mid: mid})
 	}
 }
 
 // enter queues the commands that enter the session, in the place of all others where the
-// bound is 1, and returns what reads their answers.
-func (c *call) enter(ctx context.Context, pipe redis.Pipeliner, expire time.Duration) func() error {
+// bound is 1.
+func (c *call) enter(ctx context.Context, pipe redis.Pipeliner, expire time.Duration) {
 	p, x := c.place, c.session
-	var before *redis.MapStringStringCmd
-	var commands []redis.Cmder
 	if p.bound == 1 {
-		before = pipe.HGetAll(ctx, p.sessions)
-		commands = append(commands, before, pipe.Del(ctx, p.sessions))
+		c.before = pipe.HGetAll(ctx, p.sessions)
+		c.commands = append(c.commands, c.before, pipe.Del(ctx, p.sessions))
 	}
-	commands = append(commands, pipe.HSet(ctx, p.sessions, x.id(), x.text(c.now)), pipe.PExpire(ctx, p.sessions, expire))
+	c.commands = append(c.commands, pipe.HSet(ctx, p.sessions, x.id(), x.text(c.now)), pipe.PExpire(ctx, p.sessions, expire))
 	if p.kind == "key" {
-		commands = append(commands, pipe.Set(ctx, p.index, x.Server, expire))
+		c.commands = append(c.commands, pipe.Set(ctx, p.index, x.Server, expire))
 	} else {
-		commands = append(commands, pipe.HSet(ctx, p.index, x.Key, x.Server), pipe.PExpire(ctx, p.index, expire))
+		c.commands = append(c.commands, pipe.HSet(ctx, p.index, x.Key, x.Server), pipe.PExpire(ctx, p.index, expire))
 	}
-	return func() error {
-		for _, command := range commands {
-			if err := command.Err(); err != nil {
-				return err
-			}
+}
+
+// entered reads the answers to what enter queued.
+func (c *call) entered() {
+	for _, command := range c.commands {
+		if c.err = command.Err(); c.err != nil {
+			return
 		}
-		c.answer = 1
-		if before != nil {
-			delete(before.Val(), x.id())
-			c.listed = parseSessions(before.Val()) // whether they are alive is a matter of the server's clock
-		}
-		return nil
+	}
+	c.answer = 1
+	if c.before != nil {
+		delete(c.before.Val(), c.session.id())
+		c.listed = parseSessions(c.before.Val()) // whether they are alive is a matter of the server's clock
 	}
 }
 
@@ -216,35 +292,37 @@ func (s *Store) removal(p place, session Session) *call {
 	return c
 }
 
-// removeAll makes calls of removal; a key's place has to come before the member's. In a
+// takeAway makes calls of removal; a key's place has to come before the member's. In a
 // cluster two more round trips tell crowds of a member what their keys' places know. (A
 // session with the same key that connects between the two to the very comet that the old one
 // was on is found by its member again when it is renewed.)
-func (s *Store) removeAll(ctx context.Context, calls []*call) error {
-	if len(calls) == 0 {
-		return nil
-	}
-	if err := s.runAll(ctx, calls); err != nil || !s.clustered {
-		return err
+func (s *Store) takeAway(ctx context.Context, calls []*call) {
+	s.runAll(ctx, calls)
+	if !s.clustered {
+		return
 	}
 	const most = 256
 	var unsure []*call
 	var scans []*redis.ScanCmd
 	pipe := s.client.Pipeline()
 	for _, c := range calls {
-		if c.unsure && c.place.kind == "mid" {
+		if c.err == nil && c.unsure && c.place.kind == "mid" {
 			unsure = append(unsure, c)
 			scans = append(scans, pipe.HScan(ctx, sessionsKey(sessionKey(c.session.Key)), 0, "", most))
 		}
 	}
 	if len(unsure) == 0 {
-		return nil
+		return
 	}
-	if err := run(ctx, pipe); err != nil {
-		return fmt.Errorf("look for other sessions with %d keys: %w", len(unsure), err)
-	}
+	execute(ctx, pipe)
+	var again []*call
 	for i, c := range unsure {
-		fields, cursor := scans[i].Val()
+		fields, cursor, err := scans[i].Result()
+		if err != nil {
+			c.err = fmt.Errorf("look for other sessions with the key: %w", err)
+			continue
+		}
+		again = append(again, c)
 		dead, known := "", "all"
 		if len(c.more) > 0 {
 			dead = "dead"
@@ -257,5 +335,5 @@ func (s *Store) removeAll(ctx context.Context, calls []*call) error {
 			c.more = append(c.more, fields[j])
 		}
 	}
-	return s.runAll(ctx, unsure)
+	s.runAll(ctx, again)
 }

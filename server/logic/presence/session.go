@@ -45,132 +45,253 @@ type Admission struct {
 	Holders  []Session // whose being there is the reason, if that is known
 }
 
-// Add enters a session, or says that it can't be entered.
-func (s *Store) Add(ctx context.Context, session Session) (Admission, error) {
-	fail := func(err error) (Admission, error) {
-		return Admission{}, s.failed(opAdd, fmt.Errorf("add session %q to redis: %w", session.Key, err))
-	}
-	if err := s.checkSlot(session); err != nil {
-		return fail(err)
-	}
-	bounds := *s.bounds.Load()
-	now := time.Now()
-	calls := s.entries(session, now, bounds)
-	var err error
-	if s.clustered && session.Mid > 0 && bounds.PerKey > 0 && bounds.PerMid > 0 {
-		err = s.runInTurn(ctx, calls[0], calls[1])
-	} else {
-		err = s.runAll(ctx, calls)
-	}
-	if err != nil {
-		if slices.ContainsFunc(calls, (*call).ok) {
-			s.takeOut(ctx, session)
-		}
-		return fail(err)
-	}
-	var a Admission
-	var cleanUp []*call
-	for _, c := range calls {
-		if !c.ok() {
-			a.Rejected = true
-			a.Holders = append(a.Holders, c.listed...)
+// An Added is what became of one session of several that connect.
+type Added struct {
+	Admission
+	Err error // why it could not be entered; the Admission says nothing then
+}
+
+// AddAll enters sessions, or says of each why it can't be entered. They connect one after the
+// other, in their order. What fails for one of them harms no other.
+func (s *Store) AddAll(ctx context.Context, list []Session) []Added {
+	results := make([]Added, len(list))
+	bounds, now := *s.bounds.Load(), time.Now()
+	var changes []*change
+	for i, session := range list {
+		if err := s.checkSlot(session); err != nil {
+			results[i].Err = s.failed(opAdd, fmt.Errorf("add session %q to redis: %w", session.Key, err))
 			continue
 		}
-		for _, old := range c.listed {
+		changes = append(changes, &change{session: session, calls: s.entries(session, now, bounds), index: i})
+	}
+	inRounds(changes, bounds, func(round []*change) { s.add(ctx, round, bounds, results) })
+	return results
+}
+
+// A change is what is done for one of several sessions.
+type change struct {
+	session Session
+	calls   []*call // one for each place
+	index   int     // of its result
+}
+
+// err is the first error of the calls.
+func (c *change) err() error {
+	for _, call := range c.calls {
+		if call.err != nil {
+			return call.err
+		}
+	}
+	return nil
+}
+
+func callsOf(list []*change) (calls []*call) {
+	for _, c := range list {
+		calls = append(calls, c.calls...)
+	}
+	return calls
+}
+
+// inRounds gives do all changes at once where they can't be in each other's way. With bounds
+// of both kinds a session that one of its places turns away is at the other for an instant, and
+// so is one that is replaced: then two that share a place aren't in one round, and the later
+// one finds it as it is when the earlier one is through with it.
+func inRounds(list []*change, b Bounds, do func(round []*change)) {
+	for len(list) > 0 {
+		round, rest := list, []*change(nil)
+		if b.PerKey > 0 && b.PerMid > 0 {
+			round = nil
+			taken := make(map[string]bool)
+			for _, c := range list {
+				free := true
+				for _, call := range c.calls {
+					free = free && !taken[call.place.index]
+					taken[call.place.index] = true
+				}
+				if free {
+					round = append(round, c)
+				} else {
+					rest = append(rest, c)
+				}
+			}
+		}
+		do(round)
+		list = rest
+	}
+}
+
+// add enters a round of sessions.
+func (s *Store) add(ctx context.Context, round []*change, bounds Bounds, results []Added) {
+	if s.clustered && bounds.PerKey > 0 && bounds.PerMid > 0 {
+		s.runInTurn(ctx, round)
+	} else {
+		s.runAll(ctx, callsOf(round))
+	}
+	s.failedAny(opAdd, round)
+	var cleanUp []*call
+	var halfIn []Session
+	for _, c := range round {
+		if err := c.err(); err != nil {
+			results[c.index].Err = fmt.Errorf("add session %q to redis: %w", c.session.Key, err)
+			if slices.ContainsFunc(c.calls, (*call).ok) {
+				halfIn = append(halfIn, c.session)
+			}
+			continue
+		}
+		a, calls := s.admission(c, bounds)
+		results[c.index].Admission = a
+		cleanUp = append(cleanUp, calls...)
+	}
+	s.takeAway(ctx, cleanUp)
+	if err := firstError(cleanUp); err != nil {
+		// All is decided, and who has to go must hear of it. What they leave behind goes when
+		// their comets end them, or expires; what a rejected session does would lock others out.
+		s.log.Warn("could not remove replaced or rejected sessions from redis", "err", s.failed(opRemove, err))
+		for _, c := range round {
+			if results[c.index].Rejected {
+				halfIn = append(halfIn, c.session)
+			}
+		}
+	}
+	s.takeOut(ctx, halfIn)
+}
+
+// admission reads what the calls say of a session, and returns those that clean up behind it.
+func (s *Store) admission(c *change, bounds Bounds) (a Admission, cleanUp []*call) {
+	for _, call := range c.calls {
+		if !call.ok() {
+			a.Rejected = true
+			a.Holders = append(a.Holders, call.listed...)
+			continue
+		}
+		for _, old := range call.listed {
 			if !slices.ContainsFunc(a.Replaced, func(r Session) bool { return r.ID == old.ID }) {
 				a.Replaced = append(a.Replaced, old)
 			}
 			// It has to leave the other place too.
 			for _, p := range old.places(bounds) {
-				if p.index != c.place.index {
+				if p.index != call.place.index {
 					cleanUp = append(cleanUp, s.removal(p, old))
 				}
 			}
 		}
 	}
-	for _, c := range calls {
-		if a.Rejected && c.ok() {
-			cleanUp = append(cleanUp, s.removal(c.place, session))
+	for _, call := range c.calls {
+		if a.Rejected && call.ok() {
+			cleanUp = append(cleanUp, s.removal(call.place, c.session))
 		}
 	}
-	if err := s.removeAll(ctx, cleanUp); err != nil {
-		// All is decided, and who has to go must hear of it. What they leave behind goes when
-		// their comets end them, or expires; what a rejected session does would lock others out.
-		s.log.Warn("could not remove replaced or rejected sessions from redis", "session", session.Key, "err", s.failed(opRemove, err))
-		if a.Rejected {
-			s.takeOut(ctx, session)
-		}
-	}
-	return a, nil
+	return a, cleanUp
 }
 
-// takeOut removes a session that could not be entered everywhere, if it can, also when ctx is
-// over. A session that it replaced enters itself again when it is renewed.
-func (s *Store) takeOut(ctx context.Context, session Session) {
+// takeOut removes sessions that could not be entered everywhere, if it can, also when ctx is
+// over. A session that they replaced enters itself again when it is renewed.
+func (s *Store) takeOut(ctx context.Context, list []Session) {
+	if len(list) == 0 {
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
-	if _, err := s.Remove(ctx, session); err != nil {
-		s.log.Warn("a session that was not let in stays in redis until it expires", "session", session.Key, "err", err)
+	for _, r := range s.RemoveAll(ctx, list) {
+		if r.Err != nil {
+			s.log.Warn("sessions that were not let in stay in redis until they expire", "sessions", len(list), "err", r.Err)
+			return
+		}
 	}
 }
 
-// Renew keeps a session from expiring, and enters it again when it has expired. It returns
-// that the session has been replaced where others have its place.
-func (s *Store) Renew(ctx context.Context, session Session) (replaced bool, err error) {
+// A Renewed is what became of one session of several that are renewed.
+type Renewed struct {
+	Replaced bool // others have its place
+	Err      error
+}
+
+// RenewAll keeps sessions from expiring, and enters those again that have expired. A session
+// whose place others have is forgotten.
+func (s *Store) RenewAll(ctx context.Context, list []Session) []Renewed {
+	results := make([]Renewed, len(list))
 	bounds := *s.bounds.Load()
-	var calls []*call
-	for _, p := range session.places(bounds) {
-		calls = append(calls, &call{place: p, session: session, script: renewScript, more: []any{p.bound}})
-	}
-	if err := s.runAll(ctx, calls); err != nil {
-		return false, s.failed(opRenew, fmt.Errorf("renew session %q in redis: %w", session.Key, err))
-	}
-	for _, c := range calls {
-		if !c.ok() {
-			_, err = s.Remove(ctx, session)
-			return true, err
+	changes := make([]*change, len(list))
+	for i, session := range list {
+		c := &change{session: session, index: i}
+		for _, p := range session.places(bounds) {
+			c.calls = append(c.calls, &call{place: p, session: session, script: renewScript, more: []any{p.bound}})
 		}
+		changes[i] = c
 	}
+	inRounds(changes, bounds, func(round []*change) { s.renew(ctx, round, results) })
+	return results
+}
+
+// renew renews a round of sessions.
+func (s *Store) renew(ctx context.Context, round []*change, results []Renewed) {
+	s.runAll(ctx, callsOf(round))
+	s.failedAny(opRenew, round)
 	var cleanUp []*call
-	for _, c := range calls {
-		for _, dead := range c.listed {
-			for _, p := range dead.places(Bounds{}) {
-				removal := s.removal(p, dead)
-				removal.more = []any{"dead"}
-				cleanUp = append(cleanUp, removal)
+	var replaced []Session
+	var of []*Renewed // those that were replaced
+	for _, c := range round {
+		r := &results[c.index]
+		if err := c.err(); err != nil {
+			r.Err = fmt.Errorf("renew session %q in redis: %w", c.session.Key, err)
+			continue
+		}
+		if slices.ContainsFunc(c.calls, func(call *call) bool { return !call.ok() }) {
+			r.Replaced = true
+			replaced, of = append(replaced, c.session), append(of, r)
+			continue
+		}
+		for _, call := range c.calls {
+			for _, dead := range call.listed {
+				for _, p := range dead.places(Bounds{}) {
+					removal := s.removal(p, dead)
+					removal.more = []any{"dead"}
+					cleanUp = append(cleanUp, removal)
+				}
 			}
 		}
 	}
-	if err := s.removeAll(ctx, cleanUp); err != nil {
+	for i, r := range s.RemoveAll(ctx, replaced) {
+		of[i].Err = r.Err
+	}
+	s.takeAway(ctx, cleanUp)
+	if err := firstError(cleanUp); err != nil {
 		s.log.Warn("could not remove expired sessions from redis", "err", s.failed(opRemove, err))
 	}
-	return false, nil
 }
 
-// Remove forgets a session and returns whether it was there. Other sessions with the same
-// key stay.
-func (s *Store) Remove(ctx context.Context, session Session) (had bool, err error) {
-	var calls []*call
-	for _, p := range session.places(Bounds{}) {
-		calls = append(calls, s.removal(p, session))
-	}
-	if err := s.removeAll(ctx, calls); err != nil {
-		return false, s.failed(opRemove, fmt.Errorf("remove session %q from redis: %w", session.Key, err))
-	}
-	return calls[0].ok(), nil
+// A Removed is what became of one session of several that end.
+type Removed struct {
+	Had bool // it was there
+	Err error
 }
 
-// Forget removes sessions whose comets can't do so any more.
-func (s *Store) Forget(ctx context.Context, list []Session) error {
-	for some := range slices.Chunk(list, 100) {
-		var calls []*call
-		for _, session := range some {
-			for _, p := range session.places(Bounds{}) {
-				calls = append(calls, s.removal(p, session))
-			}
+// RemoveAll forgets sessions. Others with their keys stay.
+func (s *Store) RemoveAll(ctx context.Context, list []Session) []Removed {
+	results := make([]Removed, len(list))
+	changes := make([]*change, len(list))
+	for i, session := range list {
+		changes[i] = &change{session: session}
+		for _, p := range session.places(Bounds{}) {
+			changes[i].calls = append(changes[i].calls, s.removal(p, session))
 		}
-		if err := s.removeAll(ctx, calls); err != nil {
-			return s.failed(opRemove, fmt.Errorf("remove %d sessions from redis: %w", len(list), err))
+	}
+	s.takeAway(ctx, callsOf(changes))
+	s.failedAny(opRemove, changes)
+	for i, c := range changes {
+		if err := c.err(); err != nil {
+			results[i].Err = fmt.Errorf("remove session %q from redis: %w", c.session.Key, err)
+			continue
+		}
+		results[i].Had = c.calls[0].ok()
+	}
+	return results
+}
+
+func firstError(calls []*call) error {
+	for _, c := range calls {
+		if c.err != nil {
+			return fmt.Errorf("%s: %w", c.place.index, c.err)
 		}
 	}
 	return nil

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -19,8 +20,8 @@ import (
 
 // A Store reads and writes presence, with one session a key until SetBounds says otherwise.
 // Its methods may be called from any goroutine; each is one round trip of pipelined commands
-// that keep to one slot each, so that a cluster can serve them, and one more where a session
-// replaces others.
+// that keep to one slot each, so that a cluster can serve them, and one more where sessions
+// replace others.
 type Store struct {
 	client    redis.UniversalClient
 	clustered bool
@@ -88,6 +89,13 @@ func (s *Store) failed(op operation, err error) error {
 	return err
 }
 
+// failedAny counts one failure, however many sessions of a round trip met one.
+func (s *Store) failedAny(op operation, list []*change) {
+	if slices.ContainsFunc(list, func(c *change) bool { return c.err() != nil }) {
+		s.errors[op].Inc()
+	}
+}
+
 // run runs a pipeline and returns the first error that is not a missing key.
 func run(ctx context.Context, pipe redis.Pipeliner) error {
 	commands, err := pipe.Exec(ctx)
@@ -100,6 +108,17 @@ func run(ctx context.Context, pipe redis.Pipeliner) error {
 		}
 	}
 	return nil
+}
+
+// execute runs a pipeline; each command then has its error, or its connection's.
+func execute(ctx context.Context, pipe redis.Pipeliner) {
+	commands, err := pipe.Exec(ctx)
+	if err == nil || slices.ContainsFunc(commands, func(c redis.Cmder) bool { return c.Err() != nil }) {
+		return
+	}
+	for _, command := range commands {
+		command.SetErr(err)
+	}
 }
 
 func memberKey(mid int64) string { return "mid_" + strconv.FormatInt(mid, 10) }
