@@ -36,7 +36,7 @@ type Config struct {
 type RPCServerConfig struct {
 	Network           string        `toml:"network" oneof:"tcp tcp4 tcp6" doc:"tcp, tcp4 or tcp6"`
 	Addr              string        `toml:"addr" doc:"address of the gRPC service for comets"`
-	Timeout           time.Duration `toml:"timeout" range:"10ms..1m" doc:"time that one call may take"`
+	Timeout           time.Duration `toml:"timeout" range:"10ms..1m" doc:"time that one call may take; sessions that connect, end or are renewed wait for their turn for as long as their comet does, and then it is the time for their round trip to Redis"`
 	IdleTimeout       time.Duration `toml:"idleTimeout" range:"1s..24h" doc:"how long a connection without calls is kept"`
 	MaxLifeTime       time.Duration `toml:"maxLifeTime" range:"1s..1000h" doc:"age at which a connection is asked to end, so that comets spread over new processes"`
 	ForceCloseWait    time.Duration `toml:"forceCloseWait" range:"0s..10m" doc:"time for a connection's last calls, then and at shutdown"`

@@ -7,6 +7,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"barrage/server/admin"
 )
@@ -70,6 +71,15 @@ const (
 	closeLeft        closeResult = "left" // too many at a time: the session hears of it with its next report
 )
 
+// A roundKind is a kind of change to sessions in Redis.
+type roundKind string
+
+const (
+	roundAdd    roundKind = "add"
+	roundRenew  roundKind = "renew"
+	roundRemove roundKind = "remove"
+)
+
 type metrics struct {
 	closes   map[closeResult]prometheus.Counter
 	rejected prometheus.Counter
@@ -81,6 +91,8 @@ type metrics struct {
 	conns    prometheus.Gauge
 	calls    map[string]map[callResult]prometheus.Counter // by method
 	callTime map[string]prometheus.Observer
+	sessions map[string]map[callResult]prometheus.Counter // by the method for one session
+	rounds   map[roundKind]prometheus.Observer
 	comets   prometheus.Gauge
 	rooms    prometheus.Gauge
 }
@@ -112,6 +124,15 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		Help:    "Time to answer a call of a comet, by method.",
 		Buckets: prometheus.ExponentialBuckets(0.0001, 2, 15),
 	}, []string{"method"})
+	sessions := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "barrage_logic_sessions_total",
+		Help: "Sessions that comets' calls were about, by the method for a single one and by result, whether they came alone or with many.",
+	}, []string{"method", "result"})
+	rounds := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name:    "barrage_logic_redis_round_sessions",
+		Help:    "Sessions that one round trip to Redis was for, by operation.",
+		Buckets: prometheus.ExponentialBuckets(1, 2, 11),
+	}, []string{"operation"})
 	closes := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "barrage_logic_sessions_replaced_total",
 		Help: "Sessions that had to go since others took their place on another comet, by what came of asking their comet.",
@@ -137,6 +158,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		}),
 		calls:    make(map[string]map[callResult]prometheus.Counter),
 		callTime: make(map[string]prometheus.Observer),
+		sessions: make(map[string]map[callResult]prometheus.Counter),
+		rounds:   make(map[roundKind]prometheus.Observer),
 		comets: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "barrage_logic_comets",
 			Help: "Comets that discovery lists and that take clients.",
@@ -159,7 +182,16 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	for _, reason := range []cut{cutReading, cutWriting, cutPanicked, cutStopping} {
 		m.cuts[reason] = cuts.WithLabelValues(string(reason))
 	}
-	for _, method := range []string{"Connect", "Disconnect", "Heartbeat", "RenewOnline", "Receive", "Nodes"} {
+	for _, method := range []string{"Connect", "Disconnect", "Heartbeat"} {
+		m.sessions[method] = make(map[callResult]prometheus.Counter)
+		for _, result := range []callResult{callOK, callRefused, callFailed} {
+			m.sessions[method][result] = sessions.WithLabelValues(method, string(result))
+		}
+	}
+	for _, kind := range []roundKind{roundAdd, roundRenew, roundRemove} {
+		m.rounds[kind] = rounds.WithLabelValues(string(kind))
+	}
+	for _, method := range []string{"Connect", "Disconnect", "Heartbeat", "ConnectAll", "DisconnectAll", "HeartbeatAll", "RenewOnline", "Receive", "Nodes"} {
 		m.calls[method] = make(map[callResult]prometheus.Counter)
 		for _, result := range []callResult{callOK, callRefused, callFailed} {
 			m.calls[method][result] = calls.WithLabelValues(method, string(result))
@@ -169,7 +201,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	for _, result := range []closeResult{closeOK, closeUnsupported, closeFailed, closeLeft} {
 		m.closes[result] = closes.WithLabelValues(string(result))
 	}
-	reg.MustRegister(closes, m.rejected, pushes, latency, m.arrival, refusals, cuts, m.conns, calls, callTime, m.comets, m.rooms)
+	reg.MustRegister(closes, m.rejected, pushes, latency, m.arrival, refusals, cuts, m.conns, calls, callTime, sessions, rounds, m.comets, m.rooms)
 	return m
 }
 
@@ -210,13 +242,21 @@ func requestStart(text string) (ns int64, ok bool) {
 }
 
 func (m *metrics) called(method string, code codes.Code, took time.Duration) {
-	result := callFailed
+	m.calls[method][resultOf(code)].Inc()
+	m.callTime[method].Observe(took.Seconds())
+}
+
+// session counts what became of one session; err is a gRPC status, or nil.
+func (m *metrics) session(method string, err error) {
+	m.sessions[method][resultOf(status.Code(err))].Inc()
+}
+
+func resultOf(code codes.Code) callResult {
 	switch code {
 	case codes.OK:
-		result = callOK
+		return callOK
 	case codes.InvalidArgument, codes.Canceled, codes.Unimplemented, codes.AlreadyExists:
-		result = callRefused
+		return callRefused
 	}
-	m.calls[method][result].Inc()
-	m.callTime[method].Observe(took.Seconds())
+	return callFailed
 }

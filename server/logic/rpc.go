@@ -2,14 +2,12 @@ package logic
 
 import (
 	"context"
-	"encoding/json"
 	"log/slog"
 	"path"
 	"runtime/debug"
 	"sync/atomic"
 	"time"
 
-	"github.com/google/uuid"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	_ "google.golang.org/grpc/encoding/gzip" // comets compress their room counts
@@ -18,15 +16,10 @@ import (
 
 	pb "barrage/server/api/logic"
 	"barrage/server/api/protocol"
-	"barrage/server/logic/presence"
 )
 
-// A registry remembers sessions and room counts.
-type registry interface {
-	Add(ctx context.Context, session presence.Session) (presence.Admission, error)
-	Renew(ctx context.Context, session presence.Session) (replaced bool, err error)
-	Remove(ctx context.Context, session presence.Session) (had bool, err error)
-	Forget(ctx context.Context, list []presence.Session) error
+// reports keeps the comets' room counts.
+type reports interface {
 	Report(ctx context.Context, server string, rooms map[string]int32, now time.Time) error
 }
 
@@ -38,100 +31,14 @@ type Receiver func(ctx context.Context, mid int64, frame *protocol.Proto) error
 type service struct {
 	pb.UnimplementedLogicServer
 
-	registry registry
-	peers    *peers
-	online   *online
-	live     *atomic.Pointer[live]
-	receive  Receiver // nil: frames are only counted
-	metrics  *metrics
-	log      *slog.Logger
-}
-
-// Connect reads the token of a new session and enters the session.
-func (s *service) Connect(ctx context.Context, req *pb.ConnectReq) (*pb.ConnectReply, error) {
-	var token struct {
-		Mid      int64   `json:"mid"`
-		Key      string  `json:"key"`
-		RoomID   string  `json:"room_id"`
-		Platform string  `json:"platform"`
-		Accepts  []int32 `json:"accepts"`
-	}
-	if err := json.Unmarshal(req.GetToken(), &token); err != nil {
-		return nil, status.Errorf(codes.InvalidArgument, "read auth token: %v", err)
-	}
-	if token.Key == "" {
-		token.Key = uuid.NewString()
-	}
-	session := presence.Session{Mid: token.Mid, Key: token.Key, Server: req.GetServer(), ID: req.GetSession()}
-	admission, err := s.admit(ctx, session)
-	if err != nil {
-		return nil, err
-	}
-	s.log.Debug("session connected", "session", token.Key, "mid", token.Mid, "comet", req.GetServer(),
-		"room", token.RoomID, "platform", token.Platform)
-	node := &s.live.Load().advice.Node
-	reply := &pb.ConnectReply{
-		Mid:       token.Mid,
-		Key:       token.Key,
-		RoomID:    token.RoomID,
-		Accepts:   token.Accepts,
-		Heartbeat: int64(node.Heartbeat) * int64(node.HeartbeatMax),
-		Managed:   session.ID != "", // else the comet tells sessions of a key apart by itself
-	}
-	var elsewhere []presence.Session
-	for _, old := range admission.Replaced {
-		if old.Server != session.Server {
-			elsewhere = append(elsewhere, old)
-		} else {
-			reply.Replaced = append(reply.Replaced, &pb.SessionRef{Key: old.Key, Session: old.ID})
-		}
-	}
-	s.peers.dismiss(elsewhere)
-	return reply, nil
-}
-
-// admit enters a session. Before it is rejected, those that hold its place are looked for:
-// what a crash left behind locks nobody out.
-func (s *service) admit(ctx context.Context, session presence.Session) (presence.Admission, error) {
-	admission, err := s.registry.Add(ctx, session)
-	if err != nil || !admission.Rejected {
-		return admission, unavailable(ctx, err)
-	}
-	if gone := s.peers.stale(ctx, admission.Holders); len(gone) > 0 {
-		if err := s.registry.Forget(ctx, gone); err != nil {
-			return admission, unavailable(ctx, err)
-		}
-		admission, err = s.registry.Add(ctx, session)
-		if err != nil || !admission.Rejected {
-			return admission, unavailable(ctx, err)
-		}
-	}
-	s.metrics.rejected.Inc()
-	s.peers.dismiss(admission.Replaced)
-	return admission, status.Errorf(codes.AlreadyExists, "session %q of member %d: %d sessions have its place (session.maxPerKey, session.maxPerMid)",
-		session.Key, session.Mid, len(admission.Holders))
-}
-
-// Disconnect forgets a session. Others with its key stay.
-func (s *service) Disconnect(ctx context.Context, req *pb.DisconnectReq) (*pb.DisconnectReply, error) {
-	session := presence.Session{Mid: req.GetMid(), Key: req.GetKey(), Server: req.GetServer(), ID: req.GetSession()}
-	had, err := s.registry.Remove(ctx, session)
-	if err != nil {
-		return nil, unavailable(ctx, err)
-	}
-	s.log.Debug("session disconnected", "session", req.GetKey(), "mid", req.GetMid(), "comet", req.GetServer())
-	return &pb.DisconnectReply{Has: had}, nil
-}
-
-// Heartbeat keeps a session from being forgotten, and enters it again if it was. It says so
-// where others have taken its place.
-func (s *service) Heartbeat(ctx context.Context, req *pb.HeartbeatReq) (*pb.HeartbeatReply, error) {
-	session := presence.Session{Mid: req.GetMid(), Key: req.GetKey(), Server: req.GetServer(), ID: req.GetSession()}
-	replaced, err := s.registry.Renew(ctx, session)
-	if err != nil {
-		return nil, unavailable(ctx, err)
-	}
-	return &pb.HeartbeatReply{Replaced: replaced}, nil
+	registrar *registrar
+	reports   reports
+	peers     *peers
+	online    *online
+	live      *atomic.Pointer[live]
+	receive   Receiver // nil: frames are only counted
+	metrics   *metrics
+	log       *slog.Logger
 }
 
 // RenewOnline takes a comet's room counts and returns those of all comets, as last summed.
@@ -139,7 +46,7 @@ func (s *service) RenewOnline(ctx context.Context, req *pb.OnlineReq) (*pb.Onlin
 	if req.GetServer() == "" {
 		return nil, status.Error(codes.InvalidArgument, "room counts without a server's name")
 	}
-	if err := s.registry.Report(ctx, req.GetServer(), req.GetRoomCount(), time.Now()); err != nil {
+	if err := s.reports.Report(ctx, req.GetServer(), req.GetRoomCount(), time.Now()); err != nil {
 		return nil, unavailable(ctx, err)
 	}
 	return &pb.OnlineReply{AllRoomCount: s.online.all()}, nil
@@ -194,13 +101,23 @@ func newGRPC(cfg *RPCServerConfig, svc *service, m *metrics, log *slog.Logger) *
 	return server
 }
 
+// ofSessions are the calls whose sessions wait for their turn, for as long as the comet does:
+// it is their round that timeout is for.
+var ofSessions = map[string]bool{
+	"Connect": true, "Disconnect": true, "Heartbeat": true,
+	"ConnectAll": true, "DisconnectAll": true, "HeartbeatAll": true,
+}
+
 // watchCall bounds, times and counts every call, and turns a panic into an error of its own call.
 func watchCall(timeout time.Duration, m *metrics, log *slog.Logger) grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (reply any, err error) {
-		ctx, cancel := context.WithTimeout(ctx, timeout)
-		defer cancel()
-		start := time.Now()
 		method := path.Base(info.FullMethod)
+		if !ofSessions[method] {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, timeout)
+			defer cancel()
+		}
+		start := time.Now()
 		defer func() {
 			if reason := recover(); reason != nil {
 				log.Error("call panicked", "method", method, "err", reason, "stack", string(debug.Stack()))

@@ -2,7 +2,7 @@
 // comets' calls register their sessions and room counts in Redis.
 //
 //	pusher ── HTTP ──▶ api ──▶ pusher ──▶ producer ──▶ Kafka
-//	comet ─── gRPC ──▶ service ──▶ presence ──▶ Redis ──▶ online ──▶ api, comets
+//	comet ─── gRPC ──▶ service ──▶ registrar ──▶ presence ──▶ Redis ──▶ online ──▶ api, comets
 package logic
 
 import (
@@ -52,18 +52,19 @@ type Deps struct {
 
 // A Server is one logic process.
 type Server struct {
-	cfg      Config
-	deps     Deps
-	log      *slog.Logger
-	store    *presence.Store
-	producer *producer.Producer
-	online   *online
-	peers    *peers
-	balancer *nodes.Balancer
-	live     atomic.Pointer[live]
-	api      *api
-	rpc      *grpc.Server
-	metrics  *metrics
+	cfg       Config
+	deps      Deps
+	log       *slog.Logger
+	store     *presence.Store
+	producer  *producer.Producer
+	online    *online
+	peers     *peers
+	registrar *registrar
+	balancer  *nodes.Balancer
+	live      atomic.Pointer[live]
+	api       *api
+	rpc       *grpc.Server
+	metrics   *metrics
 
 	http         *server.Hertz // set by Listen
 	httpListener *listener     // set by Listen
@@ -105,6 +106,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	s.live.Store(now)
 	s.store.SetBounds(cfg.Session.bounds())
 	s.peers = newPeers(cfg.RPCServer.Timeout, s.log, s.metrics)
+	s.registrar = newRegistrar(s.store, &s.cfg.Redis, cfg.RPCServer.Timeout, s.peers.dismiss, s.metrics, s.log)
 	s.online = newOnline(s.store, &s.cfg, s.log, s.metrics)
 	s.api = &api{
 		cfg:     &s.cfg.HTTPServer,
@@ -115,13 +117,14 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		metrics: s.metrics,
 	}
 	s.rpc = newGRPC(&s.cfg.RPCServer, &service{
-		registry: s.store,
-		peers:    s.peers,
-		online:   s.online,
-		live:     &s.live,
-		receive:  deps.Receive,
-		metrics:  s.metrics,
-		log:      s.log,
+		registrar: s.registrar,
+		reports:   s.store,
+		peers:     s.peers,
+		online:    s.online,
+		live:      &s.live,
+		receive:   deps.Receive,
+		metrics:   s.metrics,
+		log:       s.log,
 	}, s.metrics, s.log)
 	if deps.Register != nil {
 		s.register = errors.New("discovery: not registered yet")
@@ -202,6 +205,7 @@ func (s *Server) Run(ctx context.Context) error {
 	serving.Wait()
 	stopBacking()
 	working.Wait()
+	s.registrar.stop(s.cfg.RPCServer.Timeout)
 	s.peers.close()
 	err := s.store.Close()
 	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) && !errors.Is(cause, context.DeadlineExceeded) {

@@ -344,6 +344,201 @@ func (x *ConnectReply) GetReplaced() []*SessionRef {
 	return nil
 }
 
+type ConnectAllReq struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sessions      []*ConnectReq          `protobuf:"bytes,1,rep,name=sessions,proto3" json:"sessions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConnectAllReq) Reset() {
+	*x = ConnectAllReq{}
+	mi := &file_logic_logic_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConnectAllReq) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConnectAllReq) ProtoMessage() {}
+
+func (x *ConnectAllReq) ProtoReflect() protoreflect.Message {
+	mi := &file_logic_logic_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConnectAllReq.ProtoReflect.Descriptor instead.
+func (*ConnectAllReq) Descriptor() ([]byte, []int) {
+	return file_logic_logic_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ConnectAllReq) GetSessions() []*ConnectReq {
+	if x != nil {
+		return x.Sessions
+	}
+	return nil
+}
+
+// ConnectAllReply has a result for each session, in their order, and so have its likes.
+type ConnectAllReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Results       []*ConnectResult       `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConnectAllReply) Reset() {
+	*x = ConnectAllReply{}
+	mi := &file_logic_logic_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConnectAllReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConnectAllReply) ProtoMessage() {}
+
+func (x *ConnectAllReply) ProtoReflect() protoreflect.Message {
+	mi := &file_logic_logic_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConnectAllReply.ProtoReflect.Descriptor instead.
+func (*ConnectAllReply) Descriptor() ([]byte, []int) {
+	return file_logic_logic_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ConnectAllReply) GetResults() []*ConnectResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+type ConnectResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Reply *ConnectReply          `protobuf:"bytes,1,opt,name=reply,proto3" json:"reply,omitempty"`
+	// error is why there is no reply.
+	Error         *Failure `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConnectResult) Reset() {
+	*x = ConnectResult{}
+	mi := &file_logic_logic_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConnectResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConnectResult) ProtoMessage() {}
+
+func (x *ConnectResult) ProtoReflect() protoreflect.Message {
+	mi := &file_logic_logic_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConnectResult.ProtoReflect.Descriptor instead.
+func (*ConnectResult) Descriptor() ([]byte, []int) {
+	return file_logic_logic_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ConnectResult) GetReply() *ConnectReply {
+	if x != nil {
+		return x.Reply
+	}
+	return nil
+}
+
+func (x *ConnectResult) GetError() *Failure {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
+// Failure is a gRPC status.
+type Failure struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Code          int32                  `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`
+	Message       string                 `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Failure) Reset() {
+	*x = Failure{}
+	mi := &file_logic_logic_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Failure) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Failure) ProtoMessage() {}
+
+func (x *Failure) ProtoReflect() protoreflect.Message {
+	mi := &file_logic_logic_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Failure.ProtoReflect.Descriptor instead.
+func (*Failure) Descriptor() ([]byte, []int) {
+	return file_logic_logic_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Failure) GetCode() int32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+func (x *Failure) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
 // SessionRef names a session of a comet.
 type SessionRef struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -355,7 +550,7 @@ type SessionRef struct {
 
 func (x *SessionRef) Reset() {
 	*x = SessionRef{}
-	mi := &file_logic_logic_proto_msgTypes[3]
+	mi := &file_logic_logic_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -367,7 +562,7 @@ func (x *SessionRef) String() string {
 func (*SessionRef) ProtoMessage() {}
 
 func (x *SessionRef) ProtoReflect() protoreflect.Message {
-	mi := &file_logic_logic_proto_msgTypes[3]
+	mi := &file_logic_logic_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -380,7 +575,7 @@ func (x *SessionRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionRef.ProtoReflect.Descriptor instead.
 func (*SessionRef) Descriptor() ([]byte, []int) {
-	return file_logic_logic_proto_rawDescGZIP(), []int{3}
+	return file_logic_logic_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *SessionRef) GetKey() string {
@@ -409,7 +604,7 @@ type DisconnectReq struct {
 
 func (x *DisconnectReq) Reset() {
 	*x = DisconnectReq{}
-	mi := &file_logic_logic_proto_msgTypes[4]
+	mi := &file_logic_logic_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -421,7 +616,7 @@ func (x *DisconnectReq) String() string {
 func (*DisconnectReq) ProtoMessage() {}
 
 func (x *DisconnectReq) ProtoReflect() protoreflect.Message {
-	mi := &file_logic_logic_proto_msgTypes[4]
+	mi := &file_logic_logic_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -434,7 +629,7 @@ func (x *DisconnectReq) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisconnectReq.ProtoReflect.Descriptor instead.
 func (*DisconnectReq) Descriptor() ([]byte, []int) {
-	return file_logic_logic_proto_rawDescGZIP(), []int{4}
+	return file_logic_logic_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *DisconnectReq) GetMid() int64 {
@@ -474,7 +669,7 @@ type DisconnectReply struct {
 
 func (x *DisconnectReply) Reset() {
 	*x = DisconnectReply{}
-	mi := &file_logic_logic_proto_msgTypes[5]
+	mi := &file_logic_logic_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -486,7 +681,7 @@ func (x *DisconnectReply) String() string {
 func (*DisconnectReply) ProtoMessage() {}
 
 func (x *DisconnectReply) ProtoReflect() protoreflect.Message {
-	mi := &file_logic_logic_proto_msgTypes[5]
+	mi := &file_logic_logic_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -499,7 +694,7 @@ func (x *DisconnectReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisconnectReply.ProtoReflect.Descriptor instead.
 func (*DisconnectReply) Descriptor() ([]byte, []int) {
-	return file_logic_logic_proto_rawDescGZIP(), []int{5}
+	return file_logic_logic_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *DisconnectReply) GetHas() bool {
@@ -507,6 +702,146 @@ func (x *DisconnectReply) GetHas() bool {
 		return x.Has
 	}
 	return false
+}
+
+type DisconnectAllReq struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sessions      []*DisconnectReq       `protobuf:"bytes,1,rep,name=sessions,proto3" json:"sessions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DisconnectAllReq) Reset() {
+	*x = DisconnectAllReq{}
+	mi := &file_logic_logic_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DisconnectAllReq) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DisconnectAllReq) ProtoMessage() {}
+
+func (x *DisconnectAllReq) ProtoReflect() protoreflect.Message {
+	mi := &file_logic_logic_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DisconnectAllReq.ProtoReflect.Descriptor instead.
+func (*DisconnectAllReq) Descriptor() ([]byte, []int) {
+	return file_logic_logic_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *DisconnectAllReq) GetSessions() []*DisconnectReq {
+	if x != nil {
+		return x.Sessions
+	}
+	return nil
+}
+
+type DisconnectAllReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Results       []*DisconnectResult    `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DisconnectAllReply) Reset() {
+	*x = DisconnectAllReply{}
+	mi := &file_logic_logic_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DisconnectAllReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DisconnectAllReply) ProtoMessage() {}
+
+func (x *DisconnectAllReply) ProtoReflect() protoreflect.Message {
+	mi := &file_logic_logic_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DisconnectAllReply.ProtoReflect.Descriptor instead.
+func (*DisconnectAllReply) Descriptor() ([]byte, []int) {
+	return file_logic_logic_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *DisconnectAllReply) GetResults() []*DisconnectResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+type DisconnectResult struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reply         *DisconnectReply       `protobuf:"bytes,1,opt,name=reply,proto3" json:"reply,omitempty"`
+	Error         *Failure               `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DisconnectResult) Reset() {
+	*x = DisconnectResult{}
+	mi := &file_logic_logic_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DisconnectResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DisconnectResult) ProtoMessage() {}
+
+func (x *DisconnectResult) ProtoReflect() protoreflect.Message {
+	mi := &file_logic_logic_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DisconnectResult.ProtoReflect.Descriptor instead.
+func (*DisconnectResult) Descriptor() ([]byte, []int) {
+	return file_logic_logic_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *DisconnectResult) GetReply() *DisconnectReply {
+	if x != nil {
+		return x.Reply
+	}
+	return nil
+}
+
+func (x *DisconnectResult) GetError() *Failure {
+	if x != nil {
+		return x.Error
+	}
+	return nil
 }
 
 type HeartbeatReq struct {
@@ -521,7 +856,7 @@ type HeartbeatReq struct {
 
 func (x *HeartbeatReq) Reset() {
 	*x = HeartbeatReq{}
-	mi := &file_logic_logic_proto_msgTypes[6]
+	mi := &file_logic_logic_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -533,7 +868,7 @@ func (x *HeartbeatReq) String() string {
 func (*HeartbeatReq) ProtoMessage() {}
 
 func (x *HeartbeatReq) ProtoReflect() protoreflect.Message {
-	mi := &file_logic_logic_proto_msgTypes[6]
+	mi := &file_logic_logic_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -546,7 +881,7 @@ func (x *HeartbeatReq) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeartbeatReq.ProtoReflect.Descriptor instead.
 func (*HeartbeatReq) Descriptor() ([]byte, []int) {
-	return file_logic_logic_proto_rawDescGZIP(), []int{6}
+	return file_logic_logic_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *HeartbeatReq) GetMid() int64 {
@@ -587,7 +922,7 @@ type HeartbeatReply struct {
 
 func (x *HeartbeatReply) Reset() {
 	*x = HeartbeatReply{}
-	mi := &file_logic_logic_proto_msgTypes[7]
+	mi := &file_logic_logic_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -599,7 +934,7 @@ func (x *HeartbeatReply) String() string {
 func (*HeartbeatReply) ProtoMessage() {}
 
 func (x *HeartbeatReply) ProtoReflect() protoreflect.Message {
-	mi := &file_logic_logic_proto_msgTypes[7]
+	mi := &file_logic_logic_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -612,7 +947,7 @@ func (x *HeartbeatReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeartbeatReply.ProtoReflect.Descriptor instead.
 func (*HeartbeatReply) Descriptor() ([]byte, []int) {
-	return file_logic_logic_proto_rawDescGZIP(), []int{7}
+	return file_logic_logic_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *HeartbeatReply) GetReplaced() bool {
@@ -620,6 +955,146 @@ func (x *HeartbeatReply) GetReplaced() bool {
 		return x.Replaced
 	}
 	return false
+}
+
+type HeartbeatAllReq struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sessions      []*HeartbeatReq        `protobuf:"bytes,1,rep,name=sessions,proto3" json:"sessions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeartbeatAllReq) Reset() {
+	*x = HeartbeatAllReq{}
+	mi := &file_logic_logic_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeartbeatAllReq) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeartbeatAllReq) ProtoMessage() {}
+
+func (x *HeartbeatAllReq) ProtoReflect() protoreflect.Message {
+	mi := &file_logic_logic_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeartbeatAllReq.ProtoReflect.Descriptor instead.
+func (*HeartbeatAllReq) Descriptor() ([]byte, []int) {
+	return file_logic_logic_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *HeartbeatAllReq) GetSessions() []*HeartbeatReq {
+	if x != nil {
+		return x.Sessions
+	}
+	return nil
+}
+
+type HeartbeatAllReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Results       []*HeartbeatResult     `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeartbeatAllReply) Reset() {
+	*x = HeartbeatAllReply{}
+	mi := &file_logic_logic_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeartbeatAllReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeartbeatAllReply) ProtoMessage() {}
+
+func (x *HeartbeatAllReply) ProtoReflect() protoreflect.Message {
+	mi := &file_logic_logic_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeartbeatAllReply.ProtoReflect.Descriptor instead.
+func (*HeartbeatAllReply) Descriptor() ([]byte, []int) {
+	return file_logic_logic_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *HeartbeatAllReply) GetResults() []*HeartbeatResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+type HeartbeatResult struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reply         *HeartbeatReply        `protobuf:"bytes,1,opt,name=reply,proto3" json:"reply,omitempty"`
+	Error         *Failure               `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeartbeatResult) Reset() {
+	*x = HeartbeatResult{}
+	mi := &file_logic_logic_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeartbeatResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeartbeatResult) ProtoMessage() {}
+
+func (x *HeartbeatResult) ProtoReflect() protoreflect.Message {
+	mi := &file_logic_logic_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeartbeatResult.ProtoReflect.Descriptor instead.
+func (*HeartbeatResult) Descriptor() ([]byte, []int) {
+	return file_logic_logic_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *HeartbeatResult) GetReply() *HeartbeatReply {
+	if x != nil {
+		return x.Reply
+	}
+	return nil
+}
+
+func (x *HeartbeatResult) GetError() *Failure {
+	if x != nil {
+		return x.Error
+	}
+	return nil
 }
 
 type OnlineReq struct {
@@ -632,7 +1107,7 @@ type OnlineReq struct {
 
 func (x *OnlineReq) Reset() {
 	*x = OnlineReq{}
-	mi := &file_logic_logic_proto_msgTypes[8]
+	mi := &file_logic_logic_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -644,7 +1119,7 @@ func (x *OnlineReq) String() string {
 func (*OnlineReq) ProtoMessage() {}
 
 func (x *OnlineReq) ProtoReflect() protoreflect.Message {
-	mi := &file_logic_logic_proto_msgTypes[8]
+	mi := &file_logic_logic_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -657,7 +1132,7 @@ func (x *OnlineReq) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OnlineReq.ProtoReflect.Descriptor instead.
 func (*OnlineReq) Descriptor() ([]byte, []int) {
-	return file_logic_logic_proto_rawDescGZIP(), []int{8}
+	return file_logic_logic_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *OnlineReq) GetServer() string {
@@ -683,7 +1158,7 @@ type OnlineReply struct {
 
 func (x *OnlineReply) Reset() {
 	*x = OnlineReply{}
-	mi := &file_logic_logic_proto_msgTypes[9]
+	mi := &file_logic_logic_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -695,7 +1170,7 @@ func (x *OnlineReply) String() string {
 func (*OnlineReply) ProtoMessage() {}
 
 func (x *OnlineReply) ProtoReflect() protoreflect.Message {
-	mi := &file_logic_logic_proto_msgTypes[9]
+	mi := &file_logic_logic_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -708,7 +1183,7 @@ func (x *OnlineReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OnlineReply.ProtoReflect.Descriptor instead.
 func (*OnlineReply) Descriptor() ([]byte, []int) {
-	return file_logic_logic_proto_rawDescGZIP(), []int{9}
+	return file_logic_logic_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *OnlineReply) GetAllRoomCount() map[string]int32 {
@@ -728,7 +1203,7 @@ type ReceiveReq struct {
 
 func (x *ReceiveReq) Reset() {
 	*x = ReceiveReq{}
-	mi := &file_logic_logic_proto_msgTypes[10]
+	mi := &file_logic_logic_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -740,7 +1215,7 @@ func (x *ReceiveReq) String() string {
 func (*ReceiveReq) ProtoMessage() {}
 
 func (x *ReceiveReq) ProtoReflect() protoreflect.Message {
-	mi := &file_logic_logic_proto_msgTypes[10]
+	mi := &file_logic_logic_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -753,7 +1228,7 @@ func (x *ReceiveReq) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveReq.ProtoReflect.Descriptor instead.
 func (*ReceiveReq) Descriptor() ([]byte, []int) {
-	return file_logic_logic_proto_rawDescGZIP(), []int{10}
+	return file_logic_logic_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ReceiveReq) GetMid() int64 {
@@ -778,7 +1253,7 @@ type ReceiveReply struct {
 
 func (x *ReceiveReply) Reset() {
 	*x = ReceiveReply{}
-	mi := &file_logic_logic_proto_msgTypes[11]
+	mi := &file_logic_logic_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -790,7 +1265,7 @@ func (x *ReceiveReply) String() string {
 func (*ReceiveReply) ProtoMessage() {}
 
 func (x *ReceiveReply) ProtoReflect() protoreflect.Message {
-	mi := &file_logic_logic_proto_msgTypes[11]
+	mi := &file_logic_logic_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -803,7 +1278,7 @@ func (x *ReceiveReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveReply.ProtoReflect.Descriptor instead.
 func (*ReceiveReply) Descriptor() ([]byte, []int) {
-	return file_logic_logic_proto_rawDescGZIP(), []int{11}
+	return file_logic_logic_proto_rawDescGZIP(), []int{21}
 }
 
 type NodesReq struct {
@@ -816,7 +1291,7 @@ type NodesReq struct {
 
 func (x *NodesReq) Reset() {
 	*x = NodesReq{}
-	mi := &file_logic_logic_proto_msgTypes[12]
+	mi := &file_logic_logic_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -828,7 +1303,7 @@ func (x *NodesReq) String() string {
 func (*NodesReq) ProtoMessage() {}
 
 func (x *NodesReq) ProtoReflect() protoreflect.Message {
-	mi := &file_logic_logic_proto_msgTypes[12]
+	mi := &file_logic_logic_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -841,7 +1316,7 @@ func (x *NodesReq) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesReq.ProtoReflect.Descriptor instead.
 func (*NodesReq) Descriptor() ([]byte, []int) {
-	return file_logic_logic_proto_rawDescGZIP(), []int{12}
+	return file_logic_logic_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *NodesReq) GetPlatform() string {
@@ -874,7 +1349,7 @@ type NodesReply struct {
 
 func (x *NodesReply) Reset() {
 	*x = NodesReply{}
-	mi := &file_logic_logic_proto_msgTypes[13]
+	mi := &file_logic_logic_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -886,7 +1361,7 @@ func (x *NodesReply) String() string {
 func (*NodesReply) ProtoMessage() {}
 
 func (x *NodesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_logic_logic_proto_msgTypes[13]
+	mi := &file_logic_logic_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -899,7 +1374,7 @@ func (x *NodesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodesReply.ProtoReflect.Descriptor instead.
 func (*NodesReply) Descriptor() ([]byte, []int) {
-	return file_logic_logic_proto_rawDescGZIP(), []int{13}
+	return file_logic_logic_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *NodesReply) GetDomain() string {
@@ -970,7 +1445,7 @@ type Backoff struct {
 
 func (x *Backoff) Reset() {
 	*x = Backoff{}
-	mi := &file_logic_logic_proto_msgTypes[14]
+	mi := &file_logic_logic_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -982,7 +1457,7 @@ func (x *Backoff) String() string {
 func (*Backoff) ProtoMessage() {}
 
 func (x *Backoff) ProtoReflect() protoreflect.Message {
-	mi := &file_logic_logic_proto_msgTypes[14]
+	mi := &file_logic_logic_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -995,7 +1470,7 @@ func (x *Backoff) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backoff.ProtoReflect.Descriptor instead.
 func (*Backoff) Descriptor() ([]byte, []int) {
-	return file_logic_logic_proto_rawDescGZIP(), []int{14}
+	return file_logic_logic_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Backoff) GetMaxDelay() int32 {
@@ -1058,7 +1533,17 @@ const file_logic_logic_proto_rawDesc = "" +
 	"\aaccepts\x18\x04 \x03(\x05R\aaccepts\x12\x1c\n" +
 	"\theartbeat\x18\x05 \x01(\x03R\theartbeat\x12\x18\n" +
 	"\amanaged\x18e \x01(\bR\amanaged\x122\n" +
-	"\breplaced\x18f \x03(\v2\x16.goim.logic.SessionRefR\breplaced\"8\n" +
+	"\breplaced\x18f \x03(\v2\x16.goim.logic.SessionRefR\breplaced\"C\n" +
+	"\rConnectAllReq\x122\n" +
+	"\bsessions\x18\x01 \x03(\v2\x16.goim.logic.ConnectReqR\bsessions\"F\n" +
+	"\x0fConnectAllReply\x123\n" +
+	"\aresults\x18\x01 \x03(\v2\x19.goim.logic.ConnectResultR\aresults\"j\n" +
+	"\rConnectResult\x12.\n" +
+	"\x05reply\x18\x01 \x01(\v2\x18.goim.logic.ConnectReplyR\x05reply\x12)\n" +
+	"\x05error\x18\x02 \x01(\v2\x13.goim.logic.FailureR\x05error\"7\n" +
+	"\aFailure\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"8\n" +
 	"\n" +
 	"SessionRef\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x18\n" +
@@ -1069,14 +1554,28 @@ const file_logic_logic_proto_rawDesc = "" +
 	"\x06server\x18\x03 \x01(\tR\x06server\x12\x18\n" +
 	"\asession\x18e \x01(\tR\asession\"#\n" +
 	"\x0fDisconnectReply\x12\x10\n" +
-	"\x03has\x18\x01 \x01(\bR\x03has\"d\n" +
+	"\x03has\x18\x01 \x01(\bR\x03has\"I\n" +
+	"\x10DisconnectAllReq\x125\n" +
+	"\bsessions\x18\x01 \x03(\v2\x19.goim.logic.DisconnectReqR\bsessions\"L\n" +
+	"\x12DisconnectAllReply\x126\n" +
+	"\aresults\x18\x01 \x03(\v2\x1c.goim.logic.DisconnectResultR\aresults\"p\n" +
+	"\x10DisconnectResult\x121\n" +
+	"\x05reply\x18\x01 \x01(\v2\x1b.goim.logic.DisconnectReplyR\x05reply\x12)\n" +
+	"\x05error\x18\x02 \x01(\v2\x13.goim.logic.FailureR\x05error\"d\n" +
 	"\fHeartbeatReq\x12\x10\n" +
 	"\x03mid\x18\x01 \x01(\x03R\x03mid\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x16\n" +
 	"\x06server\x18\x03 \x01(\tR\x06server\x12\x18\n" +
 	"\asession\x18e \x01(\tR\asession\",\n" +
 	"\x0eHeartbeatReply\x12\x1a\n" +
-	"\breplaced\x18e \x01(\bR\breplaced\"\xa5\x01\n" +
+	"\breplaced\x18e \x01(\bR\breplaced\"G\n" +
+	"\x0fHeartbeatAllReq\x124\n" +
+	"\bsessions\x18\x01 \x03(\v2\x18.goim.logic.HeartbeatReqR\bsessions\"J\n" +
+	"\x11HeartbeatAllReply\x125\n" +
+	"\aresults\x18\x01 \x03(\v2\x1b.goim.logic.HeartbeatResultR\aresults\"n\n" +
+	"\x0fHeartbeatResult\x120\n" +
+	"\x05reply\x18\x01 \x01(\v2\x1a.goim.logic.HeartbeatReplyR\x05reply\x12)\n" +
+	"\x05error\x18\x02 \x01(\v2\x13.goim.logic.FailureR\x05error\"\xa5\x01\n" +
 	"\tOnlineReq\x12\x16\n" +
 	"\x06server\x18\x01 \x01(\tR\x06server\x12B\n" +
 	"\troomCount\x18\x02 \x03(\v2$.goim.logic.OnlineReq.RoomCountEntryR\troomCount\x1a<\n" +
@@ -1111,7 +1610,7 @@ const file_logic_logic_proto_rawDesc = "" +
 	"\n" +
 	"base_delay\x18\x02 \x01(\x05R\tbaseDelay\x12\x16\n" +
 	"\x06factor\x18\x03 \x01(\x02R\x06factor\x12\x16\n" +
-	"\x06jitter\x18\x04 \x01(\x02R\x06jitter2\x80\x03\n" +
+	"\x06jitter\x18\x04 \x01(\x02R\x06jitter2\xe1\x04\n" +
 	"\x05Logic\x12;\n" +
 	"\aConnect\x12\x16.goim.logic.ConnectReq\x1a\x18.goim.logic.ConnectReply\x12D\n" +
 	"\n" +
@@ -1119,7 +1618,11 @@ const file_logic_logic_proto_rawDesc = "" +
 	"\tHeartbeat\x12\x18.goim.logic.HeartbeatReq\x1a\x1a.goim.logic.HeartbeatReply\x12=\n" +
 	"\vRenewOnline\x12\x15.goim.logic.OnlineReq\x1a\x17.goim.logic.OnlineReply\x12;\n" +
 	"\aReceive\x12\x16.goim.logic.ReceiveReq\x1a\x18.goim.logic.ReceiveReply\x125\n" +
-	"\x05Nodes\x12\x14.goim.logic.NodesReq\x1a\x16.goim.logic.NodesReplyB\x1aZ\x18barrage/server/api/logicb\x06proto3"
+	"\x05Nodes\x12\x14.goim.logic.NodesReq\x1a\x16.goim.logic.NodesReply\x12D\n" +
+	"\n" +
+	"ConnectAll\x12\x19.goim.logic.ConnectAllReq\x1a\x1b.goim.logic.ConnectAllReply\x12M\n" +
+	"\rDisconnectAll\x12\x1c.goim.logic.DisconnectAllReq\x1a\x1e.goim.logic.DisconnectAllReply\x12J\n" +
+	"\fHeartbeatAll\x12\x1b.goim.logic.HeartbeatAllReq\x1a\x1d.goim.logic.HeartbeatAllReplyB\x1aZ\x18barrage/server/api/logicb\x06proto3"
 
 var (
 	file_logic_logic_proto_rawDescOnce sync.Once
@@ -1134,52 +1637,80 @@ func file_logic_logic_proto_rawDescGZIP() []byte {
 }
 
 var file_logic_logic_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_logic_logic_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_logic_logic_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_logic_logic_proto_goTypes = []any{
-	(PushMsg_Type)(0),       // 0: goim.logic.PushMsg.Type
-	(*PushMsg)(nil),         // 1: goim.logic.PushMsg
-	(*ConnectReq)(nil),      // 2: goim.logic.ConnectReq
-	(*ConnectReply)(nil),    // 3: goim.logic.ConnectReply
-	(*SessionRef)(nil),      // 4: goim.logic.SessionRef
-	(*DisconnectReq)(nil),   // 5: goim.logic.DisconnectReq
-	(*DisconnectReply)(nil), // 6: goim.logic.DisconnectReply
-	(*HeartbeatReq)(nil),    // 7: goim.logic.HeartbeatReq
-	(*HeartbeatReply)(nil),  // 8: goim.logic.HeartbeatReply
-	(*OnlineReq)(nil),       // 9: goim.logic.OnlineReq
-	(*OnlineReply)(nil),     // 10: goim.logic.OnlineReply
-	(*ReceiveReq)(nil),      // 11: goim.logic.ReceiveReq
-	(*ReceiveReply)(nil),    // 12: goim.logic.ReceiveReply
-	(*NodesReq)(nil),        // 13: goim.logic.NodesReq
-	(*NodesReply)(nil),      // 14: goim.logic.NodesReply
-	(*Backoff)(nil),         // 15: goim.logic.Backoff
-	nil,                     // 16: goim.logic.OnlineReq.RoomCountEntry
-	nil,                     // 17: goim.logic.OnlineReply.AllRoomCountEntry
-	(*protocol.Proto)(nil),  // 18: goim.protocol.Proto
+	(PushMsg_Type)(0),          // 0: goim.logic.PushMsg.Type
+	(*PushMsg)(nil),            // 1: goim.logic.PushMsg
+	(*ConnectReq)(nil),         // 2: goim.logic.ConnectReq
+	(*ConnectReply)(nil),       // 3: goim.logic.ConnectReply
+	(*ConnectAllReq)(nil),      // 4: goim.logic.ConnectAllReq
+	(*ConnectAllReply)(nil),    // 5: goim.logic.ConnectAllReply
+	(*ConnectResult)(nil),      // 6: goim.logic.ConnectResult
+	(*Failure)(nil),            // 7: goim.logic.Failure
+	(*SessionRef)(nil),         // 8: goim.logic.SessionRef
+	(*DisconnectReq)(nil),      // 9: goim.logic.DisconnectReq
+	(*DisconnectReply)(nil),    // 10: goim.logic.DisconnectReply
+	(*DisconnectAllReq)(nil),   // 11: goim.logic.DisconnectAllReq
+	(*DisconnectAllReply)(nil), // 12: goim.logic.DisconnectAllReply
+	(*DisconnectResult)(nil),   // 13: goim.logic.DisconnectResult
+	(*HeartbeatReq)(nil),       // 14: goim.logic.HeartbeatReq
+	(*HeartbeatReply)(nil),     // 15: goim.logic.HeartbeatReply
+	(*HeartbeatAllReq)(nil),    // 16: goim.logic.HeartbeatAllReq
+	(*HeartbeatAllReply)(nil),  // 17: goim.logic.HeartbeatAllReply
+	(*HeartbeatResult)(nil),    // 18: goim.logic.HeartbeatResult
+	(*OnlineReq)(nil),          // 19: goim.logic.OnlineReq
+	(*OnlineReply)(nil),        // 20: goim.logic.OnlineReply
+	(*ReceiveReq)(nil),         // 21: goim.logic.ReceiveReq
+	(*ReceiveReply)(nil),       // 22: goim.logic.ReceiveReply
+	(*NodesReq)(nil),           // 23: goim.logic.NodesReq
+	(*NodesReply)(nil),         // 24: goim.logic.NodesReply
+	(*Backoff)(nil),            // 25: goim.logic.Backoff
+	nil,                        // 26: goim.logic.OnlineReq.RoomCountEntry
+	nil,                        // 27: goim.logic.OnlineReply.AllRoomCountEntry
+	(*protocol.Proto)(nil),     // 28: goim.protocol.Proto
 }
 var file_logic_logic_proto_depIdxs = []int32{
 	0,  // 0: goim.logic.PushMsg.type:type_name -> goim.logic.PushMsg.Type
-	4,  // 1: goim.logic.ConnectReply.replaced:type_name -> goim.logic.SessionRef
-	16, // 2: goim.logic.OnlineReq.roomCount:type_name -> goim.logic.OnlineReq.RoomCountEntry
-	17, // 3: goim.logic.OnlineReply.allRoomCount:type_name -> goim.logic.OnlineReply.AllRoomCountEntry
-	18, // 4: goim.logic.ReceiveReq.proto:type_name -> goim.protocol.Proto
-	15, // 5: goim.logic.NodesReply.backoff:type_name -> goim.logic.Backoff
-	2,  // 6: goim.logic.Logic.Connect:input_type -> goim.logic.ConnectReq
-	5,  // 7: goim.logic.Logic.Disconnect:input_type -> goim.logic.DisconnectReq
-	7,  // 8: goim.logic.Logic.Heartbeat:input_type -> goim.logic.HeartbeatReq
-	9,  // 9: goim.logic.Logic.RenewOnline:input_type -> goim.logic.OnlineReq
-	11, // 10: goim.logic.Logic.Receive:input_type -> goim.logic.ReceiveReq
-	13, // 11: goim.logic.Logic.Nodes:input_type -> goim.logic.NodesReq
-	3,  // 12: goim.logic.Logic.Connect:output_type -> goim.logic.ConnectReply
-	6,  // 13: goim.logic.Logic.Disconnect:output_type -> goim.logic.DisconnectReply
-	8,  // 14: goim.logic.Logic.Heartbeat:output_type -> goim.logic.HeartbeatReply
-	10, // 15: goim.logic.Logic.RenewOnline:output_type -> goim.logic.OnlineReply
-	12, // 16: goim.logic.Logic.Receive:output_type -> goim.logic.ReceiveReply
-	14, // 17: goim.logic.Logic.Nodes:output_type -> goim.logic.NodesReply
-	12, // [12:18] is the sub-list for method output_type
-	6,  // [6:12] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	8,  // 1: goim.logic.ConnectReply.replaced:type_name -> goim.logic.SessionRef
+	2,  // 2: goim.logic.ConnectAllReq.sessions:type_name -> goim.logic.ConnectReq
+	6,  // 3: goim.logic.ConnectAllReply.results:type_name -> goim.logic.ConnectResult
+	3,  // 4: goim.logic.ConnectResult.reply:type_name -> goim.logic.ConnectReply
+	7,  // 5: goim.logic.ConnectResult.error:type_name -> goim.logic.Failure
+	9,  // 6: goim.logic.DisconnectAllReq.sessions:type_name -> goim.logic.DisconnectReq
+	13, // 7: goim.logic.DisconnectAllReply.results:type_name -> goim.logic.DisconnectResult
+	10, // 8: goim.logic.DisconnectResult.reply:type_name -> goim.logic.DisconnectReply
+	7,  // 9: goim.logic.DisconnectResult.error:type_name -> goim.logic.Failure
+	14, // 10: goim.logic.HeartbeatAllReq.sessions:type_name -> goim.logic.HeartbeatReq
+	18, // 11: goim.logic.HeartbeatAllReply.results:type_name -> goim.logic.HeartbeatResult
+	15, // 12: goim.logic.HeartbeatResult.reply:type_name -> goim.logic.HeartbeatReply
+	7,  // 13: goim.logic.HeartbeatResult.error:type_name -> goim.logic.Failure
+	26, // 14: goim.logic.OnlineReq.roomCount:type_name -> goim.logic.OnlineReq.RoomCountEntry
+	27, // 15: goim.logic.OnlineReply.allRoomCount:type_name -> goim.logic.OnlineReply.AllRoomCountEntry
+	28, // 16: goim.logic.ReceiveReq.proto:type_name -> goim.protocol.Proto
+	25, // 17: goim.logic.NodesReply.backoff:type_name -> goim.logic.Backoff
+	2,  // 18: goim.logic.Logic.Connect:input_type -> goim.logic.ConnectReq
+	9,  // 19: goim.logic.Logic.Disconnect:input_type -> goim.logic.DisconnectReq
+	14, // 20: goim.logic.Logic.Heartbeat:input_type -> goim.logic.HeartbeatReq
+	19, // 21: goim.logic.Logic.RenewOnline:input_type -> goim.logic.OnlineReq
+	21, // 22: goim.logic.Logic.Receive:input_type -> goim.logic.ReceiveReq
+	23, // 23: goim.logic.Logic.Nodes:input_type -> goim.logic.NodesReq
+	4,  // 24: goim.logic.Logic.ConnectAll:input_type -> goim.logic.ConnectAllReq
+	11, // 25: goim.logic.Logic.DisconnectAll:input_type -> goim.logic.DisconnectAllReq
+	16, // 26: goim.logic.Logic.HeartbeatAll:input_type -> goim.logic.HeartbeatAllReq
+	3,  // 27: goim.logic.Logic.Connect:output_type -> goim.logic.ConnectReply
+	10, // 28: goim.logic.Logic.Disconnect:output_type -> goim.logic.DisconnectReply
+	15, // 29: goim.logic.Logic.Heartbeat:output_type -> goim.logic.HeartbeatReply
+	20, // 30: goim.logic.Logic.RenewOnline:output_type -> goim.logic.OnlineReply
+	22, // 31: goim.logic.Logic.Receive:output_type -> goim.logic.ReceiveReply
+	24, // 32: goim.logic.Logic.Nodes:output_type -> goim.logic.NodesReply
+	5,  // 33: goim.logic.Logic.ConnectAll:output_type -> goim.logic.ConnectAllReply
+	12, // 34: goim.logic.Logic.DisconnectAll:output_type -> goim.logic.DisconnectAllReply
+	17, // 35: goim.logic.Logic.HeartbeatAll:output_type -> goim.logic.HeartbeatAllReply
+	27, // [27:36] is the sub-list for method output_type
+	18, // [18:27] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_logic_logic_proto_init() }
@@ -1193,7 +1724,7 @@ func file_logic_logic_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_logic_logic_proto_rawDesc), len(file_logic_logic_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   17,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

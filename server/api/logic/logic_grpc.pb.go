@@ -22,12 +22,15 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Logic_Connect_FullMethodName     = "/goim.logic.Logic/Connect"
-	Logic_Disconnect_FullMethodName  = "/goim.logic.Logic/Disconnect"
-	Logic_Heartbeat_FullMethodName   = "/goim.logic.Logic/Heartbeat"
-	Logic_RenewOnline_FullMethodName = "/goim.logic.Logic/RenewOnline"
-	Logic_Receive_FullMethodName     = "/goim.logic.Logic/Receive"
-	Logic_Nodes_FullMethodName       = "/goim.logic.Logic/Nodes"
+	Logic_Connect_FullMethodName       = "/goim.logic.Logic/Connect"
+	Logic_Disconnect_FullMethodName    = "/goim.logic.Logic/Disconnect"
+	Logic_Heartbeat_FullMethodName     = "/goim.logic.Logic/Heartbeat"
+	Logic_RenewOnline_FullMethodName   = "/goim.logic.Logic/RenewOnline"
+	Logic_Receive_FullMethodName       = "/goim.logic.Logic/Receive"
+	Logic_Nodes_FullMethodName         = "/goim.logic.Logic/Nodes"
+	Logic_ConnectAll_FullMethodName    = "/goim.logic.Logic/ConnectAll"
+	Logic_DisconnectAll_FullMethodName = "/goim.logic.Logic/DisconnectAll"
+	Logic_HeartbeatAll_FullMethodName  = "/goim.logic.Logic/HeartbeatAll"
 )
 
 // LogicClient is the client API for Logic service.
@@ -46,6 +49,14 @@ type LogicClient interface {
 	Receive(ctx context.Context, in *ReceiveReq, opts ...grpc.CallOption) (*ReceiveReply, error)
 	// Nodes returns the comets that a new client should try.
 	Nodes(ctx context.Context, in *NodesReq, opts ...grpc.CallOption) (*NodesReply, error)
+	// ConnectAll is Connect for many sessions at once, in their order. What fails for one of them
+	// is told in its result and harms no other. goim's logic doesn't know this call, nor the two
+	// behind it.
+	ConnectAll(ctx context.Context, in *ConnectAllReq, opts ...grpc.CallOption) (*ConnectAllReply, error)
+	// DisconnectAll is Disconnect for many sessions.
+	DisconnectAll(ctx context.Context, in *DisconnectAllReq, opts ...grpc.CallOption) (*DisconnectAllReply, error)
+	// HeartbeatAll is Heartbeat for many sessions.
+	HeartbeatAll(ctx context.Context, in *HeartbeatAllReq, opts ...grpc.CallOption) (*HeartbeatAllReply, error)
 }
 
 type logicClient struct {
@@ -116,6 +127,36 @@ func (c *logicClient) Nodes(ctx context.Context, in *NodesReq, opts ...grpc.Call
 	return out, nil
 }
 
+func (c *logicClient) ConnectAll(ctx context.Context, in *ConnectAllReq, opts ...grpc.CallOption) (*ConnectAllReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ConnectAllReply)
+	err := c.cc.Invoke(ctx, Logic_ConnectAll_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *logicClient) DisconnectAll(ctx context.Context, in *DisconnectAllReq, opts ...grpc.CallOption) (*DisconnectAllReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DisconnectAllReply)
+	err := c.cc.Invoke(ctx, Logic_DisconnectAll_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *logicClient) HeartbeatAll(ctx context.Context, in *HeartbeatAllReq, opts ...grpc.CallOption) (*HeartbeatAllReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(HeartbeatAllReply)
+	err := c.cc.Invoke(ctx, Logic_HeartbeatAll_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // LogicServer is the server API for Logic service.
 // All implementations must embed UnimplementedLogicServer
 // for forward compatibility.
@@ -132,6 +173,14 @@ type LogicServer interface {
 	Receive(context.Context, *ReceiveReq) (*ReceiveReply, error)
 	// Nodes returns the comets that a new client should try.
 	Nodes(context.Context, *NodesReq) (*NodesReply, error)
+	// ConnectAll is Connect for many sessions at once, in their order. What fails for one of them
+	// is told in its result and harms no other. goim's logic doesn't know this call, nor the two
+	// behind it.
+	ConnectAll(context.Context, *ConnectAllReq) (*ConnectAllReply, error)
+	// DisconnectAll is Disconnect for many sessions.
+	DisconnectAll(context.Context, *DisconnectAllReq) (*DisconnectAllReply, error)
+	// HeartbeatAll is Heartbeat for many sessions.
+	HeartbeatAll(context.Context, *HeartbeatAllReq) (*HeartbeatAllReply, error)
 	mustEmbedUnimplementedLogicServer()
 }
 
@@ -159,6 +208,15 @@ func (UnimplementedLogicServer) Receive(context.Context, *ReceiveReq) (*ReceiveR
 }
 func (UnimplementedLogicServer) Nodes(context.Context, *NodesReq) (*NodesReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Nodes not implemented")
+}
+func (UnimplementedLogicServer) ConnectAll(context.Context, *ConnectAllReq) (*ConnectAllReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method ConnectAll not implemented")
+}
+func (UnimplementedLogicServer) DisconnectAll(context.Context, *DisconnectAllReq) (*DisconnectAllReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method DisconnectAll not implemented")
+}
+func (UnimplementedLogicServer) HeartbeatAll(context.Context, *HeartbeatAllReq) (*HeartbeatAllReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method HeartbeatAll not implemented")
 }
 func (UnimplementedLogicServer) mustEmbedUnimplementedLogicServer() {}
 func (UnimplementedLogicServer) testEmbeddedByValue()               {}
@@ -289,6 +347,60 @@ func _Logic_Nodes_Handler(srv interface{}, ctx context.Context, dec func(interfa
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Logic_ConnectAll_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ConnectAllReq)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LogicServer).ConnectAll(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Logic_ConnectAll_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LogicServer).ConnectAll(ctx, req.(*ConnectAllReq))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Logic_DisconnectAll_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DisconnectAllReq)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LogicServer).DisconnectAll(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Logic_DisconnectAll_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LogicServer).DisconnectAll(ctx, req.(*DisconnectAllReq))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Logic_HeartbeatAll_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(HeartbeatAllReq)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LogicServer).HeartbeatAll(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Logic_HeartbeatAll_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LogicServer).HeartbeatAll(ctx, req.(*HeartbeatAllReq))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Logic_ServiceDesc is the grpc.ServiceDesc for Logic service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -319,6 +431,18 @@ var Logic_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Nodes",
 			Handler:    _Logic_Nodes_Handler,
+		},
+		{
+			MethodName: "ConnectAll",
+			Handler:    _Logic_ConnectAll_Handler,
+		},
+		{
+			MethodName: "DisconnectAll",
+			Handler:    _Logic_DisconnectAll_Handler,
+		},
+		{
+			MethodName: "HeartbeatAll",
+			Handler:    _Logic_HeartbeatAll_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

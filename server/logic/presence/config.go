@@ -26,6 +26,8 @@ type Config struct {
 	ReadTimeout  time.Duration `toml:"readTimeout" range:"1ms..1m" doc:"time to read an answer"`
 	WriteTimeout time.Duration `toml:"writeTimeout" range:"1ms..1m" doc:"time to write commands"`
 	IdleTimeout  time.Duration `toml:"idleTimeout" range:"1s.." doc:"how long an idle connection is kept"`
+	Batch        int           `toml:"batch" range:"1..4096" doc:"sessions at most that one round trip enters, renews or forgets"`
+	Batches      int           `toml:"batches" range:"1..1000" doc:"such round trips under way at a time, of each kind; the sessions that come meanwhile go along with the next one"`
 	Expire       time.Duration `toml:"expire" range:"1m.." doc:"how long sessions and room counts are remembered without being renewed"`
 }
 
@@ -40,6 +42,8 @@ func DefaultConfig() Config {
 		ReadTimeout:  500 * time.Millisecond,
 		WriteTimeout: 500 * time.Millisecond,
 		IdleTimeout:  2 * time.Minute,
+		Batch:        256,
+		Batches:      4,
 		Expire:       30 * time.Minute,
 	}
 }
