@@ -21,6 +21,7 @@ import (
 	logicpb "barrage/server/api/logic"
 	"barrage/server/api/protocol"
 	"barrage/server/comet"
+	"barrage/server/comet/route"
 	"barrage/server/console"
 	"barrage/server/discovery"
 	"barrage/server/job"
@@ -176,12 +177,13 @@ func newComet(p *process, cfg comet.Config) (*role, error) {
 }
 
 // dialLogic makes a connection to all logic processes that discovery lists, now and later;
-// it begins with Connect.
+// it begins with Connect. Which of them a call goes to is for package route to say.
 func dialLogic(client *discovery.Client, timeout time.Duration) (*grpc.ClientConn, error) {
 	retry := backoff.DefaultConfig
 	retry.MaxDelay = time.Second
 	conn, err := grpc.NewClient(client.Resolver().Scheme()+":///"+discovery.AppLogic,
 		grpc.WithResolvers(client.Resolver()),
+		grpc.WithDisableServiceConfig(), grpc.WithDefaultServiceConfig(route.ServiceConfig),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(protocol.MaxMessage), grpc.MaxCallSendMsgSize(protocol.MaxMessage)),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: retry, MinConnectTimeout: timeout}),

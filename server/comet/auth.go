@@ -1,7 +1,6 @@
 package comet
 
 import (
-	"context"
 	"math/rand/v2"
 	"time"
 
@@ -26,48 +25,43 @@ func nextReport(now time.Time, deadline time.Duration) int64 {
 	return now.Add(minReport + rand.N(latest-minReport)).Unix()
 }
 
-// connect asks logic about the token in auth, off the poller's goroutine, and then lets the
-// session in or closes it.
+// connect has logic asked about the token in auth, which lets the session in or closes it. The
+// client's time for that begins here, with its frame: while others are before it, it waits, and
+// when the time is over before its turn or logic's answer comes it is closed.
 func (s *Server) connect(c *session, auth wire.Frame, cookie string) {
-	// In a storm of connects logic may take its time; what bounds a session's wait is its own
-	// deadline, after which it is closed anyway.
-	deadline := time.Now().Add(max(s.cfg.RPCClient.Timeout, s.cfg.Protocol.HandshakeTimeout))
-	s.workers.run(func() {
-		defer c.closeOnPanic()
-		if c.closed() {
-			return // while it waited for a worker
-		}
-		ctx, cancel := context.WithDeadline(context.Background(), deadline)
-		defer cancel()
-		s.connecting.add(c)
-		defer s.connecting.remove(c)
-		r, err := s.logic.Connect(ctx, &logic.ConnectReq{Server: s.name, Cookie: cookie, Token: auth.Body, Session: c.id()})
-		if err != nil {
-			why := reasonAuthFailed
-			switch status.Code(err) {
-			case codes.AlreadyExists:
-				s.log.Debug("session rejected", "addr", c.addr, "err", err)
-				c.dismiss(reasonRejected)
-				return
-			case codes.InvalidArgument, codes.Unauthenticated, codes.PermissionDenied:
-				why = reasonAuthRefused
-				s.log.Debug("auth refused", "addr", c.addr, "err", err)
-			default:
-				s.metrics.rpcErrors["Connect"].Inc()
-				s.log.Warn("ask logic to connect a session", "addr", c.addr, "err", err)
-			}
-			c.close(why)
-			return
-		}
-		// Before it joins, so that none of them gets what is pushed from then on.
-		s.dismissOwn(r.Replaced)
-		s.admit(c, auth, r)
-		s.connecting.remove(c)
-		// Whoever wanted it closed until now found it connecting, and left it to us.
-		if c.doomed.Load() {
-			c.shard.mailbox.put(dismissCommand{key: c.key, number: c.number, reason: reasonReplaced})
-		}
-	})
+	now := time.Now()
+	s.handshakes.add(handshake{session: c, asked: true, deadline: now.Add(s.cfg.Protocol.HandshakeTimeout)})
+	s.registrar.connects.Add(&arrival{session: c, auth: auth, cookie: cookie, deadline: now.Add(s.batchTime())})
+}
+
+// answered does what logic says of a session. Its error is why logic could not be asked.
+func (s *Server) answered(a *arrival, r answer[*logic.ConnectReply]) error {
+	c := a.session
+	defer c.closeOnPanic()
+	defer s.connecting.remove(c)
+	switch status.Code(r.err) {
+	case codes.OK:
+	case codes.AlreadyExists:
+		s.log.Debug("session rejected", "addr", c.addr, "err", r.err)
+		c.dismiss(reasonRejected)
+		return nil
+	case codes.InvalidArgument, codes.Unauthenticated, codes.PermissionDenied:
+		s.log.Debug("auth refused", "addr", c.addr, "err", r.err)
+		c.close(reasonAuthRefused)
+		return nil
+	default:
+		c.close(reasonAuthFailed)
+		return r.err
+	}
+	// Before it joins, so that none of them gets what is pushed from then on.
+	s.dismissOwn(r.reply.Replaced)
+	s.admit(c, a.auth, r.reply)
+	s.connecting.remove(c)
+	// Whoever wanted it closed until now found it connecting, and left it to us.
+	if c.doomed.Load() {
+		c.shard.mailbox.put(dismissCommand{key: c.key, number: c.number, reason: reasonReplaced})
+	}
+	return nil
 }
 
 // admit makes the session a member of its shard, unless its connection has ended.
@@ -133,35 +127,15 @@ func (s *Server) forget(c *session, r reason, joined bool) {
 	}
 }
 
-// disconnect tells logic that a session has ended.
-func (s *Server) disconnect(c *session) {
-	s.call("Disconnect", func(ctx context.Context) error {
-		_, err := s.logic.Disconnect(ctx, &logic.DisconnectReq{Mid: c.mid, Key: c.key, Server: s.name, Session: c.id()})
-		return err
-	})
-}
+// disconnect has logic told that a session has ended.
+func (s *Server) disconnect(c *session) { s.registrar.ends.Add(c) }
 
-// heartbeat tells logic that a session lives, and closes it when others have taken its place
-// without our being told.
-func (s *Server) heartbeat(c *session) {
-	s.call("Heartbeat", func(ctx context.Context) error {
-		r, err := s.logic.Heartbeat(ctx, &logic.HeartbeatReq{Mid: c.mid, Key: c.key, Server: s.name, Session: c.id()})
-		if err == nil && r.Replaced {
-			c.dismiss(reasonReplaced)
-		}
-		return err
-	})
-}
+// heartbeat has logic told that a session lives.
+func (s *Server) heartbeat(c *session) { s.registrar.beats.Add(c) }
 
-// call runs one call to logic on a worker and counts its failure.
-func (s *Server) call(method string, do func(context.Context) error) {
-	s.workers.run(func() { s.callNow(method, do) })
-}
-
-func (s *Server) callNow(method string, do func(context.Context) error) {
-	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.RPCClient.Timeout)
-	defer cancel()
-	if err := do(ctx); err != nil {
+// called counts a call to logic that failed.
+func (s *Server) called(method string, err error) {
+	if err != nil {
 		s.metrics.rpcErrors[method].Inc()
 		s.log.Debug("call logic", "method", method, "err", err)
 	}

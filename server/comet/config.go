@@ -41,7 +41,9 @@ type RPCServerConfig struct {
 // RPCClientConfig is how logic is called.
 type RPCClientConfig struct {
 	Dial    time.Duration `toml:"dial" range:"10ms..1m" doc:"Time to connect to logic."`
-	Timeout time.Duration `toml:"timeout" range:"10ms..1m" doc:"Time for one call to logic."`
+	Timeout time.Duration `toml:"timeout" range:"10ms..1m" doc:"Time for one call to logic; for one about many sessions, which wait for their turn there too, protocol.handshakeTimeout if that is more."`
+	Batch   int           `toml:"batch" range:"1..4096" doc:"Sessions at most that one call to logic connects, ends or renews. goim's logic, which doesn't know such calls, gets one for each."`
+	Batches int           `toml:"batches" range:"1..128" doc:"Such calls under way at a time, of each kind; the sessions that come meanwhile go along with the next one."`
 }
 
 // TCPConfig is the TCP listener and what holds for every accepted socket.
@@ -67,7 +69,7 @@ type WebSocketConfig struct {
 
 // ProtocolConfig bounds what happens before a session is authenticated.
 type ProtocolConfig struct {
-	HandshakeTimeout time.Duration `toml:"handshakeTimeout" range:"10ms..10m" doc:"Time from connect to a good auth frame."`
+	HandshakeTimeout time.Duration `toml:"handshakeTimeout" range:"10ms..10m" doc:"Time from connect to the auth frame, and from there to logic's answer; a session that others are before waits so long for its turn."`
 	FirstFrames      int           `toml:"firstFrames" range:"0..255" doc:"Frames of other operations that are skipped before auth."`
 	UpgradeBytes     int           `toml:"upgradeBytes" range:"512..65536" doc:"Largest WebSocket upgrade request in bytes."`
 }
@@ -117,7 +119,7 @@ func DefaultConfig() Config {
 		Env:       discovery.DefaultEnv(),
 		Discovery: discovery.Config{Nodes: []string{"127.0.0.1:7171"}},
 		RPCServer: RPCServerConfig{Addr: ":3109"},
-		RPCClient: RPCClientConfig{Dial: time.Second, Timeout: time.Second},
+		RPCClient: RPCClientConfig{Dial: time.Second, Timeout: time.Second, Batch: 256, Batches: 4},
 		TCP:       TCPConfig{Bind: []string{":3101"}, RcvBuf: 8192, KeepAlive: true, TLSBind: []string{":3104"}},
 		WebSocket: WebSocketConfig{Bind: []string{":3102"}, TLSBind: []string{":3103"}},
 		Protocol:  ProtocolConfig{HandshakeTimeout: 5 * time.Second, FirstFrames: 16, UpgradeBytes: 8192},

@@ -216,7 +216,7 @@ func TestWithdraw(t *testing.T) {
 		sh.mailbox.put(withdrawCommand{s})
 	}
 	sh.turn(*now)
-	sh.server.workers.stop(wait)
+	sh.server.registrar.stop(time.Now().Add(wait))
 	if fake.mu.Lock(); len(fake.gone) != 1 || fake.gone[0] != "ended" {
 		t.Errorf("disconnected are %v, want [ended]", fake.gone)
 	}

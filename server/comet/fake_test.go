@@ -18,6 +18,7 @@ type fakeLogic struct {
 	logic.LogicClient
 	heartbeat time.Duration      // of ConnectReply; an hour if 0
 	profile   *wsProfile         // of the WebSocket listener; frames if nil
+	plain     bool               // knows no calls for many sessions, as goim's
 	forgets   bool               // keeps no cookies and ids, whose memory would be measured
 	before    func(token []byte) // called in Connect, if set
 	// What a logic that bounds the sessions of a key adds, and says to a heartbeat; may be nil.
@@ -63,6 +64,49 @@ func (f *fakeLogic) Connect(_ context.Context, q *logic.ConnectReq, _ ...grpc.Ca
 		}
 	}
 	return r, nil
+}
+
+func (f *fakeLogic) ConnectAll(ctx context.Context, q *logic.ConnectAllReq, _ ...grpc.CallOption) (*logic.ConnectAllReply, error) {
+	if f.plain {
+		return nil, status.Error(codes.Unimplemented, "unknown method ConnectAll")
+	}
+	r := &logic.ConnectAllReply{}
+	for _, session := range q.Sessions {
+		reply, err := f.Connect(ctx, session)
+		r.Results = append(r.Results, &logic.ConnectResult{Reply: reply, Error: failure(err)})
+	}
+	return r, nil
+}
+
+func (f *fakeLogic) DisconnectAll(ctx context.Context, q *logic.DisconnectAllReq, _ ...grpc.CallOption) (*logic.DisconnectAllReply, error) {
+	if f.plain {
+		return nil, status.Error(codes.Unimplemented, "unknown method DisconnectAll")
+	}
+	r := &logic.DisconnectAllReply{}
+	for _, session := range q.Sessions {
+		reply, err := f.Disconnect(ctx, session)
+		r.Results = append(r.Results, &logic.DisconnectResult{Reply: reply, Error: failure(err)})
+	}
+	return r, nil
+}
+
+func (f *fakeLogic) HeartbeatAll(ctx context.Context, q *logic.HeartbeatAllReq, _ ...grpc.CallOption) (*logic.HeartbeatAllReply, error) {
+	if f.plain {
+		return nil, status.Error(codes.Unimplemented, "unknown method HeartbeatAll")
+	}
+	r := &logic.HeartbeatAllReply{}
+	for _, session := range q.Sessions {
+		reply, err := f.Heartbeat(ctx, session)
+		r.Results = append(r.Results, &logic.HeartbeatResult{Reply: reply, Error: failure(err)})
+	}
+	return r, nil
+}
+
+func failure(err error) *logic.Failure {
+	if err == nil {
+		return nil
+	}
+	return &logic.Failure{Code: int32(status.Code(err)), Message: err.Error()}
 }
 
 func (f *fakeLogic) Disconnect(_ context.Context, q *logic.DisconnectReq, _ ...grpc.CallOption) (*logic.DisconnectReply, error) {

@@ -6,8 +6,9 @@ import (
 	"time"
 )
 
-// handshakes finds the connections that haven't authenticated in time. All have the same
-// time, so they stand in the order of their deadlines.
+// handshakes finds the connections that haven't authenticated in time. Each has the same time
+// twice: for its auth frame, and from then on for logic's answer. So they stand in the order of
+// their deadlines.
 type handshakes struct {
 	mu    sync.Mutex
 	queue []handshake
@@ -15,13 +16,14 @@ type handshakes struct {
 
 type handshake struct {
 	session  *session
+	asked    bool // the auth frame has come; else it is what the deadline is for
 	deadline time.Time
 }
 
-func (h *handshakes) add(s *session, deadline time.Time) {
+func (h *handshakes) add(c handshake) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.queue = append(h.queue, handshake{s, deadline})
+	h.queue = append(h.queue, c)
 }
 
 // watch closes what is overdue, until ctx ends. timeout is the time that connections have.
@@ -34,6 +36,9 @@ func (h *handshakes) watch(ctx context.Context, timeout time.Duration) {
 			return
 		case now := <-tick.C:
 			for _, due := range h.take(now) {
+				if !due.asked && due.session.authCame() {
+					continue
+				}
 				due.session.closeUnlessOpen(reasonAuthTimeout)
 			}
 		}
@@ -61,6 +66,13 @@ func (h *handshakes) take(now time.Time) []handshake {
 	due := h.queue[:n:n]
 	h.queue = append([]handshake(nil), h.queue[n:]...)
 	return due
+}
+
+// authCame reports whether the session's auth frame has come.
+func (s *session) authCame() bool {
+	s.inMu.Lock()
+	defer s.inMu.Unlock()
+	return s.in.phase == phaseConnect || s.in.phase == phaseOpen
 }
 
 // closeUnlessOpen closes a session that is not a member of a shard.

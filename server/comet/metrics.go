@@ -86,6 +86,7 @@ type cometMetrics struct {
 	pushes        map[string]prometheus.Counter
 	pushMissed    prometheus.Counter
 	rpcErrors     map[string]prometheus.Counter
+	batches       map[string]prometheus.Observer
 	shards        prometheus.Gauge
 	laggards      prometheus.Gauge
 }
@@ -140,10 +141,18 @@ func newMetrics(r prometheus.Registerer) *cometMetrics {
 	for _, kind := range []string{"keys", "room", "all"} {
 		m.pushes[kind] = pushes.WithLabelValues(kind)
 	}
-	rpc := vec("logic_errors_total", "Calls to logic that failed, by method.", "method")
+	rpc := vec("logic_errors_total", "Sessions, frames and reports for which a call to logic failed, by the method for a single one.", "method")
 	m.rpcErrors = make(map[string]prometheus.Counter)
 	for _, method := range []string{"Connect", "Disconnect", "Heartbeat", "Receive", "RenewOnline"} {
 		m.rpcErrors[method] = rpc.WithLabelValues(method)
+	}
+	batches := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "barrage_comet_logic_batch_sessions", Help: "Sessions that one call to logic was for, by the method for a single one.",
+		Buckets: prometheus.ExponentialBuckets(1, 2, 13)}, []string{"method"})
+	r.MustRegister(batches)
+	m.batches = make(map[string]prometheus.Observer)
+	for _, method := range []string{"Connect", "Disconnect", "Heartbeat"} {
+		m.batches[method] = batches.WithLabelValues(method)
 	}
 	m.sweeps = prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name: "barrage_comet_sweep_seconds", Help: "Time from a sweep's first member to its last, in one shard.",

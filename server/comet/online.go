@@ -50,6 +50,8 @@ func (s *Server) registerGauges(r prometheus.Registerer) {
 		r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "barrage_comet_" + name, Help: help}, f))
 	}
 	gauge("rooms", "Rooms with members.", func() float64 { return float64(s.rooms.len()) })
+	gauge("connects_waiting", "Sessions whose auth frame has come and that logic has not been asked about yet.",
+		func() float64 { return float64(s.registrar.connects.Waiting()) })
 	gauge("addresses", "Client addresses with open connections.", func() float64 {
 		_, n := s.limits.counts()
 		return float64(n)

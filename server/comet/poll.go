@@ -20,7 +20,7 @@ func (s *Server) onPrepare(websocket bool) netpoll.OnPrepare {
 		}
 		s.metrics.accepted.Inc()
 		s.metrics.connections.Inc()
-		s.handshakes.add(ss, time.Now().Add(s.cfg.Protocol.HandshakeTimeout))
+		s.handshakes.add(handshake{session: ss, deadline: time.Now().Add(s.cfg.Protocol.HandshakeTimeout)})
 		// Callbacks run last added first, so this one before the descriptor is closed.
 		if err := c.AddCloseCallback(func(netpoll.Connection) error { ss.gone(); return nil }); err != nil {
 			s.log.Error("watch a connection's end", "err", err)

@@ -42,7 +42,7 @@ func (s *session) receive(f wire.Frame) error {
 		return &closing{reason: reasonInputOverflow, cause: errReceiving}
 	}
 	if first {
-		s.server.workers.run(func() { s.server.receiveNext(s.mid, r) })
+		s.server.workers.Add(func() { s.server.receiveNext(s.mid, r) })
 	}
 	s.write(s.reply(f, f.Op, nil))
 	return nil
@@ -54,10 +54,10 @@ func (s *Server) receiveNext(mid int64, r *receiver) {
 	r.mu.Lock()
 	p := r.queue[0]
 	r.mu.Unlock()
-	s.callNow("Receive", func(ctx context.Context) error {
-		_, err := s.logic.Receive(ctx, &logic.ReceiveReq{Mid: mid, Proto: p})
-		return err
-	})
+	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.RPCClient.Timeout)
+	_, err := s.logic.Receive(ctx, &logic.ReceiveReq{Mid: mid, Proto: p})
+	cancel()
+	s.called("Receive", err)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.queue = r.queue[1:]
@@ -66,5 +66,5 @@ func (s *Server) receiveNext(mid int64, r *receiver) {
 		r.queue = nil
 		return
 	}
-	s.workers.run(func() { s.receiveNext(mid, r) })
+	s.workers.Add(func() { s.receiveNext(mid, r) })
 }

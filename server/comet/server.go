@@ -25,6 +25,7 @@ import (
 	"barrage/server/api/sessions"
 	"barrage/server/comet/secure"
 	"barrage/server/discovery"
+	"barrage/server/gather"
 
 	"github.com/cloudwego/netpoll"
 	"github.com/prometheus/client_golang/prometheus"
@@ -33,7 +34,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 )
 
-// maxWorkers bounds the calls to logic that run at a time.
+// maxWorkers bounds the calls to logic with clients' frames that run at a time.
 const maxWorkers = 128
 
 // reservedDescriptors are kept for what is not a client: listeners, RPCs, files.
@@ -51,22 +52,23 @@ type Deps struct {
 
 // A Server is one comet.
 type Server struct {
-	cfg      Config
-	name     string // the comet's host name, by which logic and job know it
-	logic    logic.LogicClient
-	log      *slog.Logger
-	register func(context.Context, discovery.Instance) (Registration, error)
-	metrics  *cometMetrics
-	limits   limits
-	rooms    roomRefs
-	ws       wsProfile
-	workers  *workers
-	seed     maphash.Seed
-	shards   []*shard
-	open     atomic.Int64  // connections
-	sessions atomic.Int64  // authenticated connections
-	boot     string        // of this process, in the ids of its sessions
-	numbers  atomic.Uint64 // the last session's
+	cfg       Config
+	name      string // the comet's host name, by which logic and job know it
+	logic     logic.LogicClient
+	log       *slog.Logger
+	register  func(context.Context, discovery.Instance) (Registration, error)
+	metrics   *cometMetrics
+	limits    limits
+	rooms     roomRefs
+	ws        wsProfile
+	workers   *gather.Group[func()] // calls to logic with clients' frames, off the poller's goroutine
+	registrar *registrar
+	seed      maphash.Seed
+	shards    []*shard
+	open      atomic.Int64  // connections
+	sessions  atomic.Int64  // authenticated connections
+	boot      string        // of this process, in the ids of its sessions
+	numbers   atomic.Uint64 // the last session's
 
 	connecting connecting
 	white      atomic.Pointer[whitelist]
@@ -107,7 +109,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		log:      log,
 		register: deps.Register,
 		ws:       frameProfile,
-		workers:  newWorkers(maxWorkers),
+		workers:  gather.New(gather.Bounds{Calls: maxWorkers, Items: 1}, nil, func(task []func()) { task[0]() }),
 		seed:     maphash.MakeSeed(),
 		boot:     newBoot(),
 		env:      cfg.Env,
@@ -123,6 +125,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	}
 	s.white.Store(white)
 	s.metrics = newMetrics(deps.Metrics)
+	s.registrar = newRegistrar(s)
 	s.registerGauges(deps.Metrics)
 	s.limits.set(cfg.Limit)
 	n := cfg.Room.Shards
@@ -314,8 +317,10 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	shards.Wait()
 	s.white.Load().close()
-	if n := s.workers.stop(s.cfg.RPCClient.Timeout + 2*time.Second); n > 0 {
-		s.log.Warn("logic was not told of every end in time", "calls", n)
+	deadline := time.Now().Add(s.cfg.RPCClient.Timeout + 2*time.Second)
+	n := s.registrar.stop(deadline)
+	if n += s.workers.Stop(time.Until(deadline)); n > 0 {
+		s.log.Warn("logic was not told of every session's end in time", "sessions", n)
 	}
 	return err
 }

@@ -373,7 +373,7 @@ func runModel(t *testing.T, seed uint64, logBytes int) {
 		}
 	}
 	settle(sh, now)
-	s.workers.stop(wait)
+	s.registrar.stop(time.Now().Add(wait))
 	logic := s.logic.(*fakeLogic)
 	for _, c := range clients {
 		if !slices.Contains(logic.goneIDs, c.session.id()) {

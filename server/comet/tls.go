@@ -131,7 +131,7 @@ func (l *tlsListener) converse(tcp *net.TCPConn, addr addrKey) {
 	ss.mu.Lock()
 	ss.out.stream = tlsStream{conn}
 	ss.mu.Unlock()
-	s.handshakes.add(ss, time.Now().Add(s.cfg.Protocol.HandshakeTimeout))
+	s.handshakes.add(handshake{session: ss, deadline: time.Now().Add(s.cfg.Protocol.HandshakeTimeout)})
 	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.Protocol.HandshakeTimeout)
 	err = conn.Handshake(ctx)
 	cancel()
