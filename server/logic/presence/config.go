@@ -42,8 +42,8 @@ func DefaultConfig() Config {
 		ReadTimeout:  500 * time.Millisecond,
 		WriteTimeout: 500 * time.Millisecond,
 		IdleTimeout:  2 * time.Minute,
-		Batch:        256,
-		Batches:      4,
+		Batch:        128,
+		Batches:      2,
 		Expire:       30 * time.Minute,
 	}
 }

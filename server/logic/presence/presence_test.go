@@ -306,7 +306,7 @@ func TestContextBoundsEveryCall(t *testing.T) {
 }
 
 // startRedis runs a redis-server until the test ends and returns its address.
-func startRedis(t *testing.T, args ...string) string {
+func startRedis(t testing.TB, args ...string) string {
 	t.Helper()
 	binary, err := exec.LookPath("redis-server")
 	if err != nil {
@@ -336,7 +336,7 @@ func startRedis(t *testing.T, args ...string) string {
 }
 
 // freeAddr returns an address that nobody listens on.
-func freeAddr(t *testing.T) string {
+func freeAddr(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
