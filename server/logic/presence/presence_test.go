@@ -23,6 +23,7 @@ import (
 func open(t testing.TB, change func(cfg *Config)) *Store {
 	t.Helper()
 	cfg := DefaultConfig()
+	cfg.ReadTimeout = 20 * time.Second // the machine may be busy
 	change(&cfg)
 	if err := cfg.Validate(); err != nil {
 		t.Fatal(err)
