@@ -35,12 +35,15 @@ func (h *handshakes) watch(ctx context.Context, timeout time.Duration) {
 		case <-ctx.Done():
 			return
 		case now := <-tick.C:
-			for _, due := range h.take(now) {
-				if !due.asked && due.session.authCame() {
-					continue
-				}
-				due.session.closeUnlessOpen(reasonAuthTimeout)
-			}
+			h.closeOverdue(now)
+		}
+	}
+}
+
+func (h *handshakes) closeOverdue(now time.Time) {
+	for _, due := range h.take(now) {
+		if due.asked || !due.session.authCame() {
+			due.session.closeUnlessOpen(reasonAuthTimeout)
 		}
 	}
 }

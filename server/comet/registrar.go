@@ -189,7 +189,9 @@ func ask[R comparable, T result[R]](n int, many func() ([]T, error), one func(i 
 			continue
 		case results[i].GetError() != nil:
 			f := results[i].GetError()
-			a.err = status.Error(codes.Code(f.GetCode()), f.GetMessage())
+			if a.err = status.Error(codes.Code(f.GetCode()), f.GetMessage()); a.err == nil {
+				a.err = status.Error(codes.Internal, "logic has an error that is none: "+f.GetMessage())
+			}
 		case results[i].GetReply() == none:
 			a.err = status.Error(codes.Internal, "logic has an empty result for the session")
 		default:
