@@ -21,6 +21,9 @@ const (
 	// singles is how many calls for one session each are made at a time in the place of one for
 	// many, where logic is goim's.
 	singles = 32
+
+	// beatLinger is how long a session that is renewed waits for others. It has minutes left.
+	beatLinger = time.Second
 )
 
 // A registrar tells logic of sessions that connect, live and end. One call is for as many as
@@ -46,12 +49,12 @@ func (a *arrival) size() int { return len(a.auth.Body) + len(a.cookie) + 128 }
 
 func newRegistrar(s *Server) *registrar {
 	b := gather.Bounds{Calls: s.cfg.RPCClient.Batches, Items: s.cfg.RPCClient.Batch}
-	bytes := b
-	bytes.Bytes = batchBytes
+	connects, beats := b, b
+	connects.Bytes, beats.Linger = batchBytes, beatLinger
 	return &registrar{
-		connects: gather.New(bytes, (*arrival).size, s.connectAll),
+		connects: gather.New(connects, (*arrival).size, s.connectAll),
 		ends:     gather.New(b, nil, s.disconnectAll),
-		beats:    gather.New(b, nil, s.heartbeatAll),
+		beats:    gather.New(beats, nil, s.heartbeatAll),
 	}
 }
 

@@ -1,6 +1,7 @@
 // Package gather is group commit: what comes while calls are under way waits in order and
 // goes along with the next one. A call carries the more the longer calls take, and with
-// nothing under way nothing waits: there is no timer and no window to tune.
+// nothing under way nothing waits, without a timer or a window to tune. What is not urgent may
+// wait for company all the same.
 package gather
 
 import (
@@ -13,6 +14,9 @@ type Bounds struct {
 	Calls int // under way at a time
 	Items int // in one call
 	Bytes int // in one call, 0 for any; an item above it has a call of its own
+	// Linger is how long an item waits for others to fill its call. With 0, which is for what is
+	// urgent, no item waits while a call may be made.
+	Linger time.Duration
 }
 
 // A Group makes calls for items. Its methods may be called from any goroutine. With nothing
@@ -27,6 +31,9 @@ type Group[T any] struct {
 	running int // mu guards; calls under way
 	calling int // mu guards; items in them
 	idle    chan struct{}
+	timer   *time.Timer // mu guards; runs while items linger
+	late    bool        // mu guards; what is in the queue has lingered
+	stopped bool        // mu guards; nothing lingers any more
 }
 
 // New returns a Group that has call make the calls: on a goroutine of its own, in the order in
@@ -40,10 +47,35 @@ func (g *Group[T]) Add(items ...T) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.queue = append(g.queue, items...)
-	for g.running < g.bounds.Calls && len(g.queue) > 0 {
+	g.startLocked()
+}
+
+// startLocked begins the calls that may be made. mu must be held.
+func (g *Group[T]) startLocked() {
+	for g.running < g.bounds.Calls && g.dueLocked() {
 		g.running++
 		go g.work(g.takeLocked())
 	}
+}
+
+// dueLocked reports whether there are items that need not wait for others. The first of those
+// that do starts the time. mu must be held.
+func (g *Group[T]) dueLocked() bool {
+	if len(g.queue) == 0 {
+		return false
+	}
+	if g.bounds.Linger == 0 || g.stopped || g.late || len(g.queue) >= g.bounds.Items {
+		return true
+	}
+	if g.timer == nil {
+		g.timer = time.AfterFunc(g.bounds.Linger, func() {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			g.timer, g.late = nil, len(g.queue) > 0
+			g.startLocked()
+		})
+	}
+	return false
 }
 
 // Waiting returns how many items are in no call yet.
@@ -57,6 +89,8 @@ func (g *Group[T]) Waiting() int {
 // call yet, and returns how many are not done. Nothing may be added behind it.
 func (g *Group[T]) Stop(wait time.Duration) (undone int) {
 	g.mu.Lock()
+	g.stopped = true
+	g.startLocked()
 	if g.running == 0 {
 		g.mu.Unlock()
 		return 0
@@ -90,7 +124,7 @@ func (g *Group[T]) next(done int) []T {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.calling -= done
-	if len(g.queue) > 0 {
+	if g.dueLocked() {
 		return g.takeLocked()
 	}
 	if g.running--; g.running == 0 && g.idle != nil {
@@ -117,7 +151,7 @@ func (g *Group[T]) takeLocked() []T {
 	copy(items, g.queue)
 	clear(g.queue[:n])
 	if g.queue = g.queue[n:]; len(g.queue) == 0 {
-		g.queue = nil
+		g.queue, g.late = nil, false
 	}
 	return items
 }

@@ -132,3 +132,28 @@ func TestEveryItemIsInOneCall(t *testing.T) {
 		t.Errorf("%d calls are too few for 64 each", calls)
 	}
 }
+
+func TestWhatIsNotUrgentWaitsForCompany(t *testing.T) {
+	h := hold(Bounds{Calls: 1, Items: 3, Linger: time.Hour})
+	h.Add(1, 2)
+	if n := h.Waiting(); n != 2 {
+		t.Fatalf("%d wait, not 2", n)
+	}
+	h.Add(3, 4) // a call is full
+	h.want(t, 1, 2, 3)
+	h.free <- struct{}{}
+	done := make(chan int)
+	go func() { done <- h.Stop(10 * time.Second) }()
+	h.want(t, 4) // it doesn't linger when all ends
+	h.free <- struct{}{}
+	if n := <-done; n != 0 {
+		t.Errorf("%d are not done", n)
+	}
+
+	h = hold(Bounds{Calls: 1, Items: 3, Linger: time.Millisecond})
+	for n := range 3 {
+		h.Add(n)
+		h.want(t, n)
+		h.free <- struct{}{}
+	}
+}
