@@ -74,9 +74,9 @@ type tally struct {
 	first      uint32
 	warmUp     bool
 	latency    *latencies // of the stream's group
-	receipts   []receipt // by sequence number - first
-	settled    settled   // of clients that left
-	leftovers  int64     // receipts of a stream that the client had asked to leave
+	receipts   []receipt  // by sequence number - first
+	settled    settled    // of clients that left
+	leftovers  int64      // receipts of a stream that the client had asked to leave
 	duplicates int64
 	reordered  int64
 	strays     Strays
