@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"os/exec"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -276,11 +278,32 @@ func TestCallIsGivenUp(t *testing.T) {
 }
 
 // How many sessions a second logic connects for a comet that has as many waiting as it can
-// have under way: one a call, and many.
+// have under way: one a call, and many; with miniredis and, where it is installed, redis-server.
 func BenchmarkConnect(b *testing.B) {
+	b.Run("miniredis", func(b *testing.B) { benchConnect(b, nil) })
+	b.Run("redis", func(b *testing.B) {
+		binary, err := exec.LookPath("redis-server")
+		if err != nil {
+			b.Skip("redis-server is not installed")
+		}
+		addr := freeAddr(b)
+		_, port, _ := net.SplitHostPort(addr)
+		server := exec.Command(binary, "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", b.TempDir())
+		if err := server.Start(); err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(func() {
+			server.Process.Kill()
+			server.Wait()
+		})
+		benchConnect(b, func(cfg *Config, _ *Deps) { cfg.Redis.Addr = addr })
+	})
+}
+
+func benchConnect(b *testing.B, change func(*Config, *Deps)) {
 	for _, together := range []int{1, 16, 64, 256} {
 		b.Run(fmt.Sprint("together=", together), func(b *testing.B) {
-			c := startCluster(b, nil)
+			c := startCluster(b, change)
 			c.ready(b)
 			var number atomic.Int64
 			const calls = 4
