@@ -40,7 +40,7 @@ const (
 )
 
 // A Book is one thread's part of the ledger. Only one goroutine may use it, but for
-// LastSecond and UntilNow. It keeps 8 bytes a client and 4 a client and stream, and 16 a push.
+// LastSecond and UntilNow. It keeps 24 bytes a client and 4 a client and stream, and 16 a push.
 type Book struct {
 	streams *Streams
 	sets    []*Subscription // by Subscription.number
@@ -63,15 +63,18 @@ type Book struct {
 	disorder Disorder
 }
 
-// account is where a client's cells begin, and which they are.
+// account is where a client's cells begin, which they are, and how long the client waited
+// for what is measured: in the first and in the second half of each stream's pushes.
 type account struct {
-	set  uint32 // Subscription.number << kindBits | Kind
-	cell uint32
+	set   uint32 // Subscription.number << kindBits | Kind
+	cell  uint32
+	waits [2]wait
 }
 
 // tally is what a thread counts per stream beside the cells.
 type tally struct {
 	first      uint32
+	middle     uint32 // sequence number with which the second half of the pushes begins
 	warmUp     bool
 	latency    *latencies // of the stream's group
 	receipts   []receipt  // by sequence number - first
@@ -100,7 +103,7 @@ func NewBook(streams *Streams, clients, cells int) *Book {
 		rotated:   new(liveTotals),
 	}
 	for i, s := range streams.list {
-		b.tallies[i] = tally{first: s.First, warmUp: s.WarmUp, latency: &b.latency[s.Group], receipts: make([]receipt, s.Pushes)}
+		b.tallies[i] = tally{first: s.First, middle: s.First + s.Pushes/2, warmUp: s.WarmUp, latency: &b.latency[s.Group], receipts: make([]receipt, s.Pushes)}
 	}
 	return b
 }
@@ -196,7 +199,7 @@ func (b *Book) each(client int, f func(cell uint32, listed int32)) {
 // client's account and cell, the push's receipt and two histogram counters; everything
 // else is out of line.
 func (b *Book) Account(client int, s Stamp, arrival int64) {
-	a := b.clients[client]
+	a := &b.clients[client]
 	set := b.sets[a.set>>kindBits]
 	p := set.place(s.Stream)
 	if p.slot < 0 {
@@ -219,6 +222,11 @@ func (b *Book) Account(client int, s Stamp, arrival int64) {
 		latency = min(latency, LatencyHighest)
 		t.latency[a.set&(1<<kindBits-1)][fineIndex(latency)]++
 		b.live[liveIndex(latency)]++
+		half := 0
+		if s.Seq >= t.middle {
+			half = 1
+		}
+		a.waits[half].add(latency)
 	}
 }
 

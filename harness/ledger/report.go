@@ -91,7 +91,8 @@ type Report struct {
 	// Groups is the same by Stream.Group, over all kinds.
 	Groups []*hdrhistogram.Histogram
 
-	receipts [][]receipt // by stream
+	receipts [][]receipt  // by stream
+	waits    []clientWait // of the clients that received something that is measured, in any order
 }
 
 // Total returns the figures of all streams together, strays included.
@@ -156,6 +157,11 @@ func (r *Report) FirstReceipt() *hdrhistogram.Histogram {
 	return r.perPush(func(e receipt) int64 { return int64(e.first) * 1000 })
 }
 
+// Spread is LastReceipt for the time from the first client's receipt to the last one's.
+func (r *Report) Spread() *hdrhistogram.Histogram {
+	return r.perPush(func(e receipt) int64 { return int64(e.last-e.first) * 1000 })
+}
+
 func (r *Report) perPush(value func(receipt) int64) *hdrhistogram.Histogram {
 	h := NewHistogram()
 	for i, s := range r.Streams {
@@ -196,6 +202,7 @@ func (r *Report) Merge(o *Report) error {
 			return fmt.Errorf("merge reports: %d latencies are out of the histogram's range", dropped)
 		}
 	}
+	r.waits = append(r.waits, o.waits...)
 	for k, h := range o.Latency {
 		if h == nil {
 			continue
@@ -230,7 +237,7 @@ func (b *Book) Report(plans []Plan) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Report{Streams: streams, Strays: b.strays, receipts: make([][]receipt, len(b.tallies))}
+	r := &Report{Streams: streams, Strays: b.strays, receipts: make([][]receipt, len(b.tallies)), waits: b.waits()}
 	for i := range b.tallies {
 		r.receipts[i] = append([]receipt(nil), b.tallies[i].receipts...)
 	}
