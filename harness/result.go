@@ -31,6 +31,7 @@ func (r *run) report() *report.Run {
 		Pushes:      r.pushes(),
 		Deliveries:  r.deliveries(),
 		Latency:     r.latency(),
+		Fairness:    r.fairness(),
 		Processes:   r.processes(),
 		Swarm:       r.swarmLoad(),
 		Timeline:    nonNil(r.timeline),
@@ -229,9 +230,33 @@ func (r *run) latency() report.Latency {
 		All: report.PercentilesOf(book.AllLatency()),
 		TCP: report.PercentilesOf(book.Latency[ledger.TCP]), WebSocket: report.PercentilesOf(book.Latency[ledger.WebSocket]),
 		TCPTLS: report.PercentilesOf(book.Latency[ledger.TCPTLS]), WSS: report.PercentilesOf(book.Latency[ledger.WSS]),
-		First: report.PercentilesOf(book.FirstReceipt()), Last: report.PercentilesOf(book.LastReceipt()),
+		First: report.PercentilesOf(book.FirstReceipt()), Last: report.PercentilesOf(book.LastReceipt()), Spread: report.PercentilesOf(book.Spread()),
 		Curve: report.CurveOf(book.AllLatency()),
 	}
+}
+
+// slowestClients is how many of the slowest clients the result names.
+const slowestClients = 10
+
+// fairness is how unequally the clients waited, nil where nobody received anything.
+func (r *run) fairness() *report.Fairness {
+	f := r.received.Ledger.Fairness(slowestClients)
+	if f.Clients == 0 {
+		return nil
+	}
+	out := &report.Fairness{Clients: f.Clients, Means: report.PercentilesOf(f.Means), Slow: f.Slow, SlowMean: f.SlowMean.Seconds()}
+	for _, slow := range f.Slowest {
+		c := r.layout.client(slow.Client)
+		out.Slowest = append(out.Slowest, report.SlowClient{
+			Client: slow.Client, Transport: c.Kind.String(), Room: c.Room, Receipts: slow.Receipts, Mean: slow.Mean.Seconds(),
+		})
+	}
+	if h := f.Halves; h != nil {
+		out.Halves = &report.FairHalves{
+			Clients: h.Clients, Slow: h.Slow, Same: h.Same, Chance: h.Chance, P: h.P, Again: h.Again, Correlation: h.Correlation,
+		}
+	}
+	return out
 }
 
 // seconds is the time that the figures of processes and comet are over: from the border

@@ -98,7 +98,7 @@ func FigureNames() []string {
 
 // Figures returns every figure, in the order of a message's way.
 func Figures() []Figure {
-	all := slices.Concat(connectFigures(), deliveryFigures(), latencyFigures(), stageFigures(), behaviourFigures(), serverFigures(), truthFigures())
+	all := slices.Concat(connectFigures(), deliveryFigures(), latencyFigures(), fairnessFigures(), stageFigures(), behaviourFigures(), serverFigures(), truthFigures())
 	return all
 }
 
@@ -157,6 +157,7 @@ func latencyFigures() []Figure {
 		{"latency.wss", "the same, of WebSocket clients inside TLS", func(r *Run) *Percentiles { return &r.Latency.WSS }, false},
 		{"latency.first", "push's intended time to its first receipt", func(r *Run) *Percentiles { return &r.Latency.First }, false},
 		{"latency.last", "push's intended time to its last receipt", func(r *Run) *Percentiles { return &r.Latency.Last }, false},
+		{"latency.spread", "push's first receipt to its last", func(r *Run) *Percentiles { return &r.Latency.Spread }, false},
 	} {
 		has := func(r *Run) bool { return group.of(r).Count > 0 }
 		for _, q := range []struct {

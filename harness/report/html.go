@@ -25,6 +25,8 @@ type htmlReport struct {
 	Rows        []htmlRow
 	Stages      []htmlRow
 	StageNotes  []string
+	Fair        []string
+	SlowRows    []htmlRow
 	Charts      []htmlChart
 	Processes   []htmlRow
 	AgentHead   []string // empty without agents
@@ -63,6 +65,12 @@ func HTML(w io.Writer, r *Run) error {
 		page.Stages = append(page.Stages, htmlRow{cells})
 	}
 	page.StageNotes = stageNotes(r)
+	if f := r.Fairness; f != nil {
+		page.Fair = f.lines()
+		for _, c := range f.Slowest {
+			page.SlowRows = append(page.SlowRows, htmlRow{[]string{fmt.Sprint(c.Client), c.Transport, c.Room, count(c.Receipts), span(c.Mean)}})
+		}
+	}
 	for _, p := range r.Processes {
 		page.Processes = append(page.Processes, htmlRow{[]string{p.Name, span(p.CPUSeconds), fmt.Sprintf("%.2f", p.CoresUsed), sizeOf(p.RSSPeakBytes), sizeOf(p.GoHeapBytes)}})
 	}

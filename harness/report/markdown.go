@@ -51,6 +51,12 @@ func Markdown(w io.Writer, r *Run) error {
 		}
 		e.printf("\n%s\n", strings.Join(stageNotes(r), " "))
 	}
+	if f := r.Fairness; f != nil {
+		e.printf("\nFairness%s:\n\n", mark)
+		for _, line := range f.lines() {
+			e.printf("- %s\n", line)
+		}
+	}
 	e.printf("\n| process%s | CPU | cores | peak RSS | Go heap |\n|---|---|---|---|---|\n", mark)
 	for _, p := range r.Processes {
 		e.printf("| %s | %s | %.2f | %s | %s |\n", p.Name, span(p.CPUSeconds), p.CoresUsed, sizeOf(p.RSSPeakBytes), sizeOf(p.GoHeapBytes))
@@ -93,6 +99,6 @@ func latencyRows(r *Run) []latencyRow {
 			rows = append(rows, latencyRow{"  of " + line.Name, line.Latency})
 		}
 	}
-	rows = append(rows, latencyRow{"to the first receipt", l.First}, latencyRow{"to the last receipt", l.Last})
+	rows = append(rows, latencyRow{"to the first receipt", l.First}, latencyRow{"to the last receipt", l.Last}, latencyRow{"first to last receipt", l.Spread})
 	return slices.DeleteFunc(rows, func(r latencyRow) bool { return r.p.Count == 0 })
 }

@@ -77,7 +77,7 @@ func example() *Run {
 		},
 		Latency: Latency{
 			All: percentiles(2_000_000, 0.03), TCP: percentiles(1_000_000, 0.029), WebSocket: percentiles(1_000_000, 0.031),
-			First: percentiles(200, 0.004), Last: percentiles(200, 0.055),
+			First: percentiles(200, 0.004), Last: percentiles(200, 0.055), Spread: percentiles(200, 0.051),
 			Curve: []Point{{0.5, 0.03}, {0.99, 0.3}, {1, 0.9975}},
 		},
 		Stages: []Stage{
@@ -89,6 +89,14 @@ func example() *Run {
 			{Name: StageWrite, What: "accepted by comet to written", Place: OnTheWay, Count: 200, Mean: 0.1, P50: 0.05, P99: 0.5, Source: "comet, barrage_comet_push_written_seconds"},
 			{Name: StageReceive, What: "written to the last receipt", Place: OnTheWay, Count: 200, Mean: 0.0045, Source: "what the others leave", Difference: true},
 			{Name: StageAck, What: "sent to acknowledged", Place: Beside, Count: 200, Mean: 0.006, P50: 0.003, P99: 0.03, Source: "harness"},
+		},
+		Fairness: &Fairness{
+			Clients: 10_000, Means: percentiles(10_000, 0.06), Slow: 100, SlowMean: 0.126,
+			Slowest: []SlowClient{
+				{Client: 8123, Transport: "websocket", Room: "live://1000", Receipts: 200, Mean: 0.2}, {Client: 17, Transport: "tcp", Room: "live://1000", Receipts: 200, Mean: 0.18},
+				{Client: 18, Transport: "tcp", Receipts: 199, Mean: 0.15}, {Client: 21, Transport: "tcp", Room: "live://1000", Receipts: 200, Mean: 0.149},
+			},
+			Halves: &FairHalves{Clients: 10_000, Slow: 100, Same: 7, Chance: 1, P: 0.00005, Again: 1.08, Correlation: 0.12},
 		},
 		Processes: []Process{
 			{Name: "services", Role: "services", CPUSeconds: 0.77, UserSeconds: 0.5, CPUTotal: 1, CoresUsed: 0.0385, RSSBytes: 60 << 20, RSSPeakBytes: 61 << 20, PSSBytes: 30 << 20, GoHeapBytes: 13 << 20, Goroutines: 40, Descriptors: 30},
@@ -147,6 +155,7 @@ func badExample() *Run {
 	r.Comet.Skipped["log_overrun"] = 5
 	r.Comet.Closed = map[string]int64{"auth_failed": 10, "slow": 2, "peer": 0}
 	r.Latency.WebSocket = Percentiles{}
+	r.Fairness.Halves = nil
 	r.Ceiling, r.Environment.Commit = nil, ""
 	return r
 }

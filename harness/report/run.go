@@ -33,6 +33,7 @@ type Run struct {
 	Deliveries  Deliveries  `json:"deliveries"`
 	Latency     Latency     `json:"latency"`
 	Stages      []Stage     `json:"stages"` // where a push's time went
+	Fairness    *Fairness   `json:"fairness,omitempty"`
 	Processes   []Process   `json:"processes"`
 	Server      Server      `json:"server"`
 	Comet       Comet       `json:"comet"`
@@ -231,6 +232,7 @@ type Latency struct {
 	WSS       Percentiles `json:"wss"`
 	First     Percentiles `json:"first_receipt"` // to the first client's, a value a push
 	Last      Percentiles `json:"last_receipt"`  // to the last client's, a value a push
+	Spread    Percentiles `json:"spread"`        // from the first client's receipt to the last one's, a value a push
 	Curve     []Point     `json:"curve"`         // the distribution of All
 }
 

@@ -50,6 +50,12 @@ func Text(w io.Writer, r *Run, style Style) error {
 		head("Where a push's time goes")
 		e.stages(r)
 	}
+	if f := r.Fairness; f != nil {
+		head("Fairness")
+		for _, line := range f.lines() {
+			e.printf("  %s\n", line)
+		}
+	}
 	head("Processes, measured phase")
 	e.processes(r)
 	if len(r.Agents) > 0 {

@@ -299,12 +299,15 @@ func (s *Swarm) Finish(ctx context.Context, plans []ledger.Plan) (*Report, error
 		var failed error
 		err := t.do(ctx, func() {
 			part.Counted = t.byteCount()
-			part.Ledger, failed = t.book.Report(plans)
+			numbers := t.numbers()
+			if part.Ledger, failed = t.book.Report(plans); failed == nil {
+				part.Ledger.Renumber(func(account int) int { return numbers[account] })
+			}
 			if failed == nil && t.lagging != nil {
 				part.Lagging, failed = t.lagging.Report(plans)
 			}
 			if failed == nil {
-				part.Losses, failed = t.losses(plans)
+				part.Losses, failed = t.losses(plans, numbers)
 			}
 			part.ReadLag.Merge(t.lag)
 			part.ConnectTime.Merge(t.connectTime)

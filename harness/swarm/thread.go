@@ -3,7 +3,6 @@ package swarm
 import (
 	"fmt"
 	"math"
-	"slices"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -347,12 +346,22 @@ func (t *thread) drop(i int, cause Cause, err error) {
 	t.closes.add(cause, t.global(i), err)
 }
 
+// numbers returns the numbers over all threads of the clients of t.book, by their accounts.
+func (t *thread) numbers() []int {
+	numbers := make([]int, 0, len(t.clients))
+	for i, c := range t.clients {
+		if !c.behaviour.lags() {
+			numbers = append(numbers, t.global(i)) // accounts are given in this order
+		}
+	}
+	return numbers
+}
+
 // losses returns the first losses of the thread's well-behaved clients.
-func (t *thread) losses(plans []ledger.Plan) (list []ClientLoss, err error) {
+func (t *thread) losses(plans []ledger.Plan, numbers []int) (list []ClientLoss, err error) {
 	losses, err := t.book.Losses(plans, keptLosses)
 	for _, l := range losses {
-		i := slices.IndexFunc(t.clients, func(c client) bool { return !c.behaviour.lags() && int(c.account) == l.Client })
-		l.Client = t.global(i)
+		l.Client = numbers[l.Client]
 		list = append(list, ClientLoss(l))
 	}
 	return list, err
