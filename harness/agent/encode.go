@@ -128,6 +128,7 @@ func encodeReport(r *swarm.Report, number func(i int) int) (*agentpb.Report, err
 	if p.Snapshot, err = encodeSnapshot(&r.Snapshot); err != nil {
 		return nil, err
 	}
+	r.Ledger.Renumber(number)
 	if p.Ledger, err = r.Ledger.MarshalBinary(); err != nil {
 		return nil, err
 	}

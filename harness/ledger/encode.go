@@ -42,7 +42,7 @@ func DecodeHistogram(b []byte) (*hdrhistogram.Histogram, error) {
 }
 
 // MarshalBinary returns the report for another process, which can Merge it as if it had
-// been made there. It has some bytes a push, and no more for more clients.
+// been made there. It has some bytes a push, and 18 a client.
 func (r *Report) MarshalBinary() ([]byte, error) {
 	out := &ledgerpb.Report{Strays: r.Strays[:]}
 	for i, s := range r.Streams {
@@ -62,6 +62,12 @@ func (r *Report) MarshalBinary() ([]byte, error) {
 			return nil, err
 		}
 		out.Latency = append(out.Latency, b)
+	}
+	before := 0
+	for _, w := range r.waits {
+		out.Waiting = append(out.Waiting, int64(w.client-before))
+		out.FirstHalf, out.SecondHalf = append(out.FirstHalf, uint64(w.halves[0])), append(out.SecondHalf, uint64(w.halves[1]))
+		before = w.client
 	}
 	for _, h := range r.Groups {
 		b, err := EncodeHistogram(h)
@@ -105,6 +111,16 @@ func (r *Report) UnmarshalBinary(b []byte) error {
 			return fmt.Errorf("decode a report: latency of %s: %w", Kind(k), err)
 		}
 		out.Latency[k] = h
+	}
+	if n := len(in.Waiting); n != len(in.FirstHalf) || n != len(in.SecondHalf) {
+		return fmt.Errorf("decode a report: %d clients waited, with %d and %d sums", n, len(in.FirstHalf), len(in.SecondHalf))
+	}
+	client := int64(0)
+	for i, step := range in.Waiting {
+		if client += step; client < 0 || client > math.MaxInt32 {
+			return fmt.Errorf("decode a report: a client has the number %d", client)
+		}
+		out.waits = append(out.waits, clientWait{int(client), [2]wait{wait(in.FirstHalf[i]), wait(in.SecondHalf[i])}})
 	}
 	for g, b := range in.Groups {
 		h, err := decodeFine(b)

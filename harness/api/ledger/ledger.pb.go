@@ -29,8 +29,13 @@ type Report struct {
 	Strays  []int64                `protobuf:"varint,2,rep,packed,name=strays,proto3" json:"strays,omitempty"` // of no stream, by reason
 	// By kind of client: a histogram in HDR's own encoding (V2, compressed, base64), empty
 	// where there is none.
-	Latency       [][]byte `protobuf:"bytes,3,rep,name=latency,proto3" json:"latency,omitempty"`
-	Groups        [][]byte `protobuf:"bytes,4,rep,name=groups,proto3" json:"groups,omitempty"` // by group of streams, all kinds together
+	Latency [][]byte `protobuf:"bytes,3,rep,name=latency,proto3" json:"latency,omitempty"`
+	Groups  [][]byte `protobuf:"bytes,4,rep,name=groups,proto3" json:"groups,omitempty"` // by group of streams, all kinds together
+	// How long each client waited, in the first and the second half of what is measured: its
+	// number, less the one before, and two packed sums.
+	Waiting       []int64  `protobuf:"zigzag64,5,rep,packed,name=waiting,proto3" json:"waiting,omitempty"`
+	FirstHalf     []uint64 `protobuf:"fixed64,6,rep,packed,name=first_half,json=firstHalf,proto3" json:"first_half,omitempty"`
+	SecondHalf    []uint64 `protobuf:"fixed64,7,rep,packed,name=second_half,json=secondHalf,proto3" json:"second_half,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -89,6 +94,27 @@ func (x *Report) GetLatency() [][]byte {
 func (x *Report) GetGroups() [][]byte {
 	if x != nil {
 		return x.Groups
+	}
+	return nil
+}
+
+func (x *Report) GetWaiting() []int64 {
+	if x != nil {
+		return x.Waiting
+	}
+	return nil
+}
+
+func (x *Report) GetFirstHalf() []uint64 {
+	if x != nil {
+		return x.FirstHalf
+	}
+	return nil
+}
+
+func (x *Report) GetSecondHalf() []uint64 {
+	if x != nil {
+		return x.SecondHalf
 	}
 	return nil
 }
@@ -306,12 +332,17 @@ var File_ledger_ledger_proto protoreflect.FileDescriptor
 
 const file_ledger_ledger_proto_rawDesc = "" +
 	"\n" +
-	"\x13ledger/ledger.proto\x12\x0ebarrage.ledger\"\x84\x01\n" +
+	"\x13ledger/ledger.proto\x12\x0ebarrage.ledger\"\xde\x01\n" +
 	"\x06Report\x120\n" +
 	"\astreams\x18\x01 \x03(\v2\x16.barrage.ledger.StreamR\astreams\x12\x16\n" +
 	"\x06strays\x18\x02 \x03(\x03R\x06strays\x12\x18\n" +
 	"\alatency\x18\x03 \x03(\fR\alatency\x12\x16\n" +
-	"\x06groups\x18\x04 \x03(\fR\x06groups\"\x89\x02\n" +
+	"\x06groups\x18\x04 \x03(\fR\x06groups\x12\x18\n" +
+	"\awaiting\x18\x05 \x03(\x12R\awaiting\x12\x1d\n" +
+	"\n" +
+	"first_half\x18\x06 \x03(\x06R\tfirstHalf\x12\x1f\n" +
+	"\vsecond_half\x18\a \x03(\x06R\n" +
+	"secondHalf\"\x89\x02\n" +
 	"\x06Stream\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\rR\x02id\x12\x14\n" +
 	"\x05first\x18\x02 \x01(\rR\x05first\x12\x16\n" +
