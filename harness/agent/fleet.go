@@ -288,22 +288,7 @@ func (f *Fleet) Finish(ctx context.Context, plans []ledger.Plan) (*swarm.Report,
 // merge adds r, the report of an agent, to sum.
 func merge(sum, r *swarm.Report, name string) error {
 	add(&sum.Snapshot, &r.Snapshot, name)
-	sum.ReadLag.Merge(r.ReadLag)
-	sum.ConnectTime.Merge(r.ConnectTime)
-	sum.RejoinTime.Merge(r.RejoinTime)
-	sum.StormTime.Merge(r.StormTime)
-	sum.Counted.Read += r.Counted.Read
-	sum.Counted.Kernel += r.Counted.Kernel
-	sum.Counted.Uncounted += r.Counted.Uncounted
-	sum.Losses = append(sum.Losses, r.Losses...)
-	if r.Lagging != nil {
-		if sum.Lagging == nil {
-			sum.Lagging = r.Lagging
-		} else if err := sum.Lagging.Merge(r.Lagging); err != nil {
-			return err
-		}
-	}
-	return sum.Ledger.Merge(r.Ledger)
+	return sum.Merge(r)
 }
 
 // Members returns what is known of each agent, in the order of their addresses.
@@ -383,20 +368,14 @@ func add(sum, s *swarm.Snapshot, name string) {
 	sum.Threads = append(sum.Threads, s.Threads...)
 }
 
-// keptExamples is how many examples of a cause are kept, of whichever agents come first.
-const keptExamples = 3
-
-// addCauses adds list to sum, which both are in the order of the causes.
+// addCauses adds list, of the agent name, to sum; its examples say so.
 func addCauses(sum, list []swarm.CauseCount, name string) []swarm.CauseCount {
-	for _, c := range list {
-		i, found := slices.BinarySearchFunc(sum, c.Cause, func(e swarm.CauseCount, cause swarm.Cause) int { return int(e.Cause) - int(cause) })
-		if !found {
-			sum = slices.Insert(sum, i, swarm.CauseCount{Cause: c.Cause})
-		}
-		sum[i].Count += c.Count
-		for _, example := range c.Examples[:min(len(c.Examples), keptExamples-len(sum[i].Examples))] {
-			sum[i].Examples = append(sum[i].Examples, "agent "+name+": "+example)
+	named := slices.Clone(list)
+	for i := range named {
+		named[i].Examples = slices.Clone(named[i].Examples)
+		for k := range named[i].Examples {
+			named[i].Examples[k] = "agent " + name + ": " + named[i].Examples[k]
 		}
 	}
-	return sum
+	return swarm.AddCauses(sum, named)
 }

@@ -66,7 +66,7 @@ func (r *Report) Fairness(most int) Fairness {
 	means := make([]ranked, len(r.waits))
 	for i := range r.waits {
 		c := &r.waits[i]
-		means[i] = ranked{of: i, mean: c.mean(), tie: scatter(uint64(c.client))}
+		means[i] = ranked{of: i, mean: c.mean(), tie: Scatter(uint64(c.client))}
 		record(f.Means, int64(means[i].mean))
 	}
 	slices.SortFunc(means, slowestFirst)
@@ -96,8 +96,8 @@ func slowestFirst(a, b ranked) int {
 	return cmp.Or(cmp.Compare(b.mean, a.mean), cmp.Compare(a.tie, b.tie), cmp.Compare(a.of, b.of))
 }
 
-// scatter is a number like a random one, for each n another (splitmix64's finish).
-func scatter(n uint64) uint64 {
+// Scatter returns a number like a random one, for each n another (splitmix64's finish).
+func Scatter(n uint64) uint64 {
 	n += 0x9e3779b97f4a7c15
 	n = (n ^ n>>30) * 0xbf58476d1ce4e5b9
 	n = (n ^ n>>27) * 0x94d049bb133111eb
@@ -113,7 +113,7 @@ func (r *Report) halves() *Halves {
 		}
 		n := len(lists[0])
 		for k, w := range c.halves {
-			tie := scatter(scatter(uint64(c.client)) + uint64(k))
+			tie := Scatter(Scatter(uint64(c.client)) + uint64(k))
 			lists[k] = append(lists[k], ranked{of: n, mean: w.sum() / float64(w.count()), tie: tie})
 		}
 	}

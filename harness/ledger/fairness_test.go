@@ -220,7 +220,7 @@ func TestFairness(t *testing.T) {
 // What several threads found out is, once merged, what one would have.
 func TestFairnessMergesWithoutLoss(t *testing.T) {
 	delay := func(c, push int) time.Duration {
-		return time.Duration(scatter(uint64(c%7*1000+push)) % uint64(time.Second))
+		return time.Duration(Scatter(uint64(c%7*1000+push)) % uint64(time.Second))
 	}
 	whole, parts := unfair(t, 600, 20, 1, delay), unfair(t, 600, 20, 7, delay)
 	a, b := whole.Fairness(600), parts.Fairness(600)

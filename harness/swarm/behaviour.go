@@ -160,7 +160,6 @@ func (t *thread) vanish(i int) {
 	t.freePartial(c)
 	t.move(c, vanished)
 	t.bookOf(c).Leave(int(c.account))
-	t.shared.vanished.Add(1)
 }
 
 // How long a client that could not come back waits until it tries again: at least, and at
@@ -206,21 +205,10 @@ func (t *thread) slowDue(now int64) {
 	t.slow = keep
 }
 
-// roomsDue sends the changes of room that are due: the clients' turns are spread evenly over
-// the period, like those of heartbeats.
-func (t *thread) roomsDue(now int64) {
-	n := len(t.clients)
-	period := t.cfg.Behaviours.RoomChange
-	if period <= 0 || n == 0 || !t.roomsOpen {
-		return
-	}
-	due := int64(float64(now-t.roomsFrom) / float64(period) * float64(n))
-	t.roomTurn = max(t.roomTurn, due-int64(n))
-	for ; t.roomTurn < due; t.roomTurn++ {
-		i := int(t.roomTurn % int64(n))
-		if c := &t.clients[i]; c.state == joined && c.flags&flagChanging == 0 && c.behaviour != Stalled {
-			t.changeRoom(i)
-		}
+// roomTurn is client i's turn to change rooms.
+func (t *thread) roomTurn(i int) {
+	if c := &t.clients[i]; c.state == joined && c.flags&flagChanging == 0 && c.behaviour != Stalled {
+		t.changeRoom(i)
 	}
 }
 

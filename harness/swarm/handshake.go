@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"barrage/harness/ledger"
 	"barrage/server/wire"
 )
 
@@ -24,17 +25,9 @@ const wsGUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 // so that it need not be kept until the answer is there.
 func wsKey(seed uint64, client int) string {
 	var b [16]byte
-	binary.BigEndian.PutUint64(b[:8], mix(seed+uint64(client)))
-	binary.BigEndian.PutUint64(b[8:], mix(seed^uint64(client)<<32))
+	binary.BigEndian.PutUint64(b[:8], ledger.Scatter(seed+uint64(client)))
+	binary.BigEndian.PutUint64(b[8:], ledger.Scatter(seed^uint64(client)<<32))
 	return base64.StdEncoding.EncodeToString(b[:])
-}
-
-// mix is the finalizer of splitmix64.
-func mix(x uint64) uint64 {
-	x += 0x9E3779B97F4A7C15
-	x = (x ^ x>>30) * 0xBF58476D1CE4E5B9
-	x = (x ^ x>>27) * 0x94D049BB133111EB
-	return x ^ x>>31
 }
 
 // wsAccept returns the Sec-WebSocket-Accept that answers key (RFC 6455 section 4.2.2).

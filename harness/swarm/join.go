@@ -40,7 +40,6 @@ func (t *thread) connectDue(now int64) {
 	t.credit = min(t.credit+rate*float64(now-t.lastCredit)/1e9, max(1, rate*0.02))
 	t.lastCredit = now
 	for ; t.credit >= 1 && t.connectWaits(); t.credit-- {
-		t.shared.waiting.Add(-1)
 		t.connect(t.nextClient, now)
 		t.nextClient++
 	}
@@ -219,19 +218,18 @@ func (t *thread) join(i int) {
 		home = t.cfg.Client(t.global(i)).Home
 	}
 	t.bookOf(c).Join(int(c.account), home)
-	switch {
-	case c.flags&flagBack == 0:
+	if c.flags&flagBack == 0 {
 		c.flags |= flagBack
 		_ = t.connectTime.RecordValue(min(took, ledger.LatencyHighest))
 		t.shared.connected.Add(-1)
 		t.shared.joined.Add(1)
 		t.checkSettled()
-	case c.flags&flagStorm != 0:
-		t.backFromStorm(c, took, now)
-		t.shared.away.Add(-1)
-		t.shared.rejoined.Add(1)
-	default:
-		_ = t.rejoinTime.RecordValue(min(took, ledger.LatencyHighest))
+	} else {
+		if c.flags&flagStorm != 0 {
+			t.backFromStorm(c, took, now)
+		} else {
+			_ = t.rejoinTime.RecordValue(min(took, ledger.LatencyHighest))
+		}
 		t.shared.away.Add(-1)
 		t.shared.rejoined.Add(1)
 	}

@@ -1,6 +1,7 @@
 package swarm
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"sync"
@@ -48,6 +49,7 @@ type CauseCount struct {
 	Examples []string
 }
 
+// keptExamples is how many examples of a cause are kept, the first ones.
 const keptExamples = 3
 
 // causeCounters counts causes. The counts may be read at any time; mu guards the examples.
@@ -86,27 +88,19 @@ func (c *causeCounters) total() (n int64) {
 	return n
 }
 
-// causeSums adds up lists of causes, such as those of several threads.
-type causeSums map[Cause]CauseCount
-
-func (s causeSums) add(list []CauseCount) {
+// AddCauses returns sum with list added, such as that of another thread. Both are in the order
+// of the causes; of the examples of a cause the first three stay.
+func AddCauses(sum, list []CauseCount) []CauseCount {
 	for _, c := range list {
-		sum := s[c.Cause]
-		sum.Cause = c.Cause
-		sum.Count += c.Count
-		sum.Examples = append(sum.Examples, c.Examples[:min(len(c.Examples), keptExamples-len(sum.Examples))]...)
-		s[c.Cause] = sum
-	}
-}
-
-func (s causeSums) list() []CauseCount {
-	var out []CauseCount
-	for c := range causes {
-		if sum, ok := s[c]; ok {
-			out = append(out, sum)
+		i, found := slices.BinarySearchFunc(sum, c.Cause, func(e CauseCount, cause Cause) int { return cmp.Compare(e.Cause, cause) })
+		if !found {
+			sum = slices.Insert(sum, i, CauseCount{Cause: c.Cause})
 		}
+		into := &sum[i]
+		into.Count += c.Count
+		into.Examples = append(into.Examples, c.Examples[:min(len(c.Examples), keptExamples-len(into.Examples))]...)
 	}
-	return out
+	return sum
 }
 
 // Progress is how many clients are where. Waiting + Connecting + Connected + Joined +
@@ -224,8 +218,8 @@ func newReport() *Report {
 	}
 }
 
-// merge adds what o has, but for its snapshot.
-func (r *Report) merge(o *Report) error {
+// Merge adds what o has, a report over the same streams, but for its Snapshot.
+func (r *Report) Merge(o *Report) error {
 	r.ReadLag.Merge(o.ReadLag)
 	r.ConnectTime.Merge(o.ConnectTime)
 	r.RejoinTime.Merge(o.RejoinTime)

@@ -43,18 +43,24 @@ func (nothing) Error() string   { return "nothing to read now" }
 func (nothing) Timeout() bool   { return true }
 func (nothing) Temporary() bool { return true }
 
+// tlsFor returns what the clients of the target host (host:port) open TLS with: one for all of
+// them, since each connection keeps it.
+func (c *Config) tlsFor(host string) *tls.Config {
+	if c.TLS == nil || c.TLS.ServerName != "" || c.TLS.InsecureSkipVerify {
+		return c.TLS
+	}
+	own := c.TLS.Clone()
+	// A target was resolved, so it has a host.
+	own.ServerName, _, _ = net.SplitHostPort(host)
+	return own
+}
+
 // startTLS begins the handshake of client i, whose end comes as a command of the thread.
 func (t *thread) startTLS(i int) {
 	c := &t.clients[i]
 	l := &link{thread: t, client: i, fd: c.fd}
 	l.more.L = &l.mu
-	cfg := t.cfg.TLS
-	if cfg.ServerName == "" && !cfg.InsecureSkipVerify {
-		cfg = cfg.Clone()
-		// A target was resolved, so it has a host.
-		cfg.ServerName, _, _ = net.SplitHostPort(t.addrs.targets[c.kind][c.target].host)
-	}
-	l.conn = tls.Client(l, cfg)
+	l.conn = tls.Client(l, t.addrs.targets[c.kind][c.target].tls)
 	t.links[int32(i)] = l
 	t.move(c, securing)
 	go func() {
@@ -126,30 +132,18 @@ func (l *link) Write(b []byte) (int, error) {
 	inside := l.inside
 	l.mu.Unlock()
 	if inside {
-		return l.send(b)
+		return send(l.fd, b)
 	}
 	b = bytes.Clone(b)
 	l.thread.post(func() {
 		if l.thread.links[int32(l.client)] != l {
 			return
 		}
-		if _, err := l.send(b); err != nil {
+		if _, err := send(l.fd, b); err != nil {
 			l.thread.drop(l.client, WriteFailed, err)
 		}
 	})
 	return len(b), nil
-}
-
-// send sends all of b. What a socket takes in part can't be taken back, so that is an error.
-func (l *link) send(b []byte) (int, error) {
-	n, errno := send(l.fd, b)
-	switch {
-	case errno != 0:
-		return 0, fmt.Errorf("send: %w", errno)
-	case n < len(b):
-		return n, fmt.Errorf("send took %d of %d bytes", n, len(b))
-	}
-	return n, nil
 }
 
 // Close ends a handshake that still runs.

@@ -135,7 +135,6 @@ func (s *Swarm) makeThreads(cfg Config) error {
 		ofKind[c.Kind]++
 	}
 	for _, t := range s.threads {
-		t.shared.waiting.Store(int64(len(t.clients)))
 		for i := range t.clients {
 			t.shared.where[t.clients[i].kind][waiting].Add(1)
 		}
@@ -186,11 +185,9 @@ func (s *Swarm) Connect(ctx context.Context) error {
 func (s *Swarm) Snapshot() Snapshot {
 	out := Snapshot{Latency: ledger.NewLiveHistogram(), AllLatency: ledger.NewLiveHistogram()}
 	var where [ledger.Kinds][states]int64
-	failures, closes, laggingCloses, retries := make(causeSums), make(causeSums), make(causeSums), make(causeSums)
 	for _, t := range s.threads {
 		sh := &t.shared
 		out.Clients += int64(len(t.clients))
-		out.Waiting += sh.waiting.Load()
 		out.Connecting += sh.connecting.Load()
 		out.Connected += sh.connected.Load()
 		out.Joined += sh.joined.Load()
@@ -198,12 +195,11 @@ func (s *Swarm) Snapshot() Snapshot {
 		out.ClosedEarly += t.closes.total()
 		out.LaggingClosed += t.laggingCloses.total()
 		out.Away += sh.away.Load()
-		out.Vanished += sh.vanished.Load()
 		out.Rejoined += sh.rejoined.Load()
-		failures.add(t.failures.list())
-		closes.add(t.closes.list())
-		laggingCloses.add(t.laggingCloses.list())
-		retries.add(t.retries.list())
+		out.Failures = AddCauses(out.Failures, t.failures.list())
+		out.Closes = AddCauses(out.Closes, t.closes.list())
+		out.LaggingCloses = AddCauses(out.LaggingCloses, t.laggingCloses.list())
+		out.Retries = AddCauses(out.Retries, t.retries.list())
 		out.RoomChanges += sh.roomChanges.Load()
 		out.Accepted += sh.accepted.Load()
 		out.Frames += sh.frames.Load()
@@ -229,8 +225,9 @@ func (s *Swarm) Snapshot() Snapshot {
 			ReadLag: time.Duration(sh.lag.Load()),
 		})
 	}
-	out.Failures, out.Closes, out.LaggingCloses, out.Retries = failures.list(), closes.list(), laggingCloses.list(), retries.list()
 	for kind := range where {
+		out.Waiting += where[kind][waiting]
+		out.Vanished += where[kind][vanished]
 		for s, n := range where[kind] {
 			out.Where = append(out.Where, ClientCount{Kind: ledger.Kind(kind), State: state(s).String(), Count: n})
 		}
@@ -318,7 +315,7 @@ func (s *Swarm) Finish(ctx context.Context, plans []ledger.Plan) (*Report, error
 		if err = errors.Join(err, failed); err != nil {
 			return nil, fmt.Errorf("report of swarm thread %d: %w", t.number, err)
 		}
-		if err := r.merge(part); err != nil {
+		if err := r.Merge(part); err != nil {
 			return nil, err
 		}
 	}
@@ -331,7 +328,10 @@ func (s *Swarm) Finish(ctx context.Context, plans []ledger.Plan) (*Report, error
 func (s *Swarm) ChangeRooms(ctx context.Context, on bool) error {
 	for _, t := range s.threads {
 		err := t.do(ctx, func() {
-			t.roomsOpen, t.roomsFrom, t.roomTurn = on, ledger.Now(), 0
+			t.rooms = rota{}
+			if on {
+				t.rooms = rota{period: t.cfg.Behaviours.RoomChange, from: ledger.Now()}
+			}
 		})
 		if err != nil {
 			return fmt.Errorf("let clients change rooms: %w", err)

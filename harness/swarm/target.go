@@ -1,6 +1,7 @@
 package swarm
 
 import (
+	"crypto/tls"
 	"fmt"
 	"net"
 	"net/netip"
@@ -12,7 +13,8 @@ import (
 
 // A target is one address of a comet.
 type target struct {
-	host string // as given, for the Host header
+	host string      // as given, for the Host header
+	tls  *tls.Config // of a kind inside TLS
 	endpoint
 }
 
@@ -34,7 +36,7 @@ func (a addresses) clone() addresses {
 	var c addresses
 	for kind, list := range a.targets {
 		for _, t := range list {
-			c.targets[kind] = append(c.targets[kind], target{host: t.host, endpoint: t.endpoint.clone()})
+			c.targets[kind] = append(c.targets[kind], target{host: t.host, tls: t.tls, endpoint: t.endpoint.clone()})
 		}
 	}
 	for _, l := range a.locals {
@@ -66,7 +68,11 @@ func resolve(cfg Config) (addresses, error) {
 			}
 			addr := resolved.AddrPort()
 			loopback = loopback && addr.Addr().Unmap().IsLoopback() && addr.Addr().Unmap().Is4()
-			a.targets[kind] = append(a.targets[kind], target{host: hostport, endpoint: newEndpoint(addr)})
+			to := target{host: hostport, endpoint: newEndpoint(addr)}
+			if ledger.Kind(kind).TLS() {
+				to.tls = cfg.tlsFor(hostport)
+			}
+			a.targets[kind] = append(a.targets[kind], to)
 		}
 	}
 	locals := cfg.LocalAddrs

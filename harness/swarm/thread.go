@@ -1,6 +1,7 @@
 package swarm
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"sync/atomic"
@@ -63,12 +64,11 @@ type thread struct {
 	book    *ledger.Book
 	lagging *ledger.Book // of the slow and stalled clients; nil where there are none
 
-	agenda    agenda
-	slow      []slowReader
-	lastSlow  int64 // when the slow clients read last
-	roomsOpen bool  // clients change rooms
-	roomsFrom int64 // since when
-	roomTurn  int64 // changes of room due since then, made or not
+	agenda   agenda
+	slow     []slowReader
+	lastSlow int64 // when the slow clients read last
+	beats    rota  // of the heartbeats
+	rooms    rota  // of the changes of room
 
 	links     map[int32]*link // of the clients inside TLS that are connected
 	sealedBuf []byte          // shared by all reads of such clients; buf has what was decrypted
@@ -91,13 +91,11 @@ type thread struct {
 	lastCredit  int64   // when credit was last added to
 	opened      int64   // when clients were allowed to connect
 	lastScan    int64   // when pending was last looked at for timeouts
-	beat        int64   // heartbeats due so far, sent or not
 	heartbeat   []byte  // the frame
 
-	started     int64 // when the loop began; unix nanoseconds, like all times here
 	waited      int64 // nanoseconds in epoll_wait since lastSecond
 	lagMost     int64 // the longest read lag since lastSecond
-	lastSecond  int64
+	lastSecond  int64 // when it began; unix nanoseconds, like all times here
 	lag         *hdrhistogram.Histogram
 	connectTime *hdrhistogram.Histogram
 	rejoinTime  *hdrhistogram.Histogram
@@ -129,9 +127,9 @@ type tally struct {
 
 // shared is what any goroutine may read.
 type shared struct {
-	waiting, connecting, connected, joined                                atomic.Int64
+	connecting, connected, joined                                         atomic.Int64
 	accepted, frames, pushes, control, bytes, reads, heartbeats, heldBack atomic.Int64
-	away, vanished, rejoined, roomChanges, stormBack, stormLast           atomic.Int64
+	away, rejoined, roomChanges, stormBack, stormLast                     atomic.Int64
 	busy, starved                                                         atomic.Uint64 // bits of a float64
 	cpu, lag                                                              atomic.Int64  // nanoseconds
 	duplicate, reordered, missing                                         atomic.Int64
@@ -163,13 +161,13 @@ func (t *thread) loop() error {
 	if err := unix.EpollCtl(t.epfd, unix.EPOLL_CTL_ADD, t.wakeFD, &wake); err != nil {
 		return fmt.Errorf("swarm: watch the wakeup: %w", err)
 	}
-	t.started = ledger.Now()
-	t.lastSecond, t.lastCredit, t.lastScan, t.lastSlow = t.started, t.started, t.started, t.started
+	now := ledger.Now()
+	t.lastSecond, t.lastCredit, t.lastScan, t.lastSlow = now, now, now, now
+	t.beats = rota{period: t.cfg.Heartbeat, from: now}
 	t.checkSettled()
 	t.queue = openRunQueue()
 	defer t.queue.close()
 	defer t.closeAll()
-	now := t.started
 	for !t.stopping.Load() {
 		n, err := unix.EpollWait(t.epfd, t.events, t.timeout(now))
 		if err != nil && err != unix.EINTR {
@@ -187,10 +185,10 @@ func (t *thread) loop() error {
 		}
 		t.turns(now)
 		t.slowDue(now)
-		t.roomsDue(now)
+		t.rooms.due(now, len(t.clients), t.roomTurn)
 		t.connectDue(now)
 		t.expire(now)
-		t.beatDue(now)
+		t.beats.due(now, len(t.clients), t.beat)
 		t.publish(now)
 		if n > 0 && n < fewEvents && t.cfg.Gather > 0 {
 			rest := unix.NsecToTimespec(int64(t.cfg.Gather))
@@ -229,17 +227,12 @@ func (t *thread) timeout(now int64) int {
 	if t.connectWaits() {
 		due = min(due, now+ms)
 	}
-	if t.cfg.Heartbeat > 0 && len(t.clients) > 0 {
-		due = min(due, t.started+int64(float64(t.beat+1)*float64(t.cfg.Heartbeat)/float64(len(t.clients))))
-	}
+	due = min(due, t.beats.next(len(t.clients)), t.rooms.next(len(t.clients)))
 	if len(t.agenda) > 0 {
 		due = min(due, t.agenda[0].at)
 	}
 	if len(t.slow) > 0 {
 		due = min(due, t.lastSlow+slowPeriod)
-	}
-	if period := t.cfg.Behaviours.RoomChange; t.roomsOpen && period > 0 && len(t.clients) > 0 {
-		due = min(due, t.roomsFrom+int64(float64(t.roomTurn+1)*float64(period)/float64(len(t.clients))))
 	}
 	return int(max(0, (due-now+ms-1)/ms))
 }
@@ -280,22 +273,39 @@ func (t *thread) commands() {
 	}
 }
 
-// beatDue sends the heartbeats that are due: the clients' turns are spread evenly over the
-// period, so that none needs a timer.
-func (t *thread) beatDue(now int64) {
-	n := len(t.clients)
-	if t.cfg.Heartbeat < 0 || n == 0 {
+// A rota gives each client a turn once a period, spread evenly over it, so that none needs a
+// timer. The zero rota gives none.
+type rota struct {
+	period time.Duration // no turns unless it is positive
+	from   int64         // when the first period begins
+	turns  int64         // given so far, or missed
+}
+
+// due gives the turns of n clients that are due.
+func (r *rota) due(now int64, n int, turn func(client int)) {
+	if r.period <= 0 || n == 0 {
 		return
 	}
-	due := int64(float64(now-t.started) / float64(t.cfg.Heartbeat) * float64(n))
+	due := int64(float64(now-r.from) / float64(r.period) * float64(n))
 	// After a stall of more than a period, once a client is enough.
-	t.beat = max(t.beat, due-int64(n))
-	for ; t.beat < due; t.beat++ {
-		if i := int(t.beat % int64(n)); t.clients[i].state == joined && !t.cfg.Raw {
-			if t.send(i, wsBinary, t.heartbeat) {
-				t.tally.heartbeats++
-			}
-		}
+	r.turns = max(r.turns, due-int64(n))
+	for ; r.turns < due; r.turns++ {
+		turn(int(r.turns % int64(n)))
+	}
+}
+
+// next returns when the next turn of n clients is due.
+func (r *rota) next(n int) int64 {
+	if r.period <= 0 || n == 0 {
+		return math.MaxInt64
+	}
+	return r.from + int64(float64(r.turns+1)*float64(r.period)/float64(n))
+}
+
+// beat is client i's turn to send a heartbeat.
+func (t *thread) beat(i int) {
+	if t.clients[i].state == joined && !t.cfg.Raw && t.send(i, wsBinary, t.heartbeat) {
+		t.tally.heartbeats++
 	}
 }
 
@@ -304,7 +314,7 @@ func (t *thread) beatDue(now int64) {
 // since what follows would be read as the rest.
 func (t *thread) send(i int, opcode byte, payload []byte) bool {
 	c := &t.clients[i]
-	t.random = mix(t.random)
+	t.random = ledger.Scatter(t.random)
 	t.out = appendClient(t.out[:0], c.kind.WebSocket(), opcode, payload, uint32(t.random))
 	return t.write(i, t.out)
 }
@@ -313,16 +323,11 @@ func (t *thread) write(i int, b []byte) bool {
 	if t.clients[i].kind.TLS() {
 		return t.encrypt(i, b)
 	}
-	n, errno := send(t.clients[i].fd, b)
-	switch {
-	case errno == unix.EAGAIN:
+	switch _, err := send(t.clients[i].fd, b); {
+	case errors.Is(err, unix.EAGAIN):
 		t.tally.heldBack++
-		return true
-	case errno != 0:
-		t.drop(i, WriteFailed, fmt.Errorf("send: %w", errno))
-		return false
-	case n < len(b):
-		t.drop(i, WriteFailed, fmt.Errorf("send took %d of %d bytes", n, len(b)))
+	case err != nil:
+		t.drop(i, WriteFailed, err)
 		return false
 	}
 	return true
@@ -419,9 +424,17 @@ func (t *thread) publish(now int64) {
 	}
 }
 
-// send is send(2) on a non-blocking socket, without telling the scheduler: it doesn't sleep.
-func send(fd int32, b []byte) (int, unix.Errno) {
-	n, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)),
+// send sends all of b by send(2) on a non-blocking socket, without telling the scheduler: it
+// doesn't sleep. What a socket takes in part can't be taken back, so that is an error.
+func send(fd int32, b []byte) (int, error) {
+	taken, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)),
 		unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
-	return int(n), errno
+	switch n := int(taken); {
+	case errno != 0:
+		return 0, fmt.Errorf("send: %w", errno)
+	case n < len(b):
+		return n, fmt.Errorf("send took %d of %d bytes", n, len(b))
+	default:
+		return n, nil
+	}
 }
