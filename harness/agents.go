@@ -36,7 +36,8 @@ func targetsOf(c *cluster.Cluster) swarm.Targets {
 }
 
 // swarmConfig describes the part of a layout's clients whose numbers are part modulo parts.
-// They connect from sources, where there are any; those inside TLS trust what is in trusts, or, where it is nil, what the system does.
+// They connect from sources, where there are any; those inside TLS trust what is in trusts,
+// or, where it is nil, what the system does.
 func swarmConfig(l *layout, targets swarm.Targets, trusts *x509.CertPool, sources []netip.Addr, part, parts int) swarm.Config {
 	c := &l.scenario.Clients
 	share := func(rate float64) int { return max(1, int(rate/float64(parts)+0.5)) }
@@ -50,7 +51,7 @@ func swarmConfig(l *layout, targets swarm.Targets, trusts *x509.CertPool, source
 			HalfOpenLives: c.HalfOpen.Lives, RoomChange: c.Rooms.Change,
 		},
 	}
-	if l.crowd.of(ledger.TCPTLS)+l.crowd.of(ledger.WSS) > 0 {
+	if l.crowd.secure() {
 		cfg.TLS = &tls.Config{RootCAs: trusts}
 	}
 	return cfg

@@ -52,7 +52,7 @@ func agentWork(j agent.Job, sources []netip.Addr, m machine) (agent.Work, error)
 		}
 	}
 	w := agent.Work{Swarm: swarmConfig(l, j.Targets, trusts, sources, j.Part, j.Parts)}
-	perClient := float64(agentMemoryPerClient) + (s.Clients.Transport.TCPTLS+s.Clients.Transport.WSS)*memoryOfTLS/2
+	perClient := float64(agentMemoryPerClient) + s.Clients.Transport.Secure()*memoryOfTLS/2
 	if need := int64(float64(w.Swarm.Clients) * perClient); m.available > 0 && m.available < need {
 		return agent.Work{}, fmt.Errorf("%d clients need about %d MiB of memory, %d MiB are available: end other programs there, or spread the clients over more agents",
 			w.Swarm.Clients, need>>20, m.available>>20)

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -30,7 +29,7 @@ type CapacityResult struct {
 // the search; what had been found until then is written, and returned with ErrInterrupted.
 func Capacity(ctx context.Context, opt Options) (*CapacityResult, error) {
 	s := opt.Scenario
-	dir, err := makeSeriesDir(opt.Results, s.Name)
+	dir, err := makeDir(opt.Results, s.Name, time.Now())
 	if err != nil {
 		return nil, err
 	}
@@ -38,10 +37,7 @@ func Capacity(ctx context.Context, opt Options) (*CapacityResult, error) {
 	var first *report.Run
 	try := func(ctx context.Context, rate float64) (capacity.Trial, error) {
 		one := opt
-		one.NoCeiling = true
-		if first != nil {
-			one.First, one.FirstAgents = &first.Environment, first.Agents
-		}
+		one.First, one.NoCeiling = first, true
 		one.Dir = filepath.Join(dir, strconv.Itoa(len(out.Runs)+1))
 		one.Overrides = append(opt.Overrides[:len(opt.Overrides):len(opt.Overrides)],
 			fmt.Sprintf("pushes.%d.rate=%s/s", s.Capacity.Push, strconv.FormatFloat(rate, 'g', -1, 64)))
@@ -63,7 +59,7 @@ func Capacity(ctx context.Context, opt Options) (*CapacityResult, error) {
 			return capacity.Trial{}, ErrInterrupted
 		}
 		out.Runs = append(out.Runs, result.Run)
-		return trial(result), nil
+		return trial(result.Run), nil
 	}
 	c := s.Capacity
 	found, searchErr := capacity.Search(ctx, capacity.Config{From: c.From, To: c.To, Precision: c.Precision, Confirm: c.Confirm, Most: c.Trials, Try: try})
@@ -81,9 +77,9 @@ func Capacity(ctx context.Context, opt Options) (*CapacityResult, error) {
 }
 
 // trial says what a run means to the search.
-func trial(r *Result) capacity.Trial {
-	t := capacity.Trial{Dir: r.Dir}
-	v := &r.Run.Verdict
+func trial(r *report.Run) capacity.Trial {
+	var t capacity.Trial
+	v := &r.Verdict
 	switch v.Status {
 	case report.Good:
 		return t
@@ -93,19 +89,6 @@ func trial(r *Result) capacity.Trial {
 		t.Outcome, t.Reason = capacity.Broke, strings.Join(v.Reasons[:min(1, len(v.Reasons))], "")
 	}
 	return t
-}
-
-// makeSeriesDir makes a folder for several runs.
-func makeSeriesDir(results, name string) (string, error) {
-	dir, err := makeResultDir(results, name, time.Now())
-	if err != nil {
-		return "", err
-	}
-	// The folder of logs that a single run has.
-	if err := os.Remove(filepath.Join(dir, logsFolder)); err != nil {
-		return "", fmt.Errorf("make a folder for the results: %w", err)
-	}
-	return dir, nil
 }
 
 // capacityFile is capacity.json: the bracket, and the trials that it stands on.

@@ -104,8 +104,7 @@ const (
 // memoryNeeded returns what a run of s takes, in bytes.
 func memoryNeeded(s *scenario.Scenario) int64 {
 	n := float64(s.Clients.Count)
-	t := s.Clients.Transport
-	return memoryBeside + int64(n*memoryPerClient) + int64(n*(t.TCPTLS+t.WSS)*memoryOfTLS)
+	return memoryBeside + int64(n*memoryPerClient) + int64(n*s.Clients.Transport.Secure()*memoryOfTLS)
 }
 
 // fitTarget says what a scenario asks of a cluster that isn't there.

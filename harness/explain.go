@@ -62,7 +62,7 @@ func Explain(w io.Writer, s *scenario.Scenario, withCeiling bool) error {
 	fmt.Fprintf(&b, "Then it waits for what is under way, up to %v.\n", s.Phases.Drain)
 	if withCeiling {
 		plain := ""
-		if l.crowd.of(ledger.TCPTLS)+l.crowd.of(ledger.WSS) > 0 {
+		if l.crowd.secure() {
 			plain = ", without TLS,"
 		}
 		fmt.Fprintf(&b, "At the end a plain send loop over as many sockets%s measures what the kernel allows, for about %v.\n",
@@ -233,16 +233,16 @@ func (l *layout) deliveries() []int64 {
 	receivers := make(map[string]int64)
 	var key []byte
 	for i := range l.scenario.Clients.Count {
-		if b := l.crowd.behaviour(i); b == swarm.SlowReader || b == swarm.Stalled {
+		if l.crowd.behaviour(i).Lags() {
 			continue
 		}
-		key = l.position(key[:0], i, l.room(i))
+		key = l.position(key[:0], i, l.crowd.room(i))
 		receivers[string(key)]++
 	}
 	out := make([]int64, len(l.scenario.Pushes))
 	for position, clients := range receivers {
 		for _, id := range l.receivers[position].IDs() {
-			out[l.line[id]] += clients * pushes[id]
+			out[l.pushes[id].Line] += clients * pushes[id]
 		}
 	}
 	return out

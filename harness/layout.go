@@ -20,8 +20,7 @@ import (
 type layout struct {
 	scenario *scenario.Scenario
 	streams  *ledger.Streams
-	pushes   []pusher.Stream
-	line     []int // by stream id: the scenario's line
+	pushes   []pusher.Stream // by stream id
 
 	crowd crowd
 	// receivers is which streams a client receives, by its position (see position), and
@@ -71,7 +70,6 @@ func newLayout(s *scenario.Scenario) (*layout, error) {
 				}
 				lane++
 				l.pushes = append(l.pushes, stream)
-				l.line = append(l.line, i)
 				list = append(list, ledger.Stream{ID: stream.ID, Pushes: stream.Pushes, WarmUp: stream.WarmUp, Group: uint8(i)})
 				ids[i][target] = append(ids[i][target], stream.ID)
 			}
@@ -106,7 +104,7 @@ func (l *layout) subscribe(ids [][][]uint16) error {
 	}
 	var key []byte
 	for i := range l.scenario.Clients.Count {
-		room := l.room(i)
+		room := l.crowd.room(i)
 		key = l.position(key[:0], i, room)
 		home, err := at(key)
 		if err != nil {
@@ -129,14 +127,6 @@ func (l *layout) subscribe(ids [][][]uint16) error {
 		}
 	}
 	return nil
-}
-
-// room returns the room that client i is in at first, 0 where there are none.
-func (l *layout) room(i int) int {
-	if l.scenario.Clients.Rooms.Count == 0 {
-		return 0
-	}
-	return l.crowd.room(i)
 }
 
 // newLines returns, for each line of pushes, whom they are for in turn.
@@ -214,7 +204,7 @@ func memberID(n int) int64   { return int64(n) + 1 }
 func (l *layout) client(i int) swarm.Client {
 	c := &l.scenario.Clients
 	var buf [128]byte
-	room := l.room(i)
+	room := l.crowd.room(i)
 	key := l.position(buf[:0], i, room)
 	client := swarm.Client{
 		Kind: l.crowd.kind(i), Behaviour: l.crowd.behaviour(i), Key: clientKey(i % c.Keys), Accepts: c.Accepts,

@@ -53,7 +53,7 @@ func TestLayoutAgreesWithItsRequests(t *testing.T) {
 		}
 		for _, p := range l.pushes {
 			path := p.Target.Path()
-			kind := l.scenario.Pushes[l.line[p.ID]].Kind
+			kind := l.scenario.Pushes[p.Line].Kind
 			want := false
 			switch kind {
 			case pusher.KindRoom:
@@ -101,7 +101,7 @@ func TestLayoutSchedule(t *testing.T) {
 			at := map[time.Duration]int{}
 			streams := 0
 			for _, st := range l.pushes {
-				if l.line[st.ID] != line || st.WarmUp != warmUp {
+				if st.Line != line || st.WarmUp != warmUp {
 					continue
 				}
 				streams++

@@ -71,7 +71,7 @@ func planned(opt *Options) []live.Phase {
 		list[0] = live.Phase{Name: live.Target}
 	}
 	list = append(list,
-		live.Phase{Name: live.Connect, Length: time.Duration(float64(s.Clients.Count) / s.Clients.Connect.Rate * float64(time.Second)), About: true},
+		live.Phase{Name: live.Connect, Length: s.Clients.Connect.Takes(s.Clients.Count), About: true},
 		live.Phase{Name: live.WarmUp, Length: s.Phases.Warmup},
 		live.Phase{Name: live.Measure, Length: s.Phases.Measure},
 		live.Phase{Name: live.Drain, Length: s.Phases.Drain, AtMost: true},
@@ -163,8 +163,8 @@ func (r *run) sweeps() *report.Sweeps {
 		m.Add(one)
 	}
 	return &report.Sweeps{
-		Sweeps: int64(m.Sum("barrage_comet_sweep_seconds_count")), Frames: int64(m.Sum("barrage_comet_frames_sent_total")),
-		Writes: int64(m.Sum("barrage_comet_writes_total")),
+		Sweeps: int64(m.Sum("barrage_comet_sweep_seconds_count")), Frames: int64(m.Sum(metricFrames)),
+		Writes: int64(m.Sum(metricWrites)),
 	}
 }
 

@@ -52,10 +52,7 @@ func (r *run) report() *report.Run {
 	out.Ceiling = r.ceilingFigures(out)
 	out.Disturbance = r.disturbance(out)
 	out.Verdict = verdict(out, s)
-	if change := changedSince(r.opt.First, &out.Environment); change != "" {
-		out.Verdict.Invalidate(change)
-	}
-	if change := agentChanged(r.opt.FirstAgents, out.Agents); change != "" {
+	for _, change := range changesSince(r.opt.First, out) {
 		out.Verdict.Invalidate(change)
 	}
 	if r.stopErr != nil {
@@ -143,13 +140,13 @@ func (r *run) pushes() report.Pushes {
 	for i, p := range r.opt.Scenario.Pushes {
 		var sent pusher.Counts
 		for _, s := range r.sent.Streams {
-			if !s.WarmUp && r.layout.line[s.ID] == i {
+			if !s.WarmUp && s.Line == i {
 				sent.Add(s.Counts)
 			}
 		}
 		var arrived ledger.Counts
 		for _, s := range r.received.Ledger.Streams {
-			if !s.WarmUp && r.layout.line[s.ID] == i {
+			if !s.WarmUp && r.layout.pushes[s.ID].Line == i {
 				arrived.Add(s.Counts)
 			}
 		}
@@ -209,7 +206,7 @@ func (r *run) deliveries() report.Deliveries {
 		Measured: counts(measured), WarmUp: counts(warmUp),
 		Seconds: took, PerSecond: ratio(float64(measured.Delivered), took), Drained: r.drained, DrainTime: drain,
 		Bytes: r.received.Counted.Read, KernelBytes: r.received.Counted.Kernel, KernelUncounted: r.received.Counted.Uncounted,
-		CometBytes: int64(r.end.comet().Sum("barrage_comet_written_bytes_total")), CometFrames: r.cometFrames,
+		CometBytes: int64(r.end.comet().Sum(metricWrittenBytes)), CometFrames: r.cometFrames,
 		LedgerFrames: total.Delivered + total.Duplicate + total.Unknown + total.Leftover + total.Unexpected.Total(),
 	}
 }
@@ -218,7 +215,7 @@ func (r *run) deliveries() report.Deliveries {
 func (r *run) losses() []string {
 	list := []string{}
 	for _, l := range r.received.Losses {
-		c, line := r.layout.client(l.Client), r.layout.scenario.Pushes[r.layout.line[l.Stream]]
+		c, line := r.layout.client(l.Client), r.layout.scenario.Pushes[r.layout.pushes[l.Stream].Line]
 		list = append(list, fmt.Sprintf("client %d (%s, %s, room %q): pushes %d to %d of stream %d (%s)", l.Client, c.Kind, c.Behaviour, c.Room, l.From, l.To-1, l.Stream, line.Name))
 	}
 	return list
@@ -351,8 +348,8 @@ func (r *run) comet(out *report.Run) report.Comet {
 		c.RSSBytesPerConnection = ratio(r.connected.rss-r.idle.rss, clients)
 	}
 	c.Frames = int64(d.Sum(metricFrames))
-	c.Writes = int64(d.Sum("barrage_comet_writes_total"))
-	c.WrittenBytes = int64(d.Sum("barrage_comet_written_bytes_total"))
+	c.Writes = int64(d.Sum(metricWrites))
+	c.WrittenBytes = int64(d.Sum(metricWrittenBytes))
 	c.EAGAIN = int64(d.Sum("barrage_comet_send_eagain_total"))
 	for reason, n := range d.By("barrage_comet_frames_skipped_total") {
 		c.Skipped[reason] = int64(n)

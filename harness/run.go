@@ -38,13 +38,11 @@ type Options struct {
 	Results   string   // folder that gets <scenario>/<UTC time>/
 	Dir       string   // folder for this run, instead of one of Results
 	Commit    string   // of the binary under test, for the report
-	// First is the environment of the series' first run, which must not change; nil for a
-	// run that is alone.
-	First *report.Environment
-	// FirstAgents are the agents of the same run.
-	FirstAgents []report.Agent
-	Command     []string // that the run was asked for with
-	NoCeiling   bool     // leave the ceiling out
+	// First is the series' first run, whose environment and agents' must not change; nil for
+	// a run that is alone.
+	First     *report.Run
+	Command   []string // that the run was asked for with
+	NoCeiling bool     // leave the ceiling out
 	// Target is a cluster that runs already; nil for one of our own processes, which the
 	// scenario's settings are for.
 	Target *cluster.Target
@@ -74,10 +72,10 @@ type Result struct {
 var ErrInterrupted = errors.New("interrupted")
 
 // Run runs a scenario. The error is an EnvironmentError where this machine can't, a
-// StartError where the processes under test don't come up, a cluster.ExitError where one of them ended by itself later, and ErrInterrupted where ctx
-// ended before the measured phase; a run that took place and went badly is no error, but a
-// verdict. An interrupted run is reported as cut short. Whatever happens, no process is
-// left behind.
+// StartError where the processes under test don't come up, a cluster.ExitError where one of
+// them ended by itself later, and ErrInterrupted where ctx ended before the measured phase; a
+// run that took place and went badly is no error, but a verdict. An interrupted run is
+// reported as cut short. Whatever happens, no process is left behind.
 func Run(ctx context.Context, opt Options) (*Result, error) {
 	comets, err := 0, error(nil)
 	if opt.Target == nil {
@@ -172,9 +170,21 @@ func (e *StartError) Unwrap() error { return e.Err }
 // logsFolder is where the processes' logs lie in a run's folder.
 const logsFolder = "logs"
 
-// makeResultDir makes results/<scenario>/<UTC time>/ with a folder for logs. A second run
-// of the same second gets a name of its own.
+// makeResultDir makes the folder of a run that is alone, with one for logs.
 func makeResultDir(results, name string, at time.Time) (string, error) {
+	dir, err := makeDir(results, name, at)
+	if err != nil {
+		return "", err
+	}
+	if err := os.Mkdir(filepath.Join(dir, logsFolder), 0o755); err != nil {
+		return "", fmt.Errorf("make a folder for the results: %w", err)
+	}
+	return dir, nil
+}
+
+// makeDir makes results/<scenario>/<UTC time>/. A second one of the same second gets a name
+// of its own.
+func makeDir(results, name string, at time.Time) (string, error) {
 	parent := filepath.Join(results, name)
 	if err := os.MkdirAll(parent, 0o755); err != nil {
 		return "", fmt.Errorf("make a folder for the results: %w", err)
@@ -188,9 +198,6 @@ func makeResultDir(results, name string, at time.Time) (string, error) {
 		err := os.Mkdir(dir, 0o755)
 		if errors.Is(err, os.ErrExist) {
 			continue
-		}
-		if err == nil {
-			err = os.Mkdir(filepath.Join(dir, logsFolder), 0o755)
 		}
 		if err != nil {
 			return "", fmt.Errorf("make a folder for the results: %w", err)
@@ -311,7 +318,7 @@ func (r *run) startCluster(ctx context.Context, died func(*cluster.ExitError)) (
 		Redis:    redis,
 		CometEnv: cl.CometRuntime.Environment(),
 		Comet:    flags(cl.Comet), Logic: flags(cl.Logic), Job: flags(cl.Job),
-		TLS: r.layout.crowd.of(ledger.TCPTLS)+r.layout.crowd.of(ledger.WSS) > 0,
+		TLS: r.layout.crowd.secure(),
 	}, died)
 	if err != nil {
 		if ctx.Err() != nil && !errors.As(err, new(*cluster.ExitError)) {
@@ -699,7 +706,7 @@ func (r *run) measureCeiling(ctx context.Context) error {
 	}
 	delta := r.grew(cluster.RoleComet)
 	body := int(r.opt.Scenario.Pushes[0].Sizes.Mean() + 0.5)
-	write := ratio(delta.Sum("barrage_comet_written_bytes_total"), delta.Sum("barrage_comet_writes_total"))
+	write := ratio(delta.Sum(metricWrittenBytes), delta.Sum(metricWrites))
 	r.progress.phase(live.Ceiling, fmt.Sprintf("plain sends of %.0f B to %d sockets", write, clients))
 	self := r.opt.Self
 	if self == "" {
@@ -716,8 +723,12 @@ func (r *run) measureCeiling(ctx context.Context) error {
 	return nil
 }
 
-// metricFrames counts the pushed frames that a comet handed to its sessions.
-const metricFrames = "barrage_comet_frames_sent_total"
+// A comet's counters.
+const (
+	metricFrames       = "barrage_comet_frames_sent_total"   // pushed frames that it handed to its sessions
+	metricWrites       = "barrage_comet_writes_total"        // writes that took any bytes
+	metricWrittenBytes = "barrage_comet_written_bytes_total" // that they took
+)
 
 // ratio returns a/b, and 0 where b is 0.
 func ratio(a, b float64) float64 {

@@ -196,7 +196,7 @@ func TestEnvironmentThatChanges(t *testing.T) {
 	if got := changedSince(&first, &now); got != "" {
 		t.Error(got)
 	}
-	if got := changedSince(nil, &now); got != "" {
+	if got := changesSince(nil, &report.Run{Environment: now}); len(got) > 0 {
 		t.Error(got)
 	}
 	now.Cores = first.Cores + 1

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"barrage/harness/report"
 )
@@ -28,7 +29,7 @@ type SeriesResult struct {
 // a machine that drifts does so for all of them alike. A run that is cut short ends the
 // series; what had been measured until then is returned with ErrInterrupted.
 func Series(ctx context.Context, opt Options, variants []Variant, runs int) (*SeriesResult, error) {
-	dir, err := makeSeriesDir(opt.Results, opt.Scenario.Name)
+	dir, err := makeDir(opt.Results, opt.Scenario.Name, time.Now())
 	if err != nil {
 		return nil, err
 	}
@@ -48,10 +49,8 @@ func Series(ctx context.Context, opt Options, variants []Variant, runs int) (*Se
 				i = len(variants) - 1 - k
 			}
 			one := opt
+			one.First = first
 			one.Exe, one.Commit, one.Dir = variants[i].Exe, variants[i].Commit, filepath.Join(s.Dirs[i], strconv.Itoa(round+1))
-			if first != nil {
-				one.First, one.FirstAgents = &first.Environment, first.Agents
-			}
 			if opt.Progress != nil {
 				name := ""
 				if len(variants) > 1 {
@@ -75,12 +74,23 @@ func Series(ctx context.Context, opt Options, variants []Variant, runs int) (*Se
 	return s, nil
 }
 
+// changesSince says in what a run's environment and its agents' differ from those of the
+// series' first run, or nothing where first is nil.
+func changesSince(first, now *report.Run) (list []string) {
+	if first == nil {
+		return nil
+	}
+	for _, change := range []string{changedSince(&first.Environment, &now.Environment), agentChanged(first.Agents, now.Agents)} {
+		if change != "" {
+			list = append(list, change)
+		}
+	}
+	return list
+}
+
 // changedSince says in what the environment differs from that of a series' first run, or
 // nothing.
 func changedSince(first, now *report.Environment) string {
-	if first == nil {
-		return ""
-	}
 	for _, x := range []struct {
 		what          string
 		before, after any

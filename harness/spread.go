@@ -3,6 +3,7 @@ package harness
 import (
 	"math"
 	"slices"
+	"sort"
 
 	"barrage/harness/ledger"
 	"barrage/harness/scenario"
@@ -114,18 +115,18 @@ func (w *crowd) behaving(b swarm.Behaviour) int {
 	return w.behaviours.size(slices.Index(behaviourParts, b))
 }
 
-// room returns the room that client i is in at first. There must be rooms.
+// secure says whether some clients are inside TLS.
+func (w *crowd) secure() bool { return w.of(ledger.TCPTLS)+w.of(ledger.WSS) > 0 }
+
+// room returns the room that client i is in at first, 0 where there are none.
 func (w *crowd) room(i int) int {
-	if w.roomEnds == nil {
+	switch {
+	case w.rooms.Count == 0:
+		return 0
+	case w.roomEnds == nil:
 		return i % w.rooms.Count
 	}
-	room, _ := slices.BinarySearchFunc(w.roomEnds, i, func(end, i int) int {
-		if end <= i {
-			return -1
-		}
-		return 1
-	})
-	return room
+	return sort.SearchInts(w.roomEnds, i+1) // the first end behind i
 }
 
 // otherRoom returns the room that a client of room changes to.

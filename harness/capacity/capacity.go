@@ -29,7 +29,6 @@ type Trial struct {
 	Rate    float64 // pushes a second
 	Outcome Outcome
 	Reason  string // the first one, where it did not hold
-	Dir     string // of the run's report
 }
 
 // Config is what Search needs.

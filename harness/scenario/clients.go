@@ -30,6 +30,9 @@ type Clients struct {
 // Transport is the fraction of the clients on each transport; they add up to 1.
 type Transport struct{ TCP, WebSocket, TCPTLS, WSS float64 }
 
+// Secure returns the fraction that is inside TLS.
+func (t Transport) Secure() float64 { return t.TCPTLS + t.WSS }
+
 // Connect is how the clients arrive.
 type Connect struct {
 	Rate    float64       // new connections a second, at most

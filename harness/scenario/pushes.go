@@ -141,30 +141,29 @@ func readSchedule(o *object, p *Push, phases Phases, seed uint64) {
 	if o.node == nil {
 		return
 	}
-	if len(given) != 1 {
-		o.asked = append(o.asked, schedules...)
-		if len(given) == 0 {
-			o.problem("rate", "is missing; one of %s is wanted", strings.Join(schedules, ", "))
-		} else {
-			o.problem(given[1], "is there beside %s; one of them is wanted", given[0])
-		}
+	defer func() { o.asked = append(o.asked, schedules...) }()
+	switch len(given) {
+	case 0:
+		o.problem("rate", "is missing; one of %s is wanted", strings.Join(schedules, ", "))
+		return
+	case 1:
+	default:
+		o.problem(given[1], "is there beside %s; one of them is wanted", given[0])
 		return
 	}
 	before := len(o.r.problems)
 	measured, warmUp, err := schedule(o, given[0], phases, seed)
-	if err == nil && len(o.r.problems) == before {
+	var out *load.RangeError
+	switch {
+	case len(o.r.problems) > before: // it was made of what is wrong
+	case errors.As(err, &out):
+		o.problem(given[0], "%s is %s; accepted: %s", out.Field, out.Value, out.Accepted)
+	case err != nil:
+		o.problem(given[0], "%v", err)
+	default:
 		p.Schedule, p.WarmUp = measured, warmUp
 		p.Rate = float64(measured.Pushes(phases.Measure)) / phases.Measure.Seconds()
 	}
-	var out *load.RangeError
-	switch {
-	case err == nil, len(o.r.problems) > before:
-	case errors.As(err, &out):
-		o.problem(given[0], "%s is %s; accepted: %s", out.Field, out.Value, out.Accepted)
-	default:
-		o.problem(given[0], "%v", err)
-	}
-	o.asked = append(o.asked, schedules...)
 }
 
 // schedule reads the field name, one of schedules.

@@ -31,9 +31,9 @@ func (b Behaviour) String() string {
 	return [behaviours]string{"well_behaved", "slow", "stalled", "churn", "half_open"}[b]
 }
 
-// lags says whether the behaviour may make the server skip frames: what such clients are
+// Lags says whether the behaviour may make the server skip frames: what such clients are
 // owed is accounted apart.
-func (b Behaviour) lags() bool { return b == SlowReader || b == Stalled }
+func (b Behaviour) Lags() bool { return b == SlowReader || b == Stalled }
 
 // Behaviours are the numbers of the behaviours. A client that leaves is owed what was pushed
 // up to the last push that it received, and one that comes back what follows the first.

@@ -67,7 +67,7 @@ func (s *Swarm) makeThreads(cfg Config) error {
 	for i := range cfg.Clients {
 		if c := cfg.Client(i); c.Subscription != nil {
 			lags := 0
-			if c.Behaviour.lags() {
+			if c.Behaviour.Lags() {
 				lags = 1
 			}
 			cells[lags][i%cfg.Threads] += c.Subscription.Len()

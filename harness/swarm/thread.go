@@ -211,7 +211,7 @@ func (t *thread) closeAll() {
 
 // bookOf returns the book that has c's account.
 func (t *thread) bookOf(c *client) *ledger.Book {
-	if c.behaviour.lags() {
+	if c.behaviour.Lags() {
 		return t.lagging
 	}
 	return t.book
@@ -343,7 +343,7 @@ func (t *thread) drop(i int, cause Cause, err error) {
 	}
 	t.freePartial(c)
 	t.move(c, closed)
-	if c.behaviour.lags() {
+	if c.behaviour.Lags() {
 		t.bookOf(c).Leave(int(c.account))
 		t.laggingCloses.add(cause, t.global(i), err)
 		return
@@ -355,7 +355,7 @@ func (t *thread) drop(i int, cause Cause, err error) {
 func (t *thread) numbers() []int {
 	numbers := make([]int, 0, len(t.clients))
 	for i, c := range t.clients {
-		if !c.behaviour.lags() {
+		if !c.behaviour.Lags() {
 			numbers = append(numbers, t.global(i)) // accounts are given in this order
 		}
 	}
