@@ -15,6 +15,7 @@ import (
 	"barrage/harness/cluster"
 	"barrage/harness/ledger"
 	"barrage/harness/live"
+	"barrage/harness/pusher/load"
 	"barrage/harness/report"
 	"barrage/harness/scenario"
 	"barrage/harness/swarm"
@@ -43,7 +44,7 @@ func swarmConfig(l *layout, targets swarm.Targets, trusts *x509.CertPool, source
 	share := func(rate float64) int { return max(1, int(rate/float64(parts)+0.5)) }
 	cfg := swarm.Config{
 		Targets: targets, LocalAddrs: sources, Streams: l.streams, Heartbeat: c.Heartbeat, ReceiveBuffer: c.ReceiveBuffer,
-		Clients: (c.Count - part + parts - 1) / parts, Client: func(i int) swarm.Client { return l.client(i*parts + part) },
+		Clients: load.Part(c.Count, part, parts), Client: func(i int) swarm.Client { return l.client(i*parts + part) },
 		ConnectRate: share(c.Connect.Rate), ConnectFrom: share(c.Connect.From), ConnectOver: c.Connect.Over,
 		ConnectPending: max(1, c.Connect.Pending/parts),
 		Behaviours: swarm.Behaviours{

@@ -1,10 +1,9 @@
 package ceiling
 
 import (
-	"unsafe"
-
 	"golang.org/x/sys/unix"
 
+	"barrage/harness/fdtable"
 	"barrage/harness/ledger"
 	"barrage/server/wire"
 )
@@ -50,7 +49,7 @@ func (s *socket) send(b []byte) outcome {
 	if !s.sendRest() {
 		return wasFull
 	}
-	n, errno := sendNow(s.fd, b)
+	n, errno := fdtable.Send(s.fd, b)
 	switch {
 	case errno == unix.EAGAIN:
 		return wasFull
@@ -68,16 +67,10 @@ func (s *socket) sendRest() bool {
 	if len(s.rest) == 0 {
 		return true
 	}
-	n, errno := sendNow(s.fd, s.rest)
+	n, errno := fdtable.Send(s.fd, s.rest)
 	if errno != 0 {
 		return errno != unix.EAGAIN // to a peer that is gone nothing is left to send
 	}
 	s.rest = s.rest[n:]
 	return len(s.rest) == 0
-}
-
-func sendNow(fd int32, b []byte) (int, unix.Errno) {
-	n, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)),
-		unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
-	return int(n), errno
 }

@@ -295,7 +295,7 @@ func TestFineCountsAreTheHistogramsBuckets(t *testing.T) {
 		values = append(values, v)
 	}
 	for _, v := range values {
-		record(direct, v)
+		Record(direct, v)
 		counts[fineIndex(v)]++
 	}
 	counts.addTo(counted)

@@ -67,7 +67,7 @@ func (r *Report) Fairness(most int) Fairness {
 	for i := range r.waits {
 		c := &r.waits[i]
 		means[i] = ranked{of: i, mean: c.mean(), tie: Scatter(uint64(c.client))}
-		record(f.Means, int64(means[i].mean))
+		Record(f.Means, int64(means[i].mean))
 	}
 	slices.SortFunc(means, slowestFirst)
 	sum := 0.0

@@ -26,8 +26,8 @@ func NewLiveHistogram() *hdrhistogram.Histogram {
 	return hdrhistogram.New(LatencyLowest, LatencyHighest, 2)
 }
 
-// record puts ns into h, at the nearest end of the range where it lies outside.
-func record(h *hdrhistogram.Histogram, ns int64) {
+// Record puts ns nanoseconds into h, at the nearest end of the range where they lie outside.
+func Record(h *hdrhistogram.Histogram, ns int64) {
 	// RecordValue can only fail on a value out of range.
 	_ = h.RecordValue(clampLatency(ns))
 }

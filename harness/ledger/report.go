@@ -170,7 +170,7 @@ func (r *Report) perPush(value func(receipt) int64) *hdrhistogram.Histogram {
 		}
 		for _, e := range r.receipts[i] {
 			if e.intended != 0 {
-				record(h, value(e))
+				Record(h, value(e))
 			}
 		}
 	}

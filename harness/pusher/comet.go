@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"barrage/harness/ledger"
+	"barrage/harness/pusher/load"
 	"barrage/server/api/comet"
 	"barrage/server/api/protocol"
 	"barrage/server/wire"
@@ -186,9 +187,5 @@ func share(speed int32, i, n int) int32 {
 	if speed <= 0 {
 		return 0
 	}
-	part := speed / int32(n)
-	if int32(i) < speed%int32(n) {
-		part++
-	}
-	return max(1, part)
+	return int32(max(1, load.Part(int(speed), i, n)))
 }

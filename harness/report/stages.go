@@ -104,7 +104,8 @@ var stageHelp = map[string]string{
 }
 
 // stageRows returns the cells of the table of stages: name, pushes, mean, p50, p99, who
-// measured it and by which metric. The whole stands behind the stages on the way, and nothing where there are none.
+// measured it and by which metric. The whole stands behind the stages on the way, and nothing
+// where there are none.
 func stageRows(r *Run) (rows [][]string) {
 	row := func(s Stage, name string) {
 		cells := []string{name, count(s.Count), span(s.Mean), span(s.P50), span(s.P99), s.who(), s.metric()}

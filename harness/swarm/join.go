@@ -220,7 +220,7 @@ func (t *thread) join(i int) {
 	t.bookOf(c).Join(int(c.account), home)
 	if c.flags&flagBack == 0 {
 		c.flags |= flagBack
-		_ = t.connectTime.RecordValue(min(took, ledger.LatencyHighest))
+		ledger.Record(t.connectTime, took)
 		t.shared.connected.Add(-1)
 		t.shared.joined.Add(1)
 		t.checkSettled()
@@ -228,7 +228,7 @@ func (t *thread) join(i int) {
 		if c.flags&flagStorm != 0 {
 			t.backFromStorm(c, took, now)
 		} else {
-			_ = t.rejoinTime.RecordValue(min(took, ledger.LatencyHighest))
+			ledger.Record(t.rejoinTime, took)
 		}
 		t.shared.away.Add(-1)
 		t.shared.rejoined.Add(1)

@@ -178,7 +178,7 @@ func (t *thread) takePartial() int32 {
 	return int32(len(t.partials) - 1)
 }
 
-// read is read(2), like send.
+// read is read(2), like fdtable.Send.
 func read(fd int32, b []byte) (int, unix.Errno) {
 	n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
 	return int(n), errno

@@ -78,7 +78,7 @@ func (t *thread) storm(fraction float64, reset bool) (n int) {
 // backFromStorm records that client i has joined again.
 func (t *thread) backFromStorm(c *client, took, now int64) {
 	c.flags &^= flagStorm
-	_ = t.stormTime.RecordValue(min(took, ledger.LatencyHighest))
+	ledger.Record(t.stormTime, took)
 	t.shared.stormBack.Add(1)
 	t.shared.stormLast.Store(now)
 }

@@ -6,11 +6,11 @@ import (
 	"math"
 	"sync/atomic"
 	"time"
-	"unsafe"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
 	"golang.org/x/sys/unix"
 
+	"barrage/harness/fdtable"
 	"barrage/harness/ledger"
 )
 
@@ -180,7 +180,7 @@ func (t *thread) loop() error {
 		}
 		now = ledger.Now()
 		if n > 0 {
-			_ = t.lag.RecordValue(min(now-woken, ledger.LatencyHighest))
+			ledger.Record(t.lag, now-woken)
 			t.lagMost = max(t.lagMost, now-woken)
 		}
 		t.turns(now)
@@ -424,12 +424,9 @@ func (t *thread) publish(now int64) {
 	}
 }
 
-// send sends all of b by send(2) on a non-blocking socket, without telling the scheduler: it
-// doesn't sleep. What a socket takes in part can't be taken back, so that is an error.
+// send sends all of b. What a socket takes in part can't be taken back, so that is an error.
 func send(fd int32, b []byte) (int, error) {
-	taken, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)),
-		unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
-	switch n := int(taken); {
+	switch n, errno := fdtable.Send(fd, b); {
 	case errno != 0:
 		return 0, fmt.Errorf("send: %w", errno)
 	case n < len(b):

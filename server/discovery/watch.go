@@ -17,8 +17,9 @@ import (
 // channel holds one list, always the newest; it is never closed, and gets nothing more
 // after ctx has ended. The lists are the receiver's to read, not to change.
 //
-// While no node answers the last list stays good. After such a time, or a node's restart, instances that the
-// list lacks are kept for another 40 s: the node may have restarted, and they renew.
+// While no node answers the last list stays good. After such a time, or a node's restart,
+// instances that the list lacks are kept for another 40 s: the node may have restarted, and
+// they renew.
 func (c *Client) Watch(ctx context.Context, appID string) <-chan []Instance {
 	w := &watch{
 		client: c,

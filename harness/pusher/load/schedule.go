@@ -39,7 +39,7 @@ const (
 const maxTime = 24 * time.Hour
 
 // Part returns how many of the first pushes of a schedule a stream has that takes each
-// step-th of them from first on.
+// step-th of them from first on. It deals out other things in turn as well.
 func Part(pushes, first, step int) int {
 	return max(0, (pushes-first+step-1)/step)
 }
