@@ -37,7 +37,8 @@ usage: barrage bench [flags] SCENARIO
 SCENARIO is a YAML file, or the name of one of scenarios/ (those that came with the binary
 work anywhere). The result is printed, and written with the processes' logs to
 RESULTS/<scenario>/<UTC time>/. With -runs the scenario is run several times, with -vs in turn
-with another version; the runs then lie in folders below, and what they say is printed.
+with another version; the runs then lie in folders below, and what they say is printed, and
+written to series.txt and compare.html.
 
 examples:
   barrage bench -explain room-10k
@@ -328,20 +329,23 @@ func benchSeries(ctx context.Context, opt harness.Options, runs int, vs string, 
 	if err != nil {
 		return 0, err
 	}
+	var c *compare.Comparison
 	var text bytes.Buffer
 	if len(sides) == 1 {
-		err = compare.Spread(&text, sides[0], shown)
-	} else {
-		var c *compare.Comparison
-		if c, err = compare.Of(sides, shown); err == nil {
-			err = compare.Text(&text, c)
-		}
+		c = compare.Alone(sides[0], shown)
+		err = compare.Spread(&text, c)
+	} else if c, err = compare.Of(sides, shown); err == nil {
+		err = compare.Text(&text, c)
 	}
 	if err == nil {
 		err = report.WriteFile(filepath.Join(series.Dir, "series.txt"), text.Bytes())
 	}
+	page := filepath.Join(series.Dir, defaultPage)
 	if err == nil {
-		_, err = stdout.Write(text.Bytes())
+		err = writePage(page, c, opt.Command)
+	}
+	if err == nil {
+		_, err = fmt.Fprintf(stdout, "%s%s\n", text.Bytes(), page)
 	}
 	return status, err
 }

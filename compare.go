@@ -1,12 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"barrage/harness/compare"
@@ -24,13 +26,20 @@ of each side or more, differences are tested (Mann-Whitney, 95%).
 examples:
   barrage compare results/room-10k/20261124T082959Z results/room-10k/20261124T091500Z
   barrage compare -all results/room-10k-vs/a results/room-10k-vs/b
+  barrage compare -html /tmp/ab.html old new
   barrage compare -fail-on 'latency.p99 +10%' -fail-on 'server.deliveries_per_cpu_second -5%' old new
 
 exit status: 0 compared, and no limit is broken; 1 a limit is broken; 2 usage, or a run can't
-be read
+be read, or the page not written
+
+The page compare.html says the same with the curves of all runs over each other: one file,
+which needs no network.
 
 flags:
 `
+
+// defaultPage is where a comparison's page is written, in the current folder.
+const defaultPage = "compare.html"
 
 // runCompare is the subcommand compare.
 func runCompare(_ context.Context, args []string, stdout, stderr io.Writer) int {
@@ -39,7 +48,8 @@ func runCompare(_ context.Context, args []string, stdout, stderr io.Writer) int 
 	flags.SetOutput(stderr)
 	all := flags.Bool("all", false, "show every figure, not the main ones alone")
 	names := flags.String("figures", "", "show these `figures`, separated by commas")
-	asJSON := flags.Bool("json", false, "write the comparison as JSON")
+	asJSON := flags.Bool("json", false, "write the comparison as JSON, and no page unless -html says where")
+	html := flags.String("html", defaultPage, "`file` for the page; '' for none")
 	flags.Var(&limits, "fail-on", "a `limit` such as 'latency.p99 +10%'; past it the exit status is 1; may be given several times")
 	flags.Usage = func() {
 		fmt.Fprint(stderr, compareUsage)
@@ -52,7 +62,18 @@ func runCompare(_ context.Context, args []string, stdout, stderr io.Writer) int 
 	case err != nil:
 		return exitUsage // the flag set has said why
 	}
-	broken, err := compareRuns(stdout, paths, limits, *names, *all, *asJSON)
+	if *asJSON && !isSet(flags, "html") {
+		*html = ""
+	}
+	c, broken, err := compareRuns(paths, limits, *names, *all)
+	if err == nil {
+		err = printComparison(stdout, c, *asJSON)
+	}
+	if err == nil && *html != "" {
+		if err = writePage(*html, c, slices.Concat([]string{"barrage", "compare"}, args)); err == nil {
+			fmt.Fprintf(stderr, "the page is in %s\n", *html)
+		}
+	}
 	if err != nil {
 		fmt.Fprintf(stderr, "barrage compare: %v\n", err)
 		return exitUsage
@@ -66,43 +87,62 @@ func runCompare(_ context.Context, args []string, stdout, stderr io.Writer) int 
 	return exitGood
 }
 
-func compareRuns(w io.Writer, paths, limits []string, names string, all, asJSON bool) (broken []string, err error) {
+// isSet says whether a flag was given.
+func isSet(flags *flag.FlagSet, name string) (set bool) {
+	flags.Visit(func(f *flag.Flag) { set = set || f.Name == name })
+	return set
+}
+
+// compareRuns compares the runs at paths, and says which limits are broken.
+func compareRuns(paths, limits []string, names string, all bool) (c *compare.Comparison, broken []string, err error) {
 	if len(paths) < 2 {
-		return nil, fmt.Errorf("two sides or more are wanted, got %d; see barrage compare -h", len(paths))
+		return nil, nil, fmt.Errorf("two sides or more are wanted, got %d; see barrage compare -h", len(paths))
 	}
 	var sides []compare.Side
 	for _, path := range paths {
 		s, err := compare.Load(path)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		sides = append(sides, s)
 	}
 	shown, err := chosenFigures(names, all)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	c, err := compare.Of(sides, shown)
-	if err != nil {
-		return nil, err
+	if c, err = compare.Of(sides, shown); err != nil {
+		return nil, nil, err
 	}
 	for _, text := range limits {
 		l, err := compare.ParseLimit(text)
 		if err != nil {
-			return nil, fmt.Errorf("-fail-on: %w", err)
+			return nil, nil, fmt.Errorf("-fail-on: %w", err)
 		}
 		limited, err := compare.Of(sides, []report.Figure{l.Figure})
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		broken = append(broken, l.Broken(limited)...)
 	}
+	return c, broken, nil
+}
+
+func printComparison(w io.Writer, c *compare.Comparison, asJSON bool) error {
 	if asJSON {
 		out := json.NewEncoder(w)
 		out.SetIndent("", "  ")
-		return broken, out.Encode(c.Summary())
+		return out.Encode(c.Summary())
 	}
-	return broken, compare.Text(w, c)
+	return compare.Text(w, c)
+}
+
+// writePage writes a comparison's page to a file. command is what made it.
+func writePage(path string, c *compare.Comparison, command []string) error {
+	var b bytes.Buffer
+	if err := compare.HTML(&b, c, command); err != nil {
+		return err
+	}
+	return report.WriteFile(path, b.Bytes())
 }
 
 // chosenFigures returns the figures to show.

@@ -39,10 +39,15 @@ func TestSeries(t *testing.T) {
 			}
 		}
 	}
+	for _, beside := range []string{"series.txt", "compare.html"} {
+		if info, err := os.Stat(filepath.Join(filepath.Dir(files[0]), "..", "..", beside)); err != nil || info.Size() == 0 {
+			t.Errorf("%s: %v", beside, err)
+		}
+	}
 	if want := []string{"a1", "b1", "b2", "a2"}; !slices.Equal(order, want) {
 		t.Errorf("order %v, want %v", order, want)
 	}
-	for _, want := range []string{"B against A", "too few runs", "no difference that 4 runs can show in lost"} {
+	for _, want := range []string{"B against A", "too few runs", "no difference that 4 runs can show in lost", "compare.html"} {
 		if !strings.Contains(b.stdout.String(), want) {
 			t.Errorf("%q is not in\n%s", want, b.stdout.String())
 		}

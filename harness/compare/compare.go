@@ -93,13 +93,30 @@ func Of(sides []Side, figures []report.Figure) (*Comparison, error) {
 	return c, nil
 }
 
-func cell(f report.Figure, runs []*report.Run) Cell {
-	var c Cell
-	for _, r := range runs {
-		if v, ok := f.Of(r); ok {
-			c.Values = append(c.Values, v)
+// Alone is what the runs of one side say together: a Comparison without a change.
+func Alone(s Side, figures []report.Figure) *Comparison {
+	c := &Comparison{Sides: []Side{s}, Warnings: warnings([]Side{s})}
+	for _, f := range figures {
+		if own := cell(f, s.Runs); len(own.Values) > 0 {
+			c.Rows = append(c.Rows, Row{f, []Cell{own}})
 		}
 	}
+	return c
+}
+
+func cell(f report.Figure, runs []*report.Run) Cell {
+	var values []float64
+	for _, r := range runs {
+		if v, ok := f.Of(r); ok {
+			values = append(values, v)
+		}
+	}
+	return summary(values)
+}
+
+// summary is the median of values, a run's each, with what bounds it.
+func summary(values []float64) Cell {
+	c := Cell{Values: values}
 	if len(c.Values) == 0 {
 		return c
 	}

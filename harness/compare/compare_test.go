@@ -170,7 +170,7 @@ func TestText(t *testing.T) {
 
 func TestSpread(t *testing.T) {
 	var b bytes.Buffer
-	if err := Spread(&b, example()[0], []report.Figure{figure(t, "lost"), figure(t, "latency.p99"), figure(t, "ceiling.fraction")}); err != nil {
+	if err := Spread(&b, Alone(example()[0], []report.Figure{figure(t, "lost"), figure(t, "latency.p99"), figure(t, "ceiling.fraction")})); err != nil {
 		t.Fatal(err)
 	}
 	golden(t, "spread.txt", b.Bytes())

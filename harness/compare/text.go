@@ -17,12 +17,7 @@ func Text(w io.Writer, c *Comparison) error {
 	for i, s := range c.Sides {
 		fmt.Fprintf(&b, "%s  %s, %s%s\n", letter(i), s.Name, report.Plural(len(s.Runs), "run"), commits(s.Runs))
 	}
-	if len(c.Warnings) > 0 {
-		b.WriteString("\nMind, before you read on:\n")
-		for _, line := range c.Warnings {
-			fmt.Fprintf(&b, "  - %s\n", line)
-		}
-	}
+	warn(&b, c.Warnings)
 	b.WriteString("\n")
 	var t report.Table
 	t.Add(head(c)...)
@@ -39,29 +34,32 @@ func Text(w io.Writer, c *Comparison) error {
 }
 
 // Spread writes what the runs of one side say together: each figure's median, with the
-// interval that holds it, and every run's value.
-func Spread(w io.Writer, s Side, figures []report.Figure) error {
+// interval that holds it, and the least and the greatest value.
+func Spread(w io.Writer, c *Comparison) error {
 	var b strings.Builder
+	s := c.Sides[0]
 	fmt.Fprintf(&b, "%s, %s%s\n", s.Name, report.Plural(len(s.Runs), "run"), commits(s.Runs))
-	if list := warnings([]Side{s}); len(list) > 0 {
-		b.WriteString("\nMind, before you read on:\n")
-		for _, line := range list {
-			fmt.Fprintf(&b, "  - %s\n", line)
-		}
-	}
+	warn(&b, c.Warnings)
 	b.WriteString("\n")
 	var t report.Table
 	t.Add("figure", "median", "", "least", "greatest")
-	for _, f := range figures {
-		c := cell(f, s.Runs)
-		if len(c.Values) == 0 {
-			continue
-		}
-		t.Add(f.Name, f.Unit.Format(c.Median), spread(f, c), f.Unit.Format(slices.Min(c.Values)), f.Unit.Format(slices.Max(c.Values)))
+	for _, row := range c.Rows {
+		f, own := row.Figure, row.Cells[0]
+		t.Add(f.Name, f.Unit.Format(own.Median), spread(f, own), f.Unit.Format(slices.Min(own.Values)), f.Unit.Format(slices.Max(own.Values)))
 	}
 	b.WriteString(t.Lines("  "))
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// warn writes what is doubtful, where anything is.
+func warn(b *strings.Builder, list []string) {
+	if len(list) > 0 {
+		b.WriteString("\nMind, before you read on:\n")
+	}
+	for _, line := range list {
+		fmt.Fprintf(b, "  - %s\n", line)
+	}
 }
 
 // letter names side i: A, B, ...
@@ -70,8 +68,7 @@ func letter(i int) string { return string(rune('A' + i%26)) }
 func commits(list []*report.Run) string {
 	var seen []string
 	for _, r := range list {
-		c := r.Environment.Commit
-		if c = c[:min(len(c), 12)]; c != "" && (len(seen) == 0 || seen[len(seen)-1] != c) {
+		if c := shortCommit(r); c != "" && (len(seen) == 0 || seen[len(seen)-1] != c) {
 			seen = append(seen, c)
 		}
 	}
@@ -81,21 +78,44 @@ func commits(list []*report.Run) string {
 	return ", commit " + strings.Join(seen, ", ")
 }
 
+// shortCommit is what a person needs of a run's commit: its beginning, and whether there were
+// changes beside it.
+func shortCommit(r *report.Run) string {
+	hash, changed := strings.CutSuffix(r.Environment.Commit, "-dirty")
+	hash = hash[:min(len(hash), 12)]
+	if changed {
+		hash += "-dirty"
+	}
+	return hash
+}
+
 func head(c *Comparison) []string {
 	h := []string{"figure"}
 	for i, s := range c.Sides {
-		mark := ""
-		for _, r := range s.Runs {
-			if r.Verdict.Status == report.Invalid {
-				mark = " INVALID"
-			}
-		}
-		h = append(h, letter(i)+mark, "")
+		h = append(h, strings.TrimSpace(letter(i)+" "+doubt(s)), "")
 		if i > 0 {
 			h = append(h, letter(i)+" against A", "")
 		}
 	}
 	return h
+}
+
+// doubt is the word that stands beside every figure of a side with invalid runs.
+func doubt(s Side) string {
+	n := 0
+	for _, r := range s.Runs {
+		if r.Verdict.Status == report.Invalid {
+			n++
+		}
+	}
+	switch n {
+	case 0:
+		return ""
+	case len(s.Runs):
+		return "INVALID"
+	default:
+		return fmt.Sprintf("%d of %d INVALID", n, len(s.Runs))
+	}
 }
 
 func cells(row Row) []string {
@@ -162,6 +182,11 @@ func Sentences(c *Comparison) []string {
 	var out []string
 	for i := 1; i < len(c.Sides); i++ {
 		var same, unknown []string
+		a, b := named(0, c.Sides[0]), named(i, c.Sides[i])
+		who := b
+		if a != letter(0) {
+			who += " against " + a
+		}
 		for _, row := range c.Rows {
 			ch := row.Cells[i].Change
 			if ch == nil {
@@ -173,19 +198,28 @@ func Sentences(c *Comparison) []string {
 			case Unknown:
 				unknown = append(unknown, row.Figure.Name)
 			default:
-				out = append(out, sentence(letter(i), row.Figure, ch))
+				out = append(out, sentence(who, row.Figure, ch))
 			}
 		}
 		n := len(c.Sides[0].Runs) + len(c.Sides[i].Runs)
 		if len(same) > 0 {
-			out = append(out, fmt.Sprintf("%s and A: no difference that %d runs can show in %s.", letter(i), n, strings.Join(same, ", ")))
+			out = append(out, fmt.Sprintf("%s and %s: no difference that %d runs can show in %s.", b, a, n, strings.Join(same, ", ")))
 		}
 		if len(unknown) > 0 {
-			out = append(out, fmt.Sprintf("%s and A: %d and %d runs are too few to tell a difference from noise; four of each can. Medians differ in %s.",
-				letter(i), len(c.Sides[0].Runs), len(c.Sides[i].Runs), strings.Join(unknown, ", ")))
+			out = append(out, fmt.Sprintf("%s and %s: %d and %d runs are too few to tell a difference from noise; four of each can. Medians differ in %s.",
+				b, a, len(c.Sides[0].Runs), len(c.Sides[i].Runs), strings.Join(unknown, ", ")))
 		}
 	}
 	return out
+}
+
+// named is a side's letter, and whether it has invalid runs: no figure of one stands without
+// that word.
+func named(i int, s Side) string {
+	if mark := doubt(s); mark != "" {
+		return fmt.Sprintf("%s (%s)", letter(i), mark)
+	}
+	return letter(i)
 }
 
 func sentence(side string, f report.Figure, ch *Change) string {

@@ -3,18 +3,19 @@ package report
 import (
 	_ "embed"
 	"fmt"
-	"html/template"
 	"io"
 	"maps"
 	"math"
 	"slices"
 	"strings"
+
+	"barrage/harness/page"
 )
 
 //go:embed report.html.tmpl
 var htmlText string
 
-var htmlPage = template.Must(template.New("report").Parse(htmlText))
+var htmlPage = page.Parse("report", htmlText)
 
 // An htmlReport is what the page's template shows.
 type htmlReport struct {
@@ -27,7 +28,7 @@ type htmlReport struct {
 	StageNotes  []string
 	Fair        []string
 	SlowRows    []htmlRow
-	Charts      []htmlChart
+	Charts      []page.Figure
 	Processes   []htmlRow
 	AgentHead   []string // empty without agents
 	AgentRows   []htmlRow
@@ -40,76 +41,46 @@ type htmlFigure struct{ Name, Help, Value, Wanted, Class string }
 
 type htmlRow struct{ Cells []string }
 
-type htmlChart struct {
-	Title, Note string
-	Legend      []htmlLegend
-	SVG         template.HTML
-}
-
-type htmlLegend struct {
-	Name   string
-	Colour int
-}
-
 // HTML writes r as one page that needs nothing else: no network, no script. The verdict
 // comes first.
 func HTML(w io.Writer, r *Run) error {
-	page := htmlReport{Run: r, Repeat: CommandLine(r.Command), Doubtful: r.Verdict.Status == Invalid}
-	page.Word = StatusWord(r.Verdict.Status)
-	page.Class = r.Verdict.Status
-	page.Figures = htmlFigures(r)
+	view := htmlReport{Run: r, Repeat: CommandLine(r.Command), Doubtful: r.Verdict.Status == Invalid}
+	view.Word = StatusWord(r.Verdict.Status)
+	view.Class = r.Verdict.Status
+	view.Figures = htmlFigures(r)
 	for _, row := range latencyRows(r) {
-		page.Rows = append(page.Rows, htmlRow{[]string{strings.TrimSpace(row.name), span(row.p.P50), span(row.p.P90), span(row.p.P99), span(row.p.P999), span(row.p.Max)}})
+		view.Rows = append(view.Rows, htmlRow{[]string{strings.TrimSpace(row.name), span(row.p.P50), span(row.p.P90), span(row.p.P99), span(row.p.P999), span(row.p.Max)}})
 	}
 	for _, cells := range stageRows(r) {
-		page.Stages = append(page.Stages, htmlRow{cells})
+		view.Stages = append(view.Stages, htmlRow{cells})
 	}
-	page.StageNotes = stageNotes(r)
+	view.StageNotes = stageNotes(r)
 	if f := r.Fairness; f != nil {
-		page.Fair = f.lines()
+		view.Fair = f.lines()
 		for _, c := range f.Slowest {
-			page.SlowRows = append(page.SlowRows, htmlRow{[]string{fmt.Sprint(c.Client), c.Transport, c.Room, count(c.Receipts), span(c.Mean)}})
+			view.SlowRows = append(view.SlowRows, htmlRow{[]string{fmt.Sprint(c.Client), c.Transport, c.Room, count(c.Receipts), span(c.Mean)}})
 		}
 	}
 	for _, p := range r.Processes {
-		page.Processes = append(page.Processes, htmlRow{[]string{p.Name, span(p.CPUSeconds), fmt.Sprintf("%.2f", p.CoresUsed), sizeOf(p.RSSPeakBytes), sizeOf(p.GoHeapBytes)}})
+		view.Processes = append(view.Processes, htmlRow{[]string{p.Name, span(p.CPUSeconds), fmt.Sprintf("%.2f", p.CoresUsed), sizeOf(p.RSSPeakBytes), sizeOf(p.GoHeapBytes)}})
 	}
 	for _, a := range r.Agents {
-		page.AgentHead = agentHead
-		page.AgentRows = append(page.AgentRows, htmlRow{agentCells(a)})
+		view.AgentHead = agentHead
+		view.AgentRows = append(view.AgentRows, htmlRow{agentCells(a)})
 	}
 	for _, l := range r.Pushes.Lines {
-		page.Deliveries = append(page.Deliveries, htmlRow{append([]string{l.Name, amount(l.Rate) + "/s", size(float64(l.BodyBytes))}, deliveryCells(l.Deliveries)...)})
+		view.Deliveries = append(view.Deliveries, htmlRow{append([]string{l.Name, amount(l.Rate) + "/s", size(float64(l.BodyBytes))}, deliveryCells(l.Deliveries)...)})
 	}
-	page.Deliveries = append(page.Deliveries, htmlRow{append([]string{"measured", "", ""}, deliveryCells(r.Deliveries.Measured)...)})
+	view.Deliveries = append(view.Deliveries, htmlRow{append([]string{"measured", "", ""}, deliveryCells(r.Deliveries.Measured)...)})
 	if r.Deliveries.WarmUp.Expected > 0 {
-		page.Deliveries = append(page.Deliveries, htmlRow{append([]string{"warm-up", "", ""}, deliveryCells(r.Deliveries.WarmUp)...)})
+		view.Deliveries = append(view.Deliveries, htmlRow{append([]string{"warm-up", "", ""}, deliveryCells(r.Deliveries.WarmUp)...)})
 	}
-	page.Facts = htmlFacts(r)
-	for _, d := range []drawing{latencyCurve(r), latencyHeat(r), deliveryRate(r), connects(r), framesPerWrite(r), sweepRate(r), processorUse(r), memoryUse(r)} {
-		svg := d.svg()
-		if svg == "" {
-			continue
-		}
-		c := d.base()
-		h := htmlChart{Title: c.title, Note: c.note, SVG: svg}
-		if len(c.lines) > 1 {
-			for i, l := range c.lines {
-				h.Legend = append(h.Legend, htmlLegend{l.name, i%colours + 1})
-			}
-		}
-		page.Charts = append(page.Charts, h)
-	}
-	if err := htmlPage.Execute(w, &page); err != nil {
+	view.Facts = htmlFacts(r)
+	view.Charts = page.Figures(latencyCurve(r), latencyHeat(r), deliveryRate(r), connects(r), framesPerWrite(r), sweepRate(r), processorUse(r), memoryUse(r))
+	if err := htmlPage.Execute(w, &view); err != nil {
 		return fmt.Errorf("write the report: %w", err)
 	}
 	return nil
-}
-
-// A drawing is a chart, or what else stands on a chart's axes.
-type drawing interface {
-	base() *chart
-	svg() template.HTML // "" where there is nothing to draw
 }
 
 // htmlFigures are the main figures, and those that something is expected of.
@@ -168,133 +139,130 @@ func htmlFacts(r *Run) []htmlRow {
 }
 
 // latencyCurve is the distribution, with what is left to 1 on a logarithmic scale.
-func latencyCurve(r *Run) *chart {
-	c := &chart{
-		title: "Latency by percentile", note: "From a push's intended time to each client's receipt. To the right of 99 each step leaves out a tenth of what was left.",
-		x: axis{label: "percentile", log: true}, y: axis{format: span},
+func latencyCurve(r *Run) *page.Chart {
+	c := &page.Chart{
+		Title: "Latency by percentile", Note: "From a push's intended time to each client's receipt. To the right of 99 each step leaves out a tenth of what was left.",
+		Y: page.Axis{Format: span},
 	}
-	var points []point
-	most := 10.0
+	var points []page.Point
+	most := 0.0
 	for _, p := range r.Latency.Curve {
 		if p.Quantile >= 1 {
-			continue // its place is without end
+			continue
 		}
-		x := 1 / (1 - p.Quantile)
+		x := page.Place(p.Quantile)
 		most = max(most, x)
-		points = append(points, point{x, p.Seconds})
+		points = append(points, page.Point{X: x, Y: p.Seconds})
 	}
-	c.x.low, c.x.high = 1, most
-	for e := 0.0; math.Pow(10, e) <= most*1.01 || e < 2; e++ {
-		label := "0"
-		switch {
-		case e == 1:
-			label = "90"
-		case e == 2:
-			label = "99"
-		case e > 2:
-			label = "99." + strings.Repeat("9", int(e)-2)
-		}
-		c.x.ticks = append(c.x.ticks, tick{math.Pow(10, e), label})
-	}
-	c.lines = []line{{name: "latency", points: points}}
+	c.X = page.PercentileAxis(most)
+	c.Lines = []page.Line{{Name: "latency", Points: points}}
 	if r.Ceiling != nil && r.Ceiling.SweepMedian > 0 && len(points) > 0 {
-		c.marks = append(c.marks, mark{"the ceiling's sweep", r.Ceiling.SweepMedian})
+		c.Marks = append(c.Marks, page.Mark{Label: "the ceiling's sweep", Y: r.Ceiling.SweepMedian})
 	}
 	for _, check := range r.Verdict.Checks {
 		if check.Figure == "latency.p99" && len(points) > 0 {
-			c.marks = append(c.marks, mark{"expected p99 " + check.Wanted, check.Want})
+			c.Marks = append(c.Marks, page.Mark{Label: "expected p99 " + check.Wanted, Y: check.Want})
 		}
 	}
 	return c
 }
 
-// timeAxis is the run's time, with its phases.
-func timeAxis(r *Run) (axis, []shade) {
-	var shades []shade
+// overTime is a chart over the run's time, with its phases.
+func overTime(r *Run, title, note string, y page.Axis) *page.Chart {
+	c := &page.Chart{Title: title, Note: note, Y: y}
 	end := 1.0
 	for _, s := range r.Timeline {
 		end = max(end, s.At)
-		if n := len(shades); n > 0 && shades[n-1].label == s.Phase {
-			shades[n-1].to = s.At
+		if n := len(c.Shades); n > 0 && c.Shades[n-1].Label == s.Phase {
+			c.Shades[n-1].To = s.At
 			continue
 		}
 		from := max(0, s.At-1)
-		if n := len(shades); n > 0 {
-			from = shades[n-1].to
+		if n := len(c.Shades); n > 0 {
+			from = c.Shades[n-1].To
 		}
-		shades = append(shades, shade{s.Phase, from, s.At})
+		c.Shades = append(c.Shades, page.Shade{Label: s.Phase, From: from, To: s.At})
 	}
-	return axis{label: "seconds since the run's start", high: end, format: func(v float64) string { return amount(v) }}, shades
+	c.X = page.Axis{Label: "seconds since the run's start", High: end, Format: amount}
+	return c
 }
 
-func latencyHeat(r *Run) *heatMap {
-	h := &heatMap{chart: chart{title: "Latency over time", note: "Each column is a second, the darker a cell the more of its deliveries took so long.", y: axis{format: span}}}
-	h.x, h.shades = timeAxis(r)
+// latencyHeat is how many latencies lie where, over time: a cell is the darker the more of
+// its second's it has.
+func latencyHeat(r *Run) *page.Chart {
+	c := overTime(r, "Latency over time", "Each column is a second, the darker a cell the more of its deliveries took so long.", page.Axis{Format: span, Log: true})
 	before := 0.0
 	for _, s := range r.Timeline {
-		if len(s.Heat) > 0 {
-			h.columns = append(h.columns, heatColumn{max(before, s.At-1), s.At, s.Heat})
+		total := int64(0)
+		for _, n := range s.Heat {
+			total += n
+		}
+		for i, n := range s.Heat {
+			if n == 0 {
+				continue
+			}
+			low, high := heatFloor(i), HeatBound(i)
+			c.Cells = append(c.Cells, page.Cell{
+				From: max(before, s.At-1), To: s.At, Low: low, High: high, Part: 0.08 + 0.92*math.Sqrt(float64(n)/float64(total)),
+				Title: fmt.Sprintf("%s of %s within %s to %s", count(n), count(total), span(low), span(high)),
+			})
 		}
 		before = s.At
 	}
-	return h
+	return c
 }
 
-// perSecond turns a count of the timeline into a rate.
-func perSecond(r *Run, of func(*Second) float64) (points []point) {
+// heatFloor is the lower bound of bucket i.
+func heatFloor(i int) float64 {
+	if i == 0 {
+		return HeatLow / math.Pow(10, 1.0/HeatPerDecade)
+	}
+	return HeatBound(i - 1)
+}
+
+// Series returns what of says of each moment of the run's timeline.
+func (r *Run) Series(of func(*Second) float64) (points []page.Point) {
+	for i := range r.Timeline {
+		points = append(points, page.Point{X: r.Timeline[i].At, Y: of(&r.Timeline[i])})
+	}
+	return points
+}
+
+// Rate returns how fast a count of the timeline grows, a second.
+func (r *Run) Rate(of func(*Second) float64) (points []page.Point) {
 	for i := 1; i < len(r.Timeline); i++ {
 		a, b := &r.Timeline[i-1], &r.Timeline[i]
 		if took := b.At - a.At; took > 0 {
-			points = append(points, point{b.At, max(0, (of(b)-of(a))/took)})
+			points = append(points, page.Point{X: b.At, Y: max(0, (of(b)-of(a))/took)})
 		}
 	}
 	return points
 }
 
-func deliveryRate(r *Run) *chart {
-	c := &chart{title: "Deliveries a second", y: axis{format: many}}
-	c.x, c.shades = timeAxis(r)
-	c.lines = []line{{name: "deliveries", points: perSecond(r, func(s *Second) float64 { return float64(s.Deliveries) })}}
+func deliveryRate(r *Run) *page.Chart {
+	c := overTime(r, "Deliveries a second", "", page.Axis{Format: many})
+	c.Lines = []page.Line{{Name: "deliveries", Points: r.Rate(func(s *Second) float64 { return float64(s.Deliveries) })}}
 	return c
 }
 
-func connects(r *Run) *chart {
-	c := &chart{title: "Clients", note: "Connected and authenticated.", y: axis{format: many}}
-	c.x, c.shades = timeAxis(r)
-	var points []point
-	for _, s := range r.Timeline {
-		points = append(points, point{s.At, float64(s.Clients)})
-	}
-	c.lines = []line{{name: "clients", points: points}}
+func connects(r *Run) *page.Chart {
+	c := overTime(r, "Clients", "Connected and authenticated.", page.Axis{Format: many})
+	c.Lines = []page.Line{{Name: "clients", Points: r.Series(func(s *Second) float64 { return float64(s.Clients) })}}
 	return c
 }
 
-// processNames are those of the timeline, in the order of the report.
-func processNames(r *Run) (names []string) {
+func processorUse(r *Run) *page.Chart {
+	c := overTime(r, "Processors in use", "Cores, by process.", page.Axis{Format: digits})
 	for _, p := range r.Processes {
-		names = append(names, p.Name)
-	}
-	return names
-}
-
-func processorUse(r *Run) *chart {
-	c := &chart{title: "Processors in use", note: "Cores, by process.", y: axis{format: func(v float64) string { return digits(v) }}}
-	c.x, c.shades = timeAxis(r)
-	for _, name := range processNames(r) {
-		c.lines = append(c.lines, line{name: name, points: perSecond(r, func(s *Second) float64 { return s.CPUSeconds[name] })})
+		c.Lines = append(c.Lines, page.Line{Name: p.Name, Points: r.Rate(func(s *Second) float64 { return s.CPUSeconds[p.Name] })})
 	}
 	return c
 }
 
-func memoryUse(r *Run) *chart {
-	c := &chart{title: "Memory", note: "Resident, by process.", y: axis{format: size, unit: 1 << 20}}
-	c.x, c.shades = timeAxis(r)
-	for _, name := range processNames(r) {
-		l := line{name: name}
-		for _, s := range r.Timeline {
-			l.points = append(l.points, point{s.At, float64(s.RSSBytes[name])})
-		}
-		c.lines = append(c.lines, l)
+func memoryUse(r *Run) *page.Chart {
+	c := overTime(r, "Memory", "Resident, by process.", page.Axis{Format: size, Unit: 1 << 20})
+	for _, p := range r.Processes {
+		c.Lines = append(c.Lines, page.Line{Name: p.Name, Points: r.Series(func(s *Second) float64 { return float64(s.RSSBytes[p.Name]) })})
 	}
 	return c
 }

@@ -2,20 +2,11 @@ package report
 
 import (
 	"bytes"
-	"context"
-	"errors"
-	"fmt"
 	"math"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
-	"time"
 
-	"github.com/chromedp/cdproto/emulation"
-	"github.com/chromedp/chromedp"
+	"barrage/harness/page/pagetest"
 )
 
 // busyExample is a run with everything that the page draws.
@@ -80,97 +71,12 @@ func TestHTML(t *testing.T) {
 	}
 }
 
-func TestAxis(t *testing.T) {
-	plain := func(v float64) string { return fmt.Sprint(v) }
-	labels := func(a axis) string {
-		var list []string
-		for _, tick := range a.ticks {
-			list = append(list, tick.label)
-		}
-		return strings.Join(list, " ")
-	}
-	for _, c := range []struct {
-		values []float64
-		log    bool
-		want   string
-	}{
-		{[]float64{0, 10}, false, "0 2 4 6 8 10"},
-		{[]float64{3, 7.2}, false, "0 2 4 6"},
-		{[]float64{0}, false, "0 0.2 0.4 0.6000000000000001 0.8 1"},
-		{[]float64{0.003, 0.3}, true, "0.001 0.01 0.1 1"},
-		{[]float64{1}, true, "1 10"},
-	} {
-		a := axis{log: c.log, format: plain}
-		a.fill(c.values)
-		if got := labels(a); got != c.want {
-			t.Errorf("%v: ticks %s, want %s", c.values, got, c.want)
-		}
-		for _, v := range c.values {
-			if at := a.at(v); at < -1e-9 || at > 1+1e-9 {
-				t.Errorf("%v of %v is at %v", v, c.values, at)
-			}
-		}
-	}
-}
-
-// browser starts Chromium, or skips the test where there is none.
-func browser(t *testing.T) context.Context {
-	t.Helper()
-	path := ""
-	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
-		if found, err := exec.LookPath(name); err == nil {
-			path = found
-			break
-		}
-	}
-	if path == "" {
-		t.Skip("needs a browser: neither chromium nor google-chrome is on the PATH")
-	}
-	options := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]), chromedp.ExecPath(path), chromedp.UserDataDir(t.TempDir()), chromedp.NoSandbox)
-	allocator, stopAllocator := chromedp.NewExecAllocator(context.Background(), options...)
-	t.Cleanup(stopAllocator)
-	ctx, stop := chromedp.NewContext(allocator)
-	t.Cleanup(stop)
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
-	t.Cleanup(cancel)
-	return ctx
-}
-
 // The page is whole in a browser, at a desktop's and a phone's width, light and dark:
 // nothing is cut off, and nothing is missing.
 func TestPageInABrowser(t *testing.T) {
-	ctx := browser(t)
-	file := filepath.Join(t.TempDir(), "report.html")
 	var b bytes.Buffer
 	if err := HTML(&b, busyExample()); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(file, b.Bytes(), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if err := chromedp.Do(ctx, chromedp.Navigate("file://"+file)); err != nil {
-		t.Fatal(err)
-	}
-	for _, width := range []int64{1280, 390} {
-		for _, scheme := range []string{"light", "dark"} {
-			_, errMedia := chromedp.Call(ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{
-				Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}})
-			_, errSize := chromedp.Call(ctx, emulation.SetDeviceMetricsOverride, emulation.SetDeviceMetricsOverrideParams{
-				Width: width, Height: 900, DeviceScaleFactor: 1, Mobile: width < 500})
-			if err := errors.Join(errMedia, errSize); err != nil {
-				t.Fatal(err)
-			}
-			got, err := chromedp.Run(ctx, chromedp.Evaluate[string](`[
-				document.querySelector(".verdict").innerText,
-				document.scrollingElement.scrollWidth > innerWidth ? "too wide" : "fits",
-				document.querySelectorAll("figure > svg").length + " charts",
-				[...document.querySelectorAll("figure > svg path.line")].filter(p => p.getTotalLength() < 50).length + " empty lines",
-				getComputedStyle(document.body).backgroundColor,
-			].join("; ")`))
-			ground := map[string]string{"light": "rgb(251, 251, 250)", "dark": "rgb(20, 24, 27)"}[scheme]
-			if want := "GOOD; fits; 6 charts; 0 empty lines; " + ground; err != nil || got != want {
-				t.Errorf("width %d, %s: %s, %v, want %s", width, scheme, got, err, want)
-			}
-		}
-	}
+	pagetest.Whole(t, b.Bytes(), `document.querySelector(".verdict").innerText, document.querySelectorAll("figure > svg").length + " charts"`, "GOOD; 6 charts")
 }
