@@ -185,6 +185,11 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 		fmt.Fprintf(stderr, "barrage bench: find this binary: %v\n", err)
 		return benchUsageError
 	}
+	outward := *metrics != "" || target != nil || fleet != nil || *vs != ""
+	if err := harness.EnterNetwork(s, exe, outward); err != nil {
+		fmt.Fprintf(stderr, "barrage bench: %v\n", err)
+		return benchUsageError
+	}
 	var server *live.Server
 	if *metrics != "" {
 		if server, err = live.Serve(*metrics); err != nil {

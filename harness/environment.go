@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"barrage/harness/cluster"
+	"barrage/harness/netns"
 	"barrage/harness/report"
 	"barrage/harness/scenario"
 )
@@ -23,7 +24,10 @@ func readEnvironment(commit string) report.Environment {
 		CPU: field("/proc/cpuinfo", "model name"), Cores: runtime.NumCPU(), MemoryBytes: memInfo("MemTotal"),
 		System: strings.Trim(field("/etc/os-release", "PRETTY_NAME"), `"`), Go: runtime.Version(), Commit: commit,
 		Broker: "librdkafka's mock cluster in the services process, memory only", HarnessProcs: runtime.GOMAXPROCS(0),
-		KernelSettings: map[string]string{},
+		KernelSettings: map[string]string{}, Network: hostNetwork,
+	}
+	if netns.Inside() {
+		e.Network = ownNetwork
 	}
 	var u unix.Utsname
 	if unix.Uname(&u) == nil {
@@ -35,6 +39,7 @@ func readEnvironment(commit string) report.Environment {
 	}
 	for _, name := range []string{
 		"net.ipv4.ip_local_port_range", "net.ipv4.tcp_rmem", "net.ipv4.tcp_wmem", "net.ipv4.tcp_mem",
+		"net.ipv4.tcp_ehash_entries", "net.ipv4.tcp_congestion_control",
 		"net.core.somaxconn", "net.core.rmem_max", "net.core.wmem_max", "fs.file-max", "fs.nr_open",
 	} {
 		text, err := os.ReadFile("/proc/sys/" + strings.ReplaceAll(name, ".", "/"))

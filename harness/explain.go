@@ -37,6 +37,12 @@ func Explain(w io.Writer, s *scenario.Scenario, withCeiling bool) error {
 		redis = "discovery, redis-server " + version
 	}
 	fmt.Fprintf(&b, "It starts an embedded Kafka, %s, logic, job and %s as processes of their own.\n", redis, report.Plural(max(1, comets), "comet"))
+	switch {
+	case s.Cluster.Network == ownNetwork:
+		b.WriteString("They and the clients are in a network namespace of their own, which takes root.\n")
+	case s.Cluster.Network != hostNetwork && s.Clients.Count >= fewForOwnNetwork:
+		b.WriteString("They and the clients are in a network namespace of their own, if this user may make one.\n")
+	}
 	for _, role := range []struct {
 		name     string
 		settings []scenario.Setting
@@ -47,6 +53,9 @@ func Explain(w io.Writer, s *scenario.Scenario, withCeiling bool) error {
 	}
 	if env := s.Cluster.CometRuntime.Environment(); len(env) > 0 {
 		fmt.Fprintf(&b, "  comet runs with %s\n", strings.Join(env, " "))
+	}
+	if nice := s.Cluster.CometRuntime.Nice; nice > 0 {
+		fmt.Fprintf(&b, "  comet and the clients stand back behind the others (nice %d)\n", nice)
 	}
 	b.WriteString(explainClients(s, l))
 	fmt.Fprintf(&b, "\nFor %v, which count for loss and order and not for latency, and then for %v, which are measured, it pushes:\n", s.Phases.Warmup, s.Phases.Measure)

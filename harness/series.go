@@ -101,6 +101,7 @@ func changedSince(first, now *report.Environment) string {
 		{"the kernel", first.Kernel, now.Kernel},
 		{"the limit of open files", first.OpenFilesHard, now.OpenFilesHard},
 		{"the Redis", first.Redis, now.Redis},
+		{"the network", first.Network, now.Network},
 		{"the harness's processors", first.HarnessProcs, now.HarnessProcs},
 	} {
 		if x.before != x.after {

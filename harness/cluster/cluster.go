@@ -23,10 +23,12 @@ type Config struct {
 	Comet  []string // further flags of every comet
 	// CometEnv is variables (NAME=VALUE) of every comet's environment, beside this process's.
 	CometEnv []string
-	Redis    Redis // EmbeddedRedis or RedisServer; "": the former
-	Logic    []string
-	Job      []string
-	TLS      bool // the comets serve TLS too, with a certificate made for the run
+	// CometNice is how far comets stand back behind the other processes: see nice(1).
+	CometNice int
+	Redis     Redis // EmbeddedRedis or RedisServer; "": the former
+	Logic     []string
+	Job       []string
+	TLS       bool // the comets serve TLS too, with a certificate made for the run
 	// Advertise is the IP address on which the comets listen for clients, and which clients
 	// are told; "": 127.0.0.1. Everything else is within this machine.
 	Advertise string
@@ -248,13 +250,19 @@ func (c *Cluster) run(role, name string, flags ...string) (*Process, error) {
 	p := &Process{Name: name, Role: role, Admin: at, client: newAdminClient()}
 	args := append([]string{role, "-admin.addr=" + at}, flags...)
 	var env []string
+	var nice int
 	if role == RoleComet {
-		env = c.cfg.CometEnv
+		env, nice = c.cfg.CometEnv, c.cfg.CometNice
 	}
 	if err := c.spawner.start(p, c.cfg.Logs, c.cfg.Exe, args, env); err != nil {
 		return nil, err
 	}
 	c.own(p)
+	if nice > 0 {
+		if err := p.standBack(nice); err != nil {
+			return nil, err
+		}
+	}
 	return p, nil
 }
 

@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A Process is one process under test.
@@ -102,6 +104,15 @@ func (s *spawner) start(p *Process, dir, exe string, args, env []string) error {
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := s.do(p.cmd.Start); err != nil {
 		return fmt.Errorf("start %s: %w", p.Name, err)
+	}
+	return nil
+}
+
+// standBack gives the process's threads a niceness.
+func (p *Process) standBack(nice int) error {
+	// A process that has ended already is reported by wait.
+	if err := unix.Setpriority(unix.PRIO_PGRP, p.PID(), nice); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("give %s the niceness %d: %w", p.Name, nice, err)
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package compare
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -51,6 +52,8 @@ func aspects() []aspect {
 		{"the system", func(r *report.Run) string { return r.Environment.System }},
 		{"the Go version", func(r *report.Run) string { return r.Environment.Go }},
 		{"the broker", func(r *report.Run) string { return r.Environment.Broker }},
+		{"the Redis", func(r *report.Run) string { return r.Environment.Redis }},
+		{"the network", func(r *report.Run) string { return cmp.Or(r.Environment.Network, "host") }},
 		{"the limit of open files", func(r *report.Run) string { return fmt.Sprint(r.Environment.OpenFilesHard) }},
 		{"kernel settings", func(r *report.Run) string {
 			var b strings.Builder

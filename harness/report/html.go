@@ -107,6 +107,17 @@ func htmlFigures(r *Run) (list []htmlFigure) {
 	return list
 }
 
+// networkLine says which network a run was in, "" where that is not known.
+func networkLine(e *Environment) string {
+	switch e.Network {
+	case "own":
+		return fmt.Sprintf("a namespace of its own, %s chains of established connections", e.KernelSettings["net.ipv4.tcp_ehash_entries"])
+	case "host":
+		return "the machine's"
+	}
+	return ""
+}
+
 func htmlFacts(r *Run) []htmlRow {
 	e := &r.Environment
 	rows := []htmlRow{
@@ -117,6 +128,7 @@ func htmlFacts(r *Run) []htmlRow {
 		{[]string{"target", strings.Join(targetLines(r), "; ")}},
 		{[]string{"broker", e.Broker}},
 		{[]string{"redis", e.Redis}},
+		{[]string{"network", networkLine(e)}},
 		{[]string{"open files", fmt.Sprintf("%d soft, %d hard", e.OpenFilesSoft, e.OpenFilesHard)}},
 		{[]string{"beside the run", fmt.Sprintf("other processes took %s of the machine, the hypervisor %s", percent(r.Disturbance.OtherCPU), percent(r.Disturbance.Steal))}},
 		{[]string{"swarm", fmt.Sprintf("%s, the busiest at work for %s of the time; read lag p99 %s", Plural(r.Swarm.Threads, "thread"), percent(r.Swarm.BusyMean), span(r.Swarm.ReadLag.P99))}},

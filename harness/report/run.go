@@ -114,9 +114,10 @@ type Environment struct {
 	Commit         string            `json:"commit"` // "" where unknown; ends in -dirty for uncommitted changes
 	OpenFilesSoft  uint64            `json:"open_files_soft"`
 	OpenFilesHard  uint64            `json:"open_files_hard"`
-	KernelSettings map[string]string `json:"kernel_settings"` // sysctl name to value
-	Broker         string            `json:"broker"`          // what stood in for Kafka
-	Redis          string            `json:"redis"`           // what logic kept its sessions in
+	KernelSettings map[string]string `json:"kernel_settings"`   // sysctl name to value
+	Broker         string            `json:"broker"`            // what stood in for Kafka
+	Redis          string            `json:"redis"`             // what logic kept its sessions in
+	Network        string            `json:"network,omitempty"` // "own": a network namespace of the run's; "" and "host": the machine's
 	HarnessProcs   int               `json:"harness_gomaxprocs"`
 }
 

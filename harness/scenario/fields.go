@@ -49,11 +49,13 @@ var fields = []field{
 	{path: "cluster", form: formObject, help: "The processes under test. With -target it is not used."},
 	{path: "cluster.comets", form: formWhole, least: "1", most: "256", absent: "1", words: []string{"auto"}, help: "How many comets; auto takes as many as the limit of open files needs."},
 	{path: "cluster.redis", form: formText, absent: "embedded", words: []string{"embedded", "server", "auto"}, help: "Where logic keeps sessions: the embedded Redis of the services process; redis-server from the PATH; or that where it is installed and else the embedded one."},
+	{path: "cluster.network", form: formText, absent: "auto", words: []string{"auto", "host", "own"}, help: "Which network the processes and the clients are in: the machine's (host); a network namespace of their own, where the kernel's table of connections is as large as they need (own, which takes root, and goes with neither agents nor metrics that others read or are sent); or that from 100,000 clients on where it can be had, and else the machine's."},
 	{path: "cluster.comet", form: formSettings, help: "Settings of every comet over its defaults, by their keys (room.minInterval: 10ms)."},
 	{path: "cluster.comet_runtime", form: formObject, help: "What Go's runtime of each comet may take: many comets on one machine get along better when each keeps to a part."},
 	{path: "cluster.comet_runtime.procs", form: formWhole, least: "1", most: "1024", help: "Processors that it uses at a time (GOMAXPROCS). Without it, all."},
 	{path: "cluster.comet_runtime.gc", form: formWhole, least: "5", most: "10000", help: "By how much of itself, in percent, the heap grows until the next collection (GOGC). Without it, 100."},
 	{path: "cluster.comet_runtime.memory", form: formSize, least: "16777216B", most: "1099511627776B", help: "Memory above which it collects more eagerly (GOMEMLIMIT). Without it there is no such bound."},
+	{path: "cluster.comet_runtime.nice", form: formWhole, least: "0", most: "19", absent: "0", help: "How far the comets, and with them the clients' threads, stand back behind logic, job, the broker and the pusher (nice): where all are on a few processors, those have next to nothing to do and must not wait for it."},
 	{path: "cluster.logic", form: formSettings, help: "Settings of logic."},
 	{path: "cluster.job", form: formSettings, help: "Settings of job."},
 

@@ -106,17 +106,24 @@ func readCluster(o *object) Cluster {
 	if n := o.get("comets"); n == nil || n.Value != "auto" {
 		c.Comets = scalar(o, "comets", whole)
 	}
-	c.Redis = o.text("redis", "embedded")
-	if f, _ := fieldAt("cluster.redis"); !slices.Contains(f.words, c.Redis) {
-		o.problem("redis", "%q is none; accepted: %s", c.Redis, strings.Join(f.words, ", "))
-	}
+	c.Redis, c.Network = clusterWord(o, "redis"), clusterWord(o, "network")
 	c.Comet, c.Logic, c.Job = o.settings("comet"), o.settings("logic"), o.settings("job")
 	if r := o.object("comet_runtime"); r.node != nil {
-		c.CometRuntime = Runtime{Procs: scalar(r, "procs", whole), GC: scalar(r, "gc", whole), Memory: scalar(r, "memory", size)}
+		c.CometRuntime = Runtime{Procs: scalar(r, "procs", whole), GC: scalar(r, "gc", whole), Memory: scalar(r, "memory", size), Nice: scalar(r, "nice", whole)}
 		r.done()
 	}
 	o.done()
 	return c
+}
+
+// clusterWord reads a field of the cluster that has one of a few words.
+func clusterWord(o *object, name string) string {
+	f, _ := fieldAt("cluster." + name)
+	word := o.text(name, f.absent)
+	if !slices.Contains(f.words, word) {
+		o.problem(name, "%q is none; accepted: %s", word, strings.Join(f.words, ", "))
+	}
+	return word
 }
 
 // bound returns v, the value of the field name, or maxClients where the field was

@@ -34,23 +34,25 @@ type Scenario struct {
 
 // Cluster is the processes under test.
 type Cluster struct {
-	Comets int       // 0: as many as the descriptor limit needs
-	Redis  string    // embedded, server or auto
-	Comet  []Setting // configuration of every comet, over its defaults
-	Logic  []Setting
-	Job    []Setting
+	Comets  int       // 0: as many as the descriptor limit needs
+	Redis   string    // embedded, server or auto
+	Network string    // auto, host or own
+	Comet   []Setting // configuration of every comet, over its defaults
+	Logic   []Setting
+	Job     []Setting
 
 	CometRuntime Runtime
 }
 
-// Runtime is what Go's runtime of a process may take; zeros leave it as it is.
+// Runtime is what a process may take of the machine; zeros leave it as it is.
 type Runtime struct {
 	Procs  int // GOMAXPROCS
 	GC     int // GOGC, in percent
 	Memory int // GOMEMLIMIT, in bytes
+	Nice   int // how far it stands back behind other processes, see nice(1)
 }
 
-// Environment returns r as variables of a process's environment.
+// Environment returns what r asks of Go's runtime as variables of a process's environment.
 func (r Runtime) Environment() (list []string) {
 	for _, v := range []struct {
 		name  string

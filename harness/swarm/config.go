@@ -40,7 +40,7 @@ type Client struct {
 }
 
 // Targets are the addresses (host:port) of the comets under test. Clients of a kind are
-// spread over its addresses in turn.
+// spread over its addresses in runs.
 type Targets struct {
 	TCP    []string
 	WS     []string
@@ -71,14 +71,17 @@ type Config struct {
 	// Gather is how long a thread rests after a round that brought few events, so that the
 	// next brings more at once. Where the server is on the same machine it pays for each
 	// wakeup of a thread, at the expense of what is measured: on a 2-core virtual machine a
-	// third of a send. It is part of every latency, at most once. Default 200 us, negative
-	// for none.
+	// third of a send. It is part of every latency, at most once. The default is 200 us, and
+	// as many times that as there are threads a processor, so that what arrives in a second
+	// costs as many wakeups however many threads the clients need; negative for none.
 	Gather time.Duration
 
 	// LocalAddrs are the source addresses, used in turn. Past about 12,000 ports of one
 	// source address connecting slows down. The default is one address of 127.0.0.0/8 for
 	// every 8000 clients where the target is there too, and the kernel's choice elsewhere.
 	LocalAddrs []netip.Addr
+
+	Nice int // how far the threads stand back behind others, see nice(1)
 
 	ReadBuffer    int // bytes, one buffer a thread; default 128 KiB
 	ReceiveBuffer int // SO_RCVBUF of the clients' sockets; default: the kernel's
@@ -94,6 +97,8 @@ type Config struct {
 	// Raw clients don't log in: a connection counts as joined as soon as it is there, and
 	// WebSocket ones start with frames, without the HTTP upgrade.
 	Raw bool
+
+	run int // consecutive clients that have a thread and a target in common
 }
 
 // Bounds and defaults of Config.
@@ -107,6 +112,14 @@ const (
 	minReadBuffer         = 4 << 10
 	fdReserve             = 64 // descriptors of a thread that are no clients
 	clientsPerLocalAddr   = 8000
+
+	// Clients are dealt out to threads and targets in runs, and a thread connects one run
+	// after the other. Where an fd table is small, a million clients need some fifty comets;
+	// one after the other they would wake each comet for a single login at a time, which
+	// costs a 2-core machine half of its connects a second. In runs each comet meets the
+	// crowd that a larger one would.
+	longestRun = 64
+	runsEach   = 16 // a thread or target has about so many runs at least, so that parts are even
 )
 
 // fill returns c with defaults in place of zeros, or an error that names the field.
@@ -129,15 +142,18 @@ func (c Config) fill() (Config, error) {
 	if err != nil {
 		return c, err
 	}
-	perThread := limit - fdReserve
-	if perThread < 1 {
+	most := limit - fdReserve
+	if most < 1 {
 		return c, fmt.Errorf("swarm: the limit of open files is %d, at least %d is needed: raise it with ulimit -n", limit, fdReserve+1)
 	}
 	if c.Threads == 0 {
-		c.Threads = max(runtime.GOMAXPROCS(0), (c.Clients+perThread-1)/perThread)
+		c.Threads = max(runtime.GOMAXPROCS(0), (c.Clients+most-1)/most)
+		if c.deal(); c.perThread() > most { // by less than a run
+			c.Threads++
+		}
 	}
-	c.Threads = max(1, min(c.Threads, c.Clients))
-	if need := (c.Clients + c.Threads - 1) / c.Threads; need > perThread {
+	c.deal()
+	if need := c.perThread(); need > most {
 		return c, fmt.Errorf("swarm: %d clients on %d threads need %d open files a thread, the limit is %d: use more threads, or raise it with ulimit -n %d",
 			c.Clients, c.Threads, need+fdReserve, limit, need+fdReserve)
 	}
@@ -145,13 +161,35 @@ func (c Config) fill() (Config, error) {
 	c.ConnectPending = max(orDefault(c.ConnectPending, defaultConnectPending), c.Threads)
 	c.ConnectTimeout = orDefault(c.ConnectTimeout, defaultConnectTimeout)
 	c.Heartbeat = orDefault(c.Heartbeat, defaultHeartbeat)
-	c.Gather = orDefault(c.Gather, defaultGather)
+	c.Gather = orDefault(c.Gather, defaultGather*time.Duration(max(1, c.Threads/runtime.NumCPU())))
 	c.ReadBuffer = orDefault(c.ReadBuffer, defaultReadBuffer)
 	if c.ClockOffset == nil {
 		c.ClockOffset = new(atomic.Int64)
 	}
 	return c, nil
 }
+
+// deal sets how long a run is, and no more threads than there are clients for.
+func (c *Config) deal() {
+	c.Threads = max(1, min(c.Threads, c.Clients))
+	parts := max(c.Threads, len(c.Targets.TCP), len(c.Targets.WS), len(c.Targets.TCPTLS), len(c.Targets.WSS))
+	c.run = max(1, min(c.Clients/(runsEach*parts), longestRun))
+}
+
+// perThread returns how many clients a thread has at most.
+func (c *Config) perThread() int {
+	runs := (c.Clients + c.run - 1) / c.run
+	return min((runs+c.Threads-1)/c.Threads*c.run, c.Clients)
+}
+
+// threadOf returns the thread that client i belongs to.
+func (c *Config) threadOf(i int) int { return i / c.run % c.Threads }
+
+// targetOf returns which of n targets client i connects to.
+func (c *Config) targetOf(i, n int) int { return i / c.run % n }
+
+// global returns the number over all threads of a thread's client i.
+func (c *Config) global(thread, i int) int { return (i/c.run*c.Threads+thread)*c.run + i%c.run }
 
 func orDefault[T comparable](v, def T) T {
 	var zero T

@@ -26,20 +26,41 @@ var (
 
 // connectWaits says whether a client waits for the rate alone to let it connect.
 func (t *thread) connectWaits() bool {
-	return t.open.Load() && t.nextClient < len(t.clients) && len(t.freePending) > 0
+	return t.open.Load() && t.nextClient < len(t.clients) && len(t.freePending) >= t.burst(t.lastCredit)
+}
+
+// burst returns how many clients the thread connects at a time: as many of a run as the rate
+// of all threads lets connect in 20 ms.
+func (t *thread) burst(now int64) int {
+	slots := t.cfg.ConnectPending / t.cfg.Threads
+	return max(1, min(t.cfg.run, slots/2, int(t.connectRate(now)*0.02)))
+}
+
+// connectNext returns when the rate lets the thread connect again.
+func (t *thread) connectNext(now int64) int64 {
+	rate := t.connectRate(now) / float64(t.cfg.Threads)
+	return now + int64((float64(t.burst(now))-t.credit)/rate*1e9)
 }
 
 // connectDue starts the connects that the rate and the bound on pending ones allow.
 func (t *thread) connectDue(now int64) {
 	if !t.open.Load() {
+		// The threads' bursts follow each other.
+		t.credit = float64(t.burst(now)*t.number) / float64(t.cfg.Threads)
 		t.lastCredit, t.opened = now, now
 		return
 	}
-	// A stall is not made up for by a burst of more than 20 ms.
+	burst := float64(t.burst(now))
 	rate := t.connectRate(now) / float64(t.cfg.Threads)
-	t.credit = min(t.credit+rate*float64(now-t.lastCredit)/1e9, max(1, rate*0.02))
+	t.credit += rate * float64(now-t.lastCredit) / 1e9
 	t.lastCredit = now
-	for ; t.credit >= 1 && t.connectWaits(); t.credit-- {
+	if t.credit < burst || !t.connectWaits() {
+		t.credit = min(t.credit, burst)
+		return
+	}
+	// A stall is not made up for by a burst of more than 20 ms.
+	t.credit = min(t.credit, max(burst, rate*0.02))
+	for ; t.credit >= 1 && t.nextClient < len(t.clients) && len(t.freePending) > 0; t.credit-- {
 		t.connect(t.nextClient, now)
 		t.nextClient++
 	}

@@ -55,10 +55,10 @@ func New(cfg Config) (*Swarm, error) {
 	return s, nil
 }
 
-// makeThreads deals the clients out to the threads in turn.
+// makeThreads deals the clients out to the threads, in runs.
 func (s *Swarm) makeThreads(cfg Config) error {
 	keySeed := rand.Uint64()
-	perThread := (cfg.Clients + cfg.Threads - 1) / cfg.Threads
+	perThread := cfg.perThread()
 	slots := max(1, cfg.ConnectPending/cfg.Threads)
 	var cells, accounts [2][]int // by lags, and thread
 	for lags := range cells {
@@ -70,8 +70,8 @@ func (s *Swarm) makeThreads(cfg Config) error {
 			if c.Behaviour.Lags() {
 				lags = 1
 			}
-			cells[lags][i%cfg.Threads] += c.Subscription.Len()
-			accounts[lags][i%cfg.Threads]++
+			cells[lags][cfg.threadOf(i)] += c.Subscription.Len()
+			accounts[lags][cfg.threadOf(i)]++
 		}
 	}
 	for n := range cfg.Threads {
@@ -111,7 +111,6 @@ func (s *Swarm) makeThreads(cfg Config) error {
 		}
 		s.threads = append(s.threads, t)
 	}
-	var ofKind [ledger.Kinds]int
 	for i := range cfg.Clients {
 		c := cfg.Client(i)
 		if int(c.Kind) >= ledger.Kinds || len(s.addrs.targets[c.Kind]) == 0 {
@@ -125,14 +124,13 @@ func (s *Swarm) makeThreads(cfg Config) error {
 		case c.Behaviour >= behaviours:
 			return fmt.Errorf("swarm: client %d has the behaviour %d, which there is not", i, c.Behaviour)
 		}
-		t := s.threads[i%cfg.Threads]
+		t := s.threads[cfg.threadOf(i)]
 		own := client{
 			fd: -1, slot: -1, kind: c.Kind, behaviour: c.Behaviour,
-			target: uint16(ofKind[c.Kind] % len(s.addrs.targets[c.Kind])),
+			target: uint16(cfg.targetOf(i, len(s.addrs.targets[c.Kind]))),
 		}
 		own.account = int32(t.bookOf(&own).Add(c.Subscription, c.Kind))
 		t.clients = append(t.clients, own)
-		ofKind[c.Kind]++
 	}
 	for _, t := range s.threads {
 		for i := range t.clients {
@@ -142,12 +140,12 @@ func (s *Swarm) makeThreads(cfg Config) error {
 	return nil
 }
 
-// raiseProcs makes room for n busy threads beside the process's other goroutines. Without
-// it a goroutine that becomes ready while they all run waits for the scheduler's preemption,
-// 10 ms.
+// raiseProcs makes room for n threads beside the process's other goroutines. Without it a
+// goroutine that becomes ready while they all run waits for the scheduler's preemption, 10 ms,
+// and each of them waits for another to hand over its place whenever it wakes.
 func raiseProcs(n int) procs {
 	p := procs{before: runtime.GOMAXPROCS(0)}
-	if p.set = min(n, 2*runtime.NumCPU()) + runtime.NumCPU(); p.set > p.before {
+	if p.set = n + runtime.NumCPU(); p.set > p.before {
 		runtime.GOMAXPROCS(p.set)
 		return p
 	}

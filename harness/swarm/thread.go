@@ -154,6 +154,11 @@ func (t *thread) run(err error) {
 
 func (t *thread) loop() error {
 	var err error
+	if t.cfg.Nice > 0 {
+		if err := unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), t.cfg.Nice); err != nil {
+			return fmt.Errorf("swarm: give a thread the niceness %d: %w", t.cfg.Nice, err)
+		}
+	}
 	if t.epfd, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return fmt.Errorf("swarm: make an epoll: %w", err)
 	}
@@ -225,7 +230,7 @@ func (t *thread) timeout(now int64) int {
 		due = min(due, t.lastScan+scanPeriod)
 	}
 	if t.connectWaits() {
-		due = min(due, now+ms)
+		due = min(due, t.connectNext(now))
 	}
 	due = min(due, t.beats.next(len(t.clients)), t.rooms.next(len(t.clients)))
 	if len(t.agenda) > 0 {
@@ -390,7 +395,7 @@ func (t *thread) move(c *client, to state) {
 }
 
 // global returns the number of client i over all threads.
-func (t *thread) global(i int) int { return i*t.cfg.Threads + t.number }
+func (t *thread) global(i int) int { return t.cfg.global(t.number, i) }
 
 // publish copies the counters to where others may read them, and ends the second when it
 // is over.
