@@ -230,6 +230,46 @@ func (b *Book) Account(client int, s Stamp, arrival int64) {
 	}
 }
 
+// AccountAll is Account of consecutive pushes of a stream: each has the sequence number after
+// that of the one before it. What they have in common is looked up once.
+func (b *Book) AccountAll(client int, run []Stamp, arrival int64) {
+	if len(run) == 0 {
+		return
+	}
+	a := &b.clients[client]
+	first := run[0]
+	p := b.sets[a.set>>kindBits].place(first.Stream)
+	if p.slot < 0 || b.cells[a.cell+uint32(p.slot)] != first.Seq {
+		for _, s := range run {
+			b.Account(client, s, arrival)
+		}
+		return
+	}
+	t := &b.tallies[p.listed]
+	b.cells[a.cell+uint32(p.slot)] += uint32(len(run))
+	b.accepted += int64(len(run))
+	from := min(int(first.Seq-t.first), len(t.receipts))
+	receipts := t.receipts[from:min(from+len(run), len(t.receipts))]
+	for i := range receipts {
+		receipts[i].note(run[i].Intended, max(arrival-run[i].Intended, 0))
+	}
+	if t.warmUp {
+		return
+	}
+	fine, live := t.latency[a.set&(1<<kindBits-1)], b.live
+	middle := min(len(run), int(max(int64(t.middle)-int64(first.Seq), 0)))
+	for half, part := range [2][]Stamp{run[:middle], run[middle:]} {
+		waits := a.waits[half]
+		for i := range part {
+			latency := min(max(arrival-part[i].Intended, 0), LatencyHighest)
+			fine[fineIndex(latency)]++
+			live[liveIndex(latency)]++
+			waits.add(latency)
+		}
+		a.waits[half] = waits
+	}
+}
+
 // outOfStep accounts a sequence number that is not the expected one, and says whether
 // this is the first receipt of it.
 func (b *Book) outOfStep(cell uint32, t *tally, seq uint32) bool {

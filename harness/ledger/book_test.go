@@ -1,6 +1,8 @@
 package ledger
 
 import (
+	"math/rand/v2"
+	"reflect"
 	"testing"
 )
 
@@ -406,6 +408,60 @@ func TestLatencyByGroup(t *testing.T) {
 	for g, want := range []struct{ count, ms int64 }{{4 * 2 * int64(Kinds), 1}, {0, 0}, {4 * 2 * int64(Kinds), 50}} {
 		if h := merged.Groups[g]; h.TotalCount() != want.count || h.Max()/1_000_000 != want.ms {
 			t.Errorf("group %d has %d latencies up to %d ms, want %d and %d", g, h.TotalCount(), h.Max()/1_000_000, want.count, want.ms)
+		}
+	}
+}
+
+// AccountAll leaves a book as Account of each push would, to the last histogram's bucket:
+// also where the run is not what is expected next, goes over the middle of the pushes or the
+// end of the plan, or came before its intended time.
+func TestAccountAllIsAccountOfEach(t *testing.T) {
+	for seed := range uint64(500) {
+		r := rand.New(rand.NewPCG(seed, 3))
+		list := []Stream{{ID: 1, First: 5, Pushes: 40}, {ID: 2, Pushes: 60, WarmUp: true}}
+		streams := mustStreams(t, list...)
+		set := mustSubscribe(t, streams, 1, 2)
+		all, each := NewBook(streams, 2, 4), NewBook(streams, 2, 4)
+		for _, b := range []*Book{all, each} {
+			b.Join(b.Add(set, TCP), nil)
+			b.Join(b.Add(set, WSS), nil)
+		}
+		var next [2][2]uint32
+		for range 20 {
+			client, i := r.IntN(2), r.IntN(2)
+			at := list[i].First + next[client][i]
+			if r.IntN(4) == 0 {
+				at += r.Uint32N(5)
+			}
+			if r.IntN(4) == 0 {
+				at -= min(at, r.Uint32N(5))
+			}
+			id := list[i].ID
+			if r.IntN(30) == 0 {
+				id = 77
+			}
+			var run []Stamp
+			for k := range r.Uint32N(15) {
+				run = append(run, Stamp{Stream: id, Seq: at + k, Intended: int64(at+k+1) * 1e9})
+			}
+			arrival := r.Int64N(120e9)
+			all.AccountAll(client, run, arrival)
+			for _, s := range run {
+				each.Account(client, s, arrival)
+			}
+			next[client][i] = max(next[client][i], at+uint32(len(run))-list[i].First)
+		}
+		plans := []Plan{{Stream: 1, Pushed: 40}, {Stream: 2, Pushed: 60}}
+		got, err := all.Report(plans)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := each.Report(plans)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(got, want) || all.Accepted() != each.Accepted() || *all.live != *each.live {
+			t.Fatalf("seed %d:\n%+v\nwant\n%+v", seed, got, want)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 
 	"barrage/harness/ledger"
 	"barrage/server/wire"
@@ -57,6 +58,7 @@ type progress struct {
 // so that no frame is ever buffered.
 type decoder struct {
 	progress
+	size uint32 // of the current frame, as far as it is known: see next
 	ws   bool
 	fail error
 	ctl  []byte // payload of the ping or close frame, aliases the input
@@ -75,12 +77,14 @@ var (
 	errMessageSize    = errors.New("WebSocket message is too long")
 )
 
-// next takes one event off the front of in. After needMore, in holds what must be given
+// next takes one event off the front of in. A frame whose size is no more than what was
+// taken for it stood at the end of that as a whole. After needMore, in holds what must be given
 // again. After gotError the decoder is done.
 func (d *decoder) next(in *[]byte) event {
 	for {
 		b := *in
 		if d.skip > 0 {
+			d.size = math.MaxUint32
 			n := min(uint32(len(b)), d.skip)
 			d.take(in, n)
 			d.skip -= n
@@ -123,6 +127,7 @@ func (d *decoder) next(in *[]byte) event {
 		if uint32(len(b)) < head {
 			return needMore
 		}
+		d.size = size
 		d.stamp, d.stamped = ledger.ParseBody(b[wire.HeaderLen:head])
 		n := min(uint32(len(b)), size)
 		d.take(in, n)

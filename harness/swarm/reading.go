@@ -63,7 +63,10 @@ func (t *thread) input(i, kept, n int) bool {
 	if c.state == upgrading && !t.upgraded(i, &in) {
 		return c.state == upgrading
 	}
+	var behind ledger.Stamp // of the push before, if this read had one
+	several := false
 	for {
+		read := in
 		switch t.dec.next(&in) {
 		case needMore:
 			t.suspend(c, in)
@@ -73,6 +76,14 @@ func (t *thread) input(i, kept, n int) bool {
 			if c.fd < 0 {
 				return false
 			}
+			if !t.dec.stamped || !isPush(t.dec.op) {
+				several = false
+				continue
+			}
+			if several {
+				t.again(i, read, &in, behind, arrival)
+			}
+			behind, several = t.dec.stamp, true
 		case gotPing:
 			if !t.send(i, wsPong, t.dec.ctl) {
 				return false

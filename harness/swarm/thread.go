@@ -79,6 +79,7 @@ type thread struct {
 	buf    []byte // shared by all reads
 	out    []byte // shared by all writes
 	dec    decoder
+	trains [trainCount]train
 
 	partials     []partial
 	freePartials []int32

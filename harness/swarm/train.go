@@ -1,0 +1,109 @@
+package swarm
+
+import (
+	"bytes"
+	"slices"
+
+	"barrage/harness/ledger"
+)
+
+// A train is the frames of consecutive pushes of one stream, as a client of the thread has
+// read them one behind the other. The members of a room are sent the same frames in the same
+// order, however the reads cut them. So what comes behind a frame that a train has is held
+// against what came behind it there, and where it is the same, byte for byte, it isn't
+// taken apart once more: under load that is nearly everything, at a quarter of the price.
+type train struct {
+	frames []byte
+	ends   []uint32       // of each frame, in frames
+	stamps []ledger.Stamp // of each frame
+}
+
+const (
+	trainCount = 4       // of a thread; streams share them by their ids
+	trainMost  = 1 << 17 // bytes of frames that one keeps
+)
+
+// follow returns the stamps of the whole frames that b begins with, and their length, if the
+// train has them right behind the frame of s.
+func (tr *train) follow(s ledger.Stamp, b []byte) ([]ledger.Stamp, int) {
+	if len(tr.stamps) == 0 || s.Seq < tr.stamps[0].Seq {
+		return nil, 0
+	}
+	at := int(s.Seq - tr.stamps[0].Seq)
+	if at >= len(tr.stamps)-1 || tr.stamps[at] != s {
+		return nil, 0
+	}
+	from := tr.ends[at]
+	ends := tr.ends[at+1:]
+	if last := from + uint32(min(len(b), trainMost)); ends[len(ends)-1] > last {
+		n, found := slices.BinarySearch(ends, last)
+		if found {
+			n++
+		}
+		ends = ends[:n]
+	}
+	if len(ends) == 0 {
+		return nil, 0
+	}
+	n := int(ends[len(ends)-1] - from)
+	if !bytes.Equal(b[:n], tr.frames[from:][:n]) {
+		return nil, 0
+	}
+	return tr.stamps[at+1:][:len(ends)], n
+}
+
+// extend puts the frame of s at the end of the train, if it comes right behind the last one.
+// One that is further ahead, or of another stream, begins the train anew.
+func (tr *train) extend(s ledger.Stamp, frame []byte) {
+	if n := len(tr.stamps); n > 0 && tr.stamps[n-1].Stream == s.Stream {
+		switch last := tr.stamps[n-1].Seq; {
+		case s.Seq <= last: // a client that is behind the others
+			return
+		case s.Seq > last+1:
+			tr.cut(n)
+		case len(tr.frames)+len(frame) > trainMost:
+			tr.cut((n + 1) / 2)
+		}
+	} else {
+		tr.cut(n)
+	}
+	tr.frames = append(tr.frames, frame...)
+	tr.ends = append(tr.ends, uint32(len(tr.frames)))
+	tr.stamps = append(tr.stamps, s)
+}
+
+// cut takes the first n frames away.
+func (tr *train) cut(n int) {
+	if n == 0 {
+		return
+	}
+	gone := tr.ends[n-1]
+	tr.frames = append(tr.frames[:0], tr.frames[gone:]...)
+	tr.ends = append(tr.ends[:0], tr.ends[n:]...)
+	for i := range tr.ends {
+		tr.ends[i] -= gone
+	}
+	tr.stamps = append(tr.stamps[:0], tr.stamps[n:]...)
+}
+
+// again takes in what of in comes behind the decoder's current frame and is as it was for
+// another client. read is what the decoder took that frame off, and behind the stamp of the
+// frame before it in the same read; with neither there is nothing to go by.
+func (t *thread) again(i int, read []byte, in *[]byte, behind ledger.Stamp, arrival int64) {
+	d := &t.dec
+	tr := &t.trains[d.stamp.Stream%trainCount]
+	if taken := len(read) - len(*in); uint64(d.size) <= uint64(taken) && behind.Stream == d.stamp.Stream && behind.Seq+1 == d.stamp.Seq {
+		tr.extend(d.stamp, read[taken-int(d.size):taken])
+	}
+	room := min(uint64(d.room()), uint64(len(*in)))
+	run, n := tr.follow(d.stamp, (*in)[:room])
+	if n == 0 {
+		return
+	}
+	c := &t.clients[i]
+	t.bookOf(c).AccountAll(int(c.account), run, arrival)
+	t.tally.frames += int64(len(run))
+	t.tally.pushes += int64(len(run))
+	d.stamp = run[len(run)-1]
+	d.take(in, uint32(n))
+}

@@ -1,0 +1,228 @@
+package swarm
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"sync/atomic"
+	"testing"
+
+	"barrage/harness/ledger"
+	"barrage/server/wire"
+)
+
+// readers is a thread with n clients that have joined, half over TCP and half over WebSocket.
+func readers(t testing.TB, streams *ledger.Streams, n int, ids ...uint16) *thread {
+	set := subscribe(t, streams, ids...)
+	book := ledger.NewBook(streams, n, n*len(ids))
+	th := &thread{
+		cfg:  Config{Threads: 1, run: 1, ClockOffset: new(atomic.Int64)},
+		book: book, buf: make([]byte, 64<<10), overflow: make(map[int32][]byte), lag: ledger.NewLiveHistogram(),
+	}
+	for i := range n {
+		kind := ledger.Kind(i % 2) // TCP, WebSocket
+		c := client{fd: 1000, slot: -1, kind: kind, state: joined}
+		c.account = int32(book.Add(set, kind))
+		book.Join(int(c.account), nil)
+		th.clients = append(th.clients, c)
+	}
+	return th
+}
+
+// readBytes takes b in as one read of client i, and says whether the client is still there.
+func (t *thread) readBytes(i int, b []byte) bool {
+	kept := t.resume(&t.clients[i])
+	return t.input(i, kept, copy(t.buf[kept:], b))
+}
+
+// What a thread with trains makes of any bytes, wherever the reads cut them, is what a book
+// makes of one frame after the other: with frames lost, doubled and swapped, bodies without
+// a stamp, streams that take turns, clients that are far apart, and trains that overflow.
+func TestTrainsChangeNothing(t *testing.T) {
+	const clients = 6
+	fast := 0
+	for seed := range uint64(300) {
+		r := rand.New(rand.NewPCG(seed, 11))
+		list := []ledger.Stream{{ID: 1, Pushes: 100}, {ID: 5, Pushes: 100}, {ID: 9, WarmUp: true}} // of one train
+		ids := []uint16{1, 5, 9}[:1+r.IntN(3)]
+		streams := newStreams(t, list...)
+		th := readers(t, streams, clients, ids...)
+		reference := readers(t, streams, clients, ids...)
+		bodySize := ledger.BodyMin + r.IntN(3)*r.IntN(2000)
+		var log [][]byte
+		var stamps []ledger.Stamp
+		next := map[uint16]uint32{}
+		for len(log) < 400 {
+			id := ids[0]
+			if r.IntN(20) == 0 {
+				id = ids[r.IntN(len(ids))]
+			}
+			s := ledger.Stamp{Stream: id, Seq: next[id], Intended: int64(len(log) + 1)}
+			next[id]++
+			log = append(log, wire.AppendFrame(nil, wire.Frame{Ver: 1, Op: 1000, Body: ledger.AppendBody(nil, s, bodySize)}))
+			stamps = append(stamps, s)
+		}
+		strange := wire.AppendFrame(nil, wire.Frame{Ver: 1, Op: 1000, Body: []byte("no stamp at all, and longer than one")})
+		faults := r.IntN(2) * 25
+		var at [clients]int
+		for range 200 {
+			i := r.IntN(clients)
+			if r.IntN(2) == 0 {
+				i = r.IntN(2) // two are ahead
+			}
+			n := min(r.IntN(40), len(log)-at[i])
+			var b []byte
+			for k := at[i]; k < at[i]+n; k++ {
+				copies, from := 1, k
+				if faults > 0 {
+					switch r.IntN(faults) {
+					case 0:
+						copies = 0
+					case 1:
+						copies = 2
+					case 2:
+						from = min(k+1, len(log)-1)
+					case 3:
+						b = append(b, strange...)
+						reference.book.BadBody()
+					}
+				}
+				for range copies {
+					b = append(b, log[from]...)
+					reference.book.Account(int(reference.clients[i].account), stamps[from], ledger.Now())
+				}
+			}
+			at[i] += n
+			if th.clients[i].kind.WebSocket() && len(b) > 0 {
+				b = append(wire.AppendWSBatchHeader(nil, len(b)), b...)
+			}
+			for len(b) > 0 {
+				cut := len(b)
+				if r.IntN(3) == 0 {
+					cut = 1 + r.IntN(len(b))
+				}
+				cut = min(cut, len(th.buf)-maxTail)
+				if !th.readBytes(i, b[:cut]) {
+					t.Fatalf("seed %d: client %d was dropped: %v", seed, i, th.dec.fail)
+				}
+				b = b[cut:]
+			}
+		}
+		for _, tr := range th.trains {
+			fast += len(tr.stamps)
+			if len(tr.frames) > trainMost+bodySize+wire.HeaderLen {
+				t.Fatalf("seed %d: a train has %d bytes", seed, len(tr.frames))
+			}
+		}
+		var plans []ledger.Plan
+		for _, s := range list {
+			plans = append(plans, ledger.Plan{Stream: s.ID, Pushed: next[s.ID]})
+		}
+		got, err := th.book.Report(plans)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := reference.book.Report(plans)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(got.Streams, want.Streams) || got.Strays != want.Strays || got.AllLatency().TotalCount() != want.AllLatency().TotalCount() {
+			t.Fatalf("seed %d: with trains\n%+v\none by one\n%+v", seed, got.Streams, want.Streams)
+		}
+		if th.book.Accepted() != reference.book.Accepted() {
+			t.Fatalf("seed %d: accepted %d, want %d", seed, th.book.Accepted(), reference.book.Accepted())
+		}
+	}
+	if fast == 0 {
+		t.Error("no frame was ever in a train")
+	}
+}
+
+func TestTrainFollow(t *testing.T) {
+	frame := func(seq uint32) (ledger.Stamp, []byte) {
+		s := ledger.Stamp{Stream: 3, Seq: seq, Intended: int64(seq) * 10}
+		return s, wire.AppendFrame(nil, wire.Frame{Ver: 1, Op: 1000, Body: ledger.AppendBody(nil, s, 20)})
+	}
+	var tr train
+	var all []byte
+	var stamps []ledger.Stamp
+	for seq := range uint32(10) {
+		s, b := frame(seq)
+		tr.extend(s, b)
+		all, stamps = append(all, b...), append(stamps, s)
+	}
+	size := len(all) / 10
+	other := bytes.Clone(all)
+	other[5*size+30] ^= 1 // in the body of 5, behind its stamp
+	for _, c := range []struct {
+		name string
+		s    ledger.Stamp
+		b    []byte
+		want int
+	}{
+		{"all that is there", stamps[0], all[size:], 9},
+		{"from the middle", stamps[4], all[5*size:], 5},
+		{"whole frames alone", stamps[4], all[5*size : 8*size-1], 2},
+		{"more than there is", stamps[4], append(bytes.Clone(all[5*size:]), all...), 5},
+		{"less than a frame", stamps[4], all[5*size : 6*size-1], 0},
+		{"nothing behind the last", stamps[9], all, 0},
+		{"another byte", stamps[0], other[size:], 0},
+		{"another byte, but not within", stamps[0], other[size : 5*size], 4},
+		{"a stamp that it has not", ledger.Stamp{Stream: 3, Seq: 4, Intended: 41}, all[5*size:], 0},
+		{"another stream", ledger.Stamp{Stream: 7, Seq: 4, Intended: 40}, all[5*size:], 0},
+		{"one ahead of it", ledger.Stamp{Stream: 3, Seq: 40}, all, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			run, n := tr.follow(c.s, c.b)
+			if len(run) != c.want || n != c.want*size {
+				t.Fatalf("%d frames, %d bytes; want %d frames", len(run), n, c.want)
+			}
+			if c.want > 0 && run[0].Seq != c.s.Seq+1 {
+				t.Errorf("begins with %v", run[0])
+			}
+		})
+	}
+	t.Run("behind the first", func(t *testing.T) {
+		tr.cut(3)
+		if run, _ := tr.follow(stamps[1], all[2*size:]); run != nil {
+			t.Errorf("got %v", run)
+		}
+		if run, _ := tr.follow(stamps[3], all[4*size:]); len(run) != 6 {
+			t.Errorf("%d frames after a cut, want 6", len(run))
+		}
+	})
+}
+
+// BenchmarkInput is what a push costs from the read buffer to the book, where a read has so
+// many of them, of 16 bytes, and the thread's clients get the same.
+func BenchmarkInput(b *testing.B) {
+	for _, perRead := range []int{1, 2, 10, 100, 400} {
+		for kind, name := range []string{"tcp", "ws"} {
+			b.Run(fmt.Sprintf("frames=%d/%s", perRead, name), func(b *testing.B) {
+				const clients = 2000
+				streams := newStreams(b, ledger.Stream{ID: 1, Pushes: 1 << 20})
+				th := readers(b, streams, 2*clients, 1)
+				b.ReportAllocs()
+				seq := uint32(0)
+				for n := 0; n < b.N; {
+					var in []byte
+					for range perRead {
+						s := ledger.Stamp{Stream: 1, Seq: seq, Intended: ledger.Now() - int64(seq%997)*1_000_000}
+						in = wire.AppendFrame(in, wire.Frame{Ver: 1, Op: 1000, Body: ledger.AppendBody(nil, s, ledger.BodyMin)})
+						seq++
+					}
+					if kind == 1 {
+						in = append(wire.AppendWSBatchHeader(nil, len(in)), in...)
+					}
+					copy(th.buf, in)
+					for i := range clients {
+						kept := th.resume(&th.clients[2*i+kind])
+						th.input(2*i+kind, kept, len(in))
+					}
+					n += perRead * clients
+				}
+			})
+		}
+	}
+}
