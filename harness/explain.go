@@ -54,6 +54,9 @@ func Explain(w io.Writer, s *scenario.Scenario, withCeiling bool) error {
 	if env := s.Cluster.CometRuntime.Environment(); len(env) > 0 {
 		fmt.Fprintf(&b, "  comet runs with %s\n", strings.Join(env, " "))
 	}
+	if slack := s.Cluster.CometRuntime.TimerSlack; slack > 0 {
+		fmt.Fprintf(&b, "  comet's threads that sleep for a time may wake %v late\n", slack)
+	}
 	if nice := s.Cluster.CometRuntime.Nice; nice > 0 {
 		fmt.Fprintf(&b, "  comet and the clients stand back behind the others (nice %d)\n", nice)
 	}

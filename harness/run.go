@@ -316,7 +316,7 @@ func (r *run) startCluster(ctx context.Context, died func(*cluster.ExitError)) (
 	r.cluster, err = cluster.Start(ctx, cluster.Config{
 		Exe: r.opt.Exe, Logs: filepath.Join(r.dir, logsFolder), Comets: r.comets, Advertise: r.opt.Advertise,
 		Redis:    redis,
-		CometEnv: cl.CometRuntime.Environment(), CometNice: cl.CometRuntime.Nice,
+		CometEnv: cl.CometRuntime.Environment(), CometNice: cl.CometRuntime.Nice, CometTimerSlack: cl.CometRuntime.TimerSlack,
 		Comet: flags(cl.Comet), Logic: flags(cl.Logic), Job: flags(cl.Job),
 		TLS: r.layout.crowd.secure(),
 	}, died)

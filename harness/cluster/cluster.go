@@ -25,10 +25,13 @@ type Config struct {
 	CometEnv []string
 	// CometNice is how far comets stand back behind the other processes: see nice(1).
 	CometNice int
-	Redis     Redis // EmbeddedRedis or RedisServer; "": the former
-	Logic     []string
-	Job       []string
-	TLS       bool // the comets serve TLS too, with a certificate made for the run
+	// CometTimerSlack is how late the kernel may wake a thread of a comet that sleeps for a
+	// time; 0 leaves it at this process's, which is 50 us mostly.
+	CometTimerSlack time.Duration
+	Redis           Redis // EmbeddedRedis or RedisServer; "": the former
+	Logic           []string
+	Job             []string
+	TLS             bool // the comets serve TLS too, with a certificate made for the run
 	// Advertise is the IP address on which the comets listen for clients, and which clients
 	// are told; "": 127.0.0.1. Everything else is within this machine.
 	Advertise string
@@ -251,10 +254,11 @@ func (c *Cluster) run(role, name string, flags ...string) (*Process, error) {
 	args := append([]string{role, "-admin.addr=" + at}, flags...)
 	var env []string
 	var nice int
+	var slack time.Duration
 	if role == RoleComet {
-		env, nice = c.cfg.CometEnv, c.cfg.CometNice
+		env, nice, slack = c.cfg.CometEnv, c.cfg.CometNice, c.cfg.CometTimerSlack
 	}
-	if err := c.spawner.start(p, c.cfg.Logs, c.cfg.Exe, args, env); err != nil {
+	if err := c.spawner.start(p, c.cfg.Logs, c.cfg.Exe, args, env, slack); err != nil {
 		return nil, err
 	}
 	c.own(p)

@@ -90,7 +90,7 @@ func (s *spawner) close() { close(s.calls) }
 // start runs exe as p in a process group of its own, so that a terminal's Ctrl-C reaches
 // the harness alone, which then stops the processes in order. Whatever happens to the
 // harness, the kernel kills the process with it.
-func (s *spawner) start(p *Process, dir, exe string, args, env []string) error {
+func (s *spawner) start(p *Process, dir, exe string, args, env []string, slack time.Duration) error {
 	p.log, p.done = filepath.Join(dir, p.Name+".log"), make(chan struct{})
 	log, err := os.OpenFile(p.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
@@ -102,10 +102,28 @@ func (s *spawner) start(p *Process, dir, exe string, args, env []string) error {
 	p.cmd.Env = append(os.Environ(), env...)
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	if err := s.do(p.cmd.Start); err != nil {
+	start := p.cmd.Start
+	if slack > 0 {
+		start = func() error { return withTimerSlack(slack, p.cmd.Start) }
+	}
+	if err := s.do(start); err != nil {
 		return fmt.Errorf("start %s: %w", p.Name, err)
 	}
 	return nil
+}
+
+// withTimerSlack calls start with the calling thread's timer slack set to slack, which a
+// process that is started has too, and all of its threads.
+func withTimerSlack(slack time.Duration, start func() error) error {
+	before, err := unix.PrctlRetInt(unix.PR_GET_TIMERSLACK, 0, 0, 0, 0)
+	if err == nil {
+		err = unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(slack), 0, 0, 0)
+	}
+	if err != nil {
+		return fmt.Errorf("set a timer slack of %v: %w", slack, err)
+	}
+	defer unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(before), 0, 0, 0) // what was accepted is again
+	return start()
 }
 
 // standBack gives the process's threads a niceness.

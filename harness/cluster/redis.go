@@ -67,7 +67,7 @@ func (c *Cluster) startRedis(ctx context.Context) (addr string, err error) {
 	}
 	p := &Process{Name: RoleRedis, Role: RoleRedis, client: newAdminClient()}
 	args := []string{"--bind", host, "--port", port, "--save", "", "--appendonly", "no", "--daemonize", "no", "--dir", dir, "--maxclients", "10000"}
-	if err := c.spawner.start(p, c.cfg.Logs, exe, args, nil); err != nil {
+	if err := c.spawner.start(p, c.cfg.Logs, exe, args, nil, 0); err != nil {
 		return "", err
 	}
 	c.own(p)

@@ -56,6 +56,7 @@ var fields = []field{
 	{path: "cluster.comet_runtime.gc", form: formWhole, least: "5", most: "10000", help: "By how much of itself, in percent, the heap grows until the next collection (GOGC). Without it, 100."},
 	{path: "cluster.comet_runtime.memory", form: formSize, least: "16777216B", most: "1099511627776B", help: "Memory above which it collects more eagerly (GOMEMLIMIT). Without it there is no such bound."},
 	{path: "cluster.comet_runtime.nice", form: formWhole, least: "0", most: "19", absent: "0", help: "How far the comets, and with them the clients' threads, stand back behind logic, job, the broker and the pusher (nice): where all are on a few processors, those have next to nothing to do and must not wait for it."},
+	{path: "cluster.comet_runtime.timer_slack", form: formDuration, least: "50us", most: "10ms", help: "How late the kernel may wake a thread of a comet that sleeps for a time (PR_SET_TIMERSLACK). Go's runtime has a thread in each process that sleeps for 20 us at a time; of fifty processes they take a tenth of two processors. Without it the kernel's, 50 us."},
 	{path: "cluster.logic", form: formSettings, help: "Settings of logic."},
 	{path: "cluster.job", form: formSettings, help: "Settings of job."},
 

@@ -109,7 +109,7 @@ func readCluster(o *object) Cluster {
 	c.Redis, c.Network = clusterWord(o, "redis"), clusterWord(o, "network")
 	c.Comet, c.Logic, c.Job = o.settings("comet"), o.settings("logic"), o.settings("job")
 	if r := o.object("comet_runtime"); r.node != nil {
-		c.CometRuntime = Runtime{Procs: scalar(r, "procs", whole), GC: scalar(r, "gc", whole), Memory: scalar(r, "memory", size), Nice: scalar(r, "nice", whole)}
+		c.CometRuntime = Runtime{Procs: scalar(r, "procs", whole), GC: scalar(r, "gc", whole), Memory: scalar(r, "memory", size), Nice: scalar(r, "nice", whole), TimerSlack: scalar(r, "timer_slack", duration)}
 		r.done()
 	}
 	o.done()

@@ -46,10 +46,11 @@ type Cluster struct {
 
 // Runtime is what a process may take of the machine; zeros leave it as it is.
 type Runtime struct {
-	Procs  int // GOMAXPROCS
-	GC     int // GOGC, in percent
-	Memory int // GOMEMLIMIT, in bytes
-	Nice   int // how far it stands back behind other processes, see nice(1)
+	Procs      int           // GOMAXPROCS
+	GC         int           // GOGC, in percent
+	Memory     int           // GOMEMLIMIT, in bytes
+	TimerSlack time.Duration // how late the kernel may wake a thread that sleeps for a time
+	Nice       int           // how far it stands back behind other processes, see nice(1)
 }
 
 // Environment returns what r asks of Go's runtime as variables of a process's environment.
