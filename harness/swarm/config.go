@@ -81,8 +81,6 @@ type Config struct {
 	// every 8000 clients where the target is there too, and the kernel's choice elsewhere.
 	LocalAddrs []netip.Addr
 
-	Nice int // how far the threads stand back behind others, see nice(1)
-
 	ReadBuffer    int // bytes, one buffer a thread; default 128 KiB
 	ReceiveBuffer int // SO_RCVBUF of the clients' sockets; default: the kernel's
 

@@ -155,11 +155,6 @@ func (t *thread) run(err error) {
 
 func (t *thread) loop() error {
 	var err error
-	if t.cfg.Nice > 0 {
-		if err := unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), t.cfg.Nice); err != nil {
-			return fmt.Errorf("swarm: give a thread the niceness %d: %w", t.cfg.Nice, err)
-		}
-	}
 	if t.epfd, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return fmt.Errorf("swarm: make an epoll: %w", err)
 	}
