@@ -58,7 +58,7 @@ func Explain(w io.Writer, s *scenario.Scenario, withCeiling bool) error {
 		fmt.Fprintf(&b, "  comet's threads that sleep for a time may wake %v late\n", slack)
 	}
 	if nice := s.Cluster.CometRuntime.Nice; nice > 0 {
-		fmt.Fprintf(&b, "  comet stands back behind the others and the clients (nice %d)\n", nice)
+		fmt.Fprintf(&b, "  comet stands back behind the others and the clients, once these are connected (nice %d)\n", nice)
 	}
 	b.WriteString(explainClients(s, l))
 	fmt.Fprintf(&b, "\nFor %v, which count for loss and order and not for latency, and then for %v, which are measured, it pushes:\n", s.Phases.Warmup, s.Phases.Measure)

@@ -316,7 +316,7 @@ func (r *run) startCluster(ctx context.Context, died func(*cluster.ExitError)) (
 	r.cluster, err = cluster.Start(ctx, cluster.Config{
 		Exe: r.opt.Exe, Logs: filepath.Join(r.dir, logsFolder), Comets: r.comets, Advertise: r.opt.Advertise,
 		Redis:    redis,
-		CometEnv: cl.CometRuntime.Environment(), CometNice: cl.CometRuntime.Nice, CometTimerSlack: cl.CometRuntime.TimerSlack,
+		CometEnv: cl.CometRuntime.Environment(), CometTimerSlack: cl.CometRuntime.TimerSlack,
 		Comet: flags(cl.Comet), Logic: flags(cl.Logic), Job: flags(cl.Job),
 		TLS: r.layout.crowd.secure(),
 	}, died)
@@ -387,8 +387,25 @@ func (r *run) connect(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("connect the clients: %w", err), r.closeSwarm())
 	}
-	if r.connected, err = r.readCometMemory(ctx); err != nil {
+	if r.connected, err = r.readCometMemory(ctx); err == nil {
+		err = r.standBack()
+	}
+	if err != nil {
 		return errors.Join(err, r.closeSwarm())
+	}
+	return nil
+}
+
+// standBack gives the comets the niceness that the scenario wants of them.
+func (r *run) standBack() error {
+	nice := r.opt.Scenario.Cluster.CometRuntime.Nice
+	if nice == 0 || r.opt.Target != nil {
+		return nil
+	}
+	for _, p := range r.cluster.Role(cluster.RoleComet) {
+		if err := p.StandBack(nice); err != nil {
+			return err
+		}
 	}
 	return nil
 }

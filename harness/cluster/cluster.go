@@ -23,8 +23,6 @@ type Config struct {
 	Comet  []string // further flags of every comet
 	// CometEnv is variables (NAME=VALUE) of every comet's environment, beside this process's.
 	CometEnv []string
-	// CometNice is how far comets stand back behind the other processes: see nice(1).
-	CometNice int
 	// CometTimerSlack is how late the kernel may wake a thread of a comet that sleeps for a
 	// time; 0 leaves it at this process's, which is 50 us mostly.
 	CometTimerSlack time.Duration
@@ -253,20 +251,14 @@ func (c *Cluster) run(role, name string, flags ...string) (*Process, error) {
 	p := &Process{Name: name, Role: role, Admin: at, client: newAdminClient()}
 	args := append([]string{role, "-admin.addr=" + at}, flags...)
 	var env []string
-	var nice int
 	var slack time.Duration
 	if role == RoleComet {
-		env, nice, slack = c.cfg.CometEnv, c.cfg.CometNice, c.cfg.CometTimerSlack
+		env, slack = c.cfg.CometEnv, c.cfg.CometTimerSlack
 	}
 	if err := c.spawner.start(p, c.cfg.Logs, c.cfg.Exe, args, env, slack); err != nil {
 		return nil, err
 	}
 	c.own(p)
-	if nice > 0 {
-		if err := p.standBack(nice); err != nil {
-			return nil, err
-		}
-	}
 	return p, nil
 }
 

@@ -126,8 +126,9 @@ func withTimerSlack(slack time.Duration, start func() error) error {
 	return start()
 }
 
-// standBack gives the process's threads a niceness.
-func (p *Process) standBack(nice int) error {
+// StandBack gives the threads of a process that the cluster has started a niceness: see
+// nice(1).
+func (p *Process) StandBack(nice int) error {
 	// A process that has ended already is reported by wait.
 	if err := unix.Setpriority(unix.PRIO_PGRP, p.PID(), nice); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("give %s the niceness %d: %w", p.Name, nice, err)

@@ -7,12 +7,12 @@
 package netns
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"runtime"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -58,20 +58,30 @@ const childEntries = "/proc/sys/net/ipv4/tcp_child_ehash_entries"
 
 // askFor asks for a table with two chains a socket. Without the setting, or the right to
 // change it, the new network shares the machine's table: that is slower, and no error.
+// restore puts the setting back, also from another network: the file stays that of this one.
 func askFor(sockets int) (restore func()) {
+	none := func() {}
 	before, err := os.ReadFile(childEntries)
 	if err != nil {
-		return func() {}
+		return none
+	}
+	f, err := os.OpenFile(childEntries, os.O_WRONLY, 0)
+	if err != nil {
+		return none
 	}
 	const most = 1 << 24 // the kernel's
 	entries := 1 << 10
 	for entries < most && entries < 2*sockets {
 		entries <<= 1
 	}
-	if os.WriteFile(childEntries, []byte(strconv.Itoa(entries)), 0o644) != nil {
-		return func() {}
+	if _, err := f.WriteString(strconv.Itoa(entries)); err != nil {
+		f.Close()
+		return none
 	}
-	return func() { _ = os.WriteFile(childEntries, []byte(strings.TrimSpace(string(before))), 0o644) }
+	return func() {
+		_, _ = f.WriteAt(bytes.TrimSpace(before), 0) // what was there is accepted
+		f.Close()
+	}
 }
 
 // raiseLoopback brings the loopback interface up, which a new namespace has, but down.
