@@ -31,17 +31,25 @@ func (t *thread) take(i, limit int) int {
 		into = t.buf[kept:]
 	}
 	n, errno := read(c.fd, into[:min(limit, len(into))])
+	var cause Cause
+	var ended error
 	switch {
 	case errno == unix.EAGAIN || errno == unix.EINTR:
 		return 0 // what resume loaded is still stored
 	case errno == unix.ECONNRESET:
-		t.drop(i, ServerReset, errno)
-		return 0
+		cause, ended = ServerReset, errno
 	case errno != 0:
-		t.drop(i, ReadFailed, fmt.Errorf("read: %w", errno))
-		return 0
+		cause, ended = ReadFailed, fmt.Errorf("read: %w", errno)
 	case n == 0:
-		t.drop(i, ServerClosed, errEOF)
+		cause, ended = ServerClosed, errEOF
+	}
+	switch {
+	case ended == nil:
+	case c.state == securing:
+		t.cutOff(i, cause, ended)
+		return 0
+	default:
+		t.drop(i, cause, ended)
 		return 0
 	}
 	t.tally.reads++

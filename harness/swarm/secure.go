@@ -86,7 +86,12 @@ func (t *thread) secured(l *link, err error) {
 	l.mu.Lock()
 	l.inside = true
 	l.mu.Unlock()
-	if err != nil {
+	var off *cutOff
+	switch {
+	case errors.As(err, &off):
+		t.drop(l.client, off.cause, off.err)
+		return
+	case err != nil:
 		t.drop(l.client, HandshakeFailed, fmt.Errorf("TLS handshake: %w", err))
 		return
 	}
@@ -95,12 +100,31 @@ func (t *thread) secured(l *link, err error) {
 	}
 }
 
+// A cutOff is the end of a connection in its handshake.
+type cutOff struct {
+	cause Cause
+	err   error
+}
+
+func (c *cutOff) Error() string { return c.err.Error() }
+func (c *cutOff) Unwrap() error { return c.err }
+
+// cutOff takes the end of client i's connection while its handshake runs. A server hangs up
+// when the client doesn't like it, too: what the handshake comes to says which of them it was.
+func (t *thread) cutOff(i int, cause Cause, err error) {
+	if gone := unix.EpollCtl(t.epfd, unix.EPOLL_CTL_DEL, int(t.clients[i].fd), nil); gone != nil && !errors.Is(gone, unix.ENOENT) {
+		t.drop(i, cause, err)
+		return
+	}
+	t.links[int32(i)].feed(nil, &cutOff{cause: cause, err: err})
+}
+
 // feed gives the link what was read of its socket.
 func (l *link) feed(b []byte, ended error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.in.Write(b)
-	if ended != nil {
+	if l.ended == nil {
 		l.ended = ended
 	}
 	l.more.Signal()
@@ -140,7 +164,7 @@ func (l *link) Write(b []byte) (int, error) {
 			return
 		}
 		if _, err := send(l.fd, b); err != nil {
-			l.thread.drop(l.client, WriteFailed, err)
+			l.thread.cutOff(l.client, WriteFailed, err)
 		}
 	})
 	return len(b), nil

@@ -2,6 +2,7 @@ package swarm
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -228,7 +229,7 @@ func serveWith(t *testing.T, f answer) string {
 
 func write(b []byte) answer {
 	return func(conn net.Conn) {
-		buf := make([]byte, 1024)
+		buf := make([]byte, 4096) // more than a ClientHello
 		_, _ = conn.Read(buf)
 		_, _ = conn.Write(b)
 	}
@@ -253,6 +254,8 @@ func TestCauses(t *testing.T) {
 		{"nobody answers", ledger.TCP, func(net.Conn) {}, false, JoinTimeout, "waiting for the auth reply"},
 		{"nobody upgrades", ledger.WebSocket, func(net.Conn) {}, false, JoinTimeout, "waiting for the upgrade"},
 		{"closed instead of a reply", ledger.TCP, closing(nil), false, ServerClosed, "end of file"},
+		{"closed during the handshake", ledger.TCPTLS, closing(nil), false, ServerClosed, "end of file"},
+		{"garbage during the handshake", ledger.TCPTLS, write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n")), false, HandshakeFailed, "TLS handshake: "},
 		{"garbage instead of a reply", ledger.TCP, write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n")), false, ProtocolError, "package length"},
 		{"not found", ledger.WebSocket, write([]byte("HTTP/1.1 404 Not Found\r\n\r\n")), false, UpgradeRefused, "404 Not Found"},
 		{"wrong accept", ledger.WebSocket, write([]byte("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n")), false, UpgradeRefused, "Sec-WebSocket-Accept"},
@@ -266,7 +269,7 @@ func TestCauses(t *testing.T) {
 			set := subscribe(t, streams, 1)
 			addr := []string{serveWith(t, c.answer)}
 			swarm := newSwarm(t, Config{
-				Targets: Targets{TCP: addr, WS: addr}, Streams: streams, Clients: 5, ConnectTimeout: 300 * time.Millisecond,
+				Targets: Targets{TCP: addr, WS: addr, TCPTLS: addr}, TLS: &tls.Config{}, Streams: streams, Clients: 5, ConnectTimeout: 300 * time.Millisecond,
 				Client: func(int) Client { return Client{Kind: c.kind, Subscription: set} },
 			})
 			if err := swarm.Connect(testContext(t)); err != nil {

@@ -21,6 +21,7 @@ func (c joinCommand) run(sh *shard) {
 	s := c.session
 	if !s.managed {
 		for old := sh.keys[s.key]; old != nil; old = old.older {
+			old.replaced = true
 			old.dismiss(reasonReplaced)
 		}
 	}
@@ -44,9 +45,10 @@ func (c leaveCommand) run(sh *shard) {
 	sh.release(&sh.everyone)
 	sh.accepts.release(s.accepts)
 	sh.wheel.remove(s)
+	sh.removeKey(s)
 	// Without ids a session that was replaced has no registration to take back: it is the
-	// new one's.
-	if newest := sh.removeKey(s); newest || s.managed {
+	// new one's, also if that ended first.
+	if !s.replaced || s.managed {
 		sh.server.disconnect(s)
 	}
 }

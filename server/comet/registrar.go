@@ -22,6 +22,11 @@ const (
 	// many, where logic is goim's.
 	singles = 32
 
+	// tries is how often logic is asked about a session that it can't be asked about, and
+	// retryPause the time before the second of them; each after that is twice as long.
+	tries      = 3
+	retryPause = 100 * time.Millisecond
+
 	// beatLinger is how long a session that is renewed waits for others. It has minutes left.
 	beatLinger = time.Second
 )
@@ -72,20 +77,35 @@ func (s *Server) batchTime() time.Duration {
 	return max(s.cfg.RPCClient.Timeout, s.cfg.Protocol.HandshakeTimeout)
 }
 
-// connectAll asks logic about sessions, and lets each in or closes it.
+// connectAll asks logic about sessions, and lets each in or closes it. It asks again, while
+// there is time, about those that logic could not be asked about: a logic that restarts, or a
+// Redis that stumbles, costs nobody the connection.
 func (s *Server) connectAll(list []*arrival) {
+	for try, pause := 1, retryPause; len(list) > 0; try, pause = try+1, 2*pause {
+		until := time.Now().Add(pause)
+		list = s.connectOnce(list, func(a *arrival) bool { return try < tries && a.deadline.After(until) })
+		if len(list) > 0 {
+			time.Sleep(pause)
+		}
+	}
+}
+
+// connectOnce asks logic about sessions. Of those that it could not be asked about now it
+// returns the ones to ask about again, and closes the others.
+func (s *Server) connectOnce(list []*arrival, retry func(*arrival) bool) (again []*arrival) {
 	due := make([]*arrival, 0, len(list))
 	reqs := make([]*logic.ConnectReq, 0, len(list))
 	for _, a := range list {
-		if a.session.closed() {
-			continue // while it waited
+		if a.session.closed() { // while it waited
+			s.connecting.remove(a.session)
+			continue
 		}
 		s.connecting.add(a.session)
 		due = append(due, a)
 		reqs = append(reqs, &logic.ConnectReq{Server: s.name, Cookie: a.cookie, Token: a.auth.Body, Session: a.session.id()})
 	}
 	if len(due) == 0 {
-		return
+		return nil
 	}
 	// Who has waited for longest is closed by then if need be; the others have some time yet.
 	ctx, cancel := context.WithDeadline(context.Background(), due[len(due)-1].deadline)
@@ -101,14 +121,17 @@ func (s *Server) connectAll(list []*arrival) {
 	})
 	failed, why := 0, error(nil)
 	for i, a := range due {
-		if err := s.answered(a, answers[i]); err != nil {
+		if err := answers[i].err; status.Code(err) == codes.Unavailable && retry(a) {
+			again, why = append(again, a), err
+		} else if err := s.answered(a, answers[i]); err != nil {
 			failed, why = failed+1, err
 		}
 	}
-	if failed > 0 {
+	if failed+len(again) > 0 {
 		s.metrics.rpcErrors["Connect"].Add(float64(failed))
-		s.log.Warn("ask logic to connect sessions", "sessions", len(due), "failed", failed, "err", why)
+		s.log.Warn("ask logic to connect sessions", "sessions", len(due), "failed", failed, "again", len(again), "err", why)
 	}
+	return again
 }
 
 // disconnectAll tells logic that sessions have ended.

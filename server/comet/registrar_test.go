@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -181,6 +182,38 @@ func TestOneOfManyFails(t *testing.T) {
 	if n := testutil.ToFloat64(c.metrics.rpcErrors["Connect"]); n != 1 {
 		t.Errorf("%v sessions are counted that logic could not be asked about", n)
 	}
+}
+
+// A session that logic can't be asked about at once, but soon, is let in. Until then nobody who
+// came with it waits, and it may leave.
+func TestLogicStumbles(t *testing.T) {
+	var asked, left atomic.Int32
+	c := startComet(t, &fakeLogic{connect: func(_ *logic.ConnectReq, r *logic.ConnectReply) error {
+		r.Managed = true
+		switch {
+		case r.Key == "patient" && asked.Add(1) < tries, r.Key == "leaves" && left.Add(1) > 0:
+			return status.Error(codes.Unavailable, "no Redis")
+		}
+		return nil
+	}}, nil)
+	leaves := c.auth(t, false, `{"key":"leaves"}`)
+	eventually(t, "it is asked about", func() bool { return left.Load() == 1 })
+	leaves.conn.Close()
+	cl := c.auth(t, false, `{"key":"patient","accepts":[1000]}`)
+	c.login(t, false, `{"key":"other"}`)
+	if f := cl.read(); f.Op != wire.OpAuthReply {
+		t.Fatalf("%+v", f)
+	}
+	pushTo(t, c, "patient", "welcome")
+	cl.wants("welcome")
+	if n := testutil.ToFloat64(c.metrics.closed[reasonAuthFailed]); n != 0 {
+		t.Errorf("%v closed because logic could not be asked", n)
+	}
+	eventually(t, "none of them connects any more", func() bool {
+		c.connecting.mu.Lock()
+		defer c.connecting.mu.Unlock()
+		return len(c.connecting.by) == 0
+	})
 }
 
 // A client that leaves while logic is asked about it: its end is told behind its beginning. One

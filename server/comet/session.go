@@ -76,6 +76,7 @@ type session struct {
 
 	// Owned by the shard.
 	lagging    bool // in the shard's list of laggards
+	replaced   bool // the key's registration is that of another
 	roomIndex  int32
 	allIndex   int32
 	wheelSlot  int32

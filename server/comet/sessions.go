@@ -42,12 +42,11 @@ func (sh *shard) addKey(s *session) {
 	sh.keys[s.key] = s
 }
 
-// removeKey takes s out of the sessions under its key, and reports whether it was the
-// newest of them. It costs the same for a crowd under one key.
-func (sh *shard) removeKey(s *session) (newest bool) {
-	newest = s.newer == nil
+// removeKey takes s out of the sessions under its key. It costs the same for a crowd under
+// one key.
+func (sh *shard) removeKey(s *session) {
 	switch {
-	case !newest:
+	case s.newer != nil:
 		s.newer.older = s.older
 	case s.older == nil:
 		delete(sh.keys, s.key)
@@ -58,7 +57,6 @@ func (sh *shard) removeKey(s *session) (newest bool) {
 		s.older.newer = s.newer
 	}
 	s.older, s.newer = nil, nil
-	return newest
 }
 
 // find returns the session with the number under key, or nil.

@@ -42,7 +42,7 @@ type KafkaConfig struct {
 // CometConfig is how comets are called and when they are given up.
 type CometConfig struct {
 	RPCTimeout      time.Duration `toml:"rpcTimeout" range:"100ms..10m" doc:"Time for one call. A comet under back-pressure answers late: a short time-out makes duplicates."`
-	DeadAfter       time.Duration `toml:"deadAfter" range:"100ms..10m" doc:"Time of nothing but failures after which a comet is given up until it connects again. What waits for it is dropped."`
+	DeadAfter       time.Duration `toml:"deadAfter" range:"100ms..10m" doc:"Time of nothing but failures or silence after which a comet is given up until it connects again. What waits for it is dropped. A comet that gets no processor for so long, as on an overloaded machine, looks like a dead one."`
 	LeaveWait       time.Duration `toml:"leaveWait" range:"0s..1m" doc:"How long a comet that left discovery still gets what already waits for it."`
 	BackoffMin      time.Duration `toml:"backoffMin" range:"1ms..1m" doc:"First wait before a failed call is repeated."`
 	BackoffMax      time.Duration `toml:"backoffMax" range:"1ms..1m" doc:"Longest wait before a failed call is repeated, at least comet.backoffMin."`

@@ -234,7 +234,7 @@ func TestListenNamesABadOption(t *testing.T) {
 // TestLargeRecord sends a frame that is larger than a batch may be.
 func TestLargeRecord(t *testing.T) {
 	c := newRPCFake(t)
-	client, err := dial(c.addr)
+	client, err := dial(c.addr, time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}

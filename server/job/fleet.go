@@ -64,7 +64,8 @@ const (
 )
 
 func newFleet(cfg Config, log *slog.Logger, m *metrics, notify func()) *fleet {
-	f := &fleet{cfg: cfg, log: log, metrics: m, dial: dial, notify: notify, seed: maphash.MakeSeed(), links: make(map[string]*member)}
+	f := &fleet{cfg: cfg, log: log, metrics: m, notify: notify, seed: maphash.MakeSeed(), links: make(map[string]*member)}
+	f.dial = func(addr string) (Comet, error) { return dial(addr, cfg.Comet.DeadAfter) }
 	f.live.Store(&roster{})
 	return f
 }

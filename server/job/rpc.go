@@ -47,8 +47,9 @@ type rpcComet struct {
 	client comet.CometClient
 }
 
-// dial returns the comet at addr, host:port. It does not wait for the connection.
-func dial(addr string) (Comet, error) {
+// dial returns the comet at addr, host:port, whose connection is broken off where nothing is
+// heard of it for silence. It does not wait for the connection.
+func dial(addr string, silence time.Duration) (Comet, error) {
 	conn, err := grpc.NewClient("passthrough:///"+addr,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithNoProxy(),
@@ -63,7 +64,7 @@ func dial(addr string) (Comet, error) {
 		}),
 		// Pings only while a call is in flight: a comet with gRPC's default policy cuts
 		// connections that ping without one.
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: silence}),
 	)
 	if err != nil {
 		return nil, fmt.Errorf("dial comet %s: %w", addr, err)
