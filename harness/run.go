@@ -280,6 +280,10 @@ func (r *run) take(ctx context.Context) error {
 		return interrupted(ctx, err)
 	}
 	if err := r.settle(ctx); err != nil {
+		if stop := interrupted(ctx, err); errors.Is(stop, ErrInterrupted) {
+			// It goes on after an interrupt: that is not why.
+			return fmt.Errorf("%w; what was measured could not be read: %w", stop, err)
+		}
 		return interrupted(ctx, err)
 	}
 	// The ceiling is the machine's that the server and the clients are on.
@@ -315,7 +319,7 @@ func (r *run) startCluster(ctx context.Context, died func(*cluster.ExitError)) (
 	}
 	r.cluster, err = cluster.Start(ctx, cluster.Config{
 		Exe: r.opt.Exe, Logs: filepath.Join(r.dir, logsFolder), Comets: r.comets, Advertise: r.opt.Advertise,
-		Redis:    redis,
+		Redis: redis, Grace: r.forAll(cluster.DefaultGrace),
 		CometEnv: cl.CometRuntime.Environment(), CometTimerSlack: cl.CometRuntime.TimerSlack,
 		Comet: flags(cl.Comet), Logic: flags(cl.Logic), Job: flags(cl.Job),
 		TLS: r.layout.crowd.secure(),
@@ -597,7 +601,7 @@ func (r *run) settle(ctx context.Context) error {
 		return exit
 	}
 	// An interrupt must not keep the figures that there are from being read.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.forAll(30*time.Second))
 	defer cancel()
 	var err error
 	if r.end, err = r.readBorder(ctx); err != nil {
@@ -629,6 +633,12 @@ func (r *run) settle(ctx context.Context) error {
 	closeErr := r.closeSwarm()
 	r.stopErr = r.cluster.Stop()
 	return closeErr
+}
+
+// forAll is the time for what takes least with few clients, and 50 s more with a million: as
+// many sockets are closed or accounts read, on a machine that may be busy with what is unread.
+func (r *run) forAll(least time.Duration) time.Duration {
+	return least + time.Duration(r.opt.Scenario.Clients.Count)*50*time.Microsecond
 }
 
 // readBorder reads what everything has used by now.

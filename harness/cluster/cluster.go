@@ -35,15 +35,14 @@ type Config struct {
 	Advertise string
 	// Ready is the most that the processes may take until they work. 0 is one minute.
 	Ready time.Duration
-	// Grace is the most that a process may take to end. 0 is 5 s.
+	// Grace is the most that a process may take to end. 0 is DefaultGrace.
 	Grace time.Duration
 }
 
-// Defaults of Config.
-const (
-	defaultReady = time.Minute
-	defaultGrace = 5 * time.Second
-)
+const defaultReady = time.Minute
+
+// DefaultGrace is how long a process of a cluster may take to end where Config doesn't say.
+const DefaultGrace = 5 * time.Second
 
 // The roles, by their subcommands.
 const (
@@ -90,7 +89,7 @@ func Start(ctx context.Context, cfg Config, died func(*ExitError)) (*Cluster, er
 		cfg.Advertise = "127.0.0.1"
 	}
 	if cfg.Grace == 0 {
-		cfg.Grace = defaultGrace
+		cfg.Grace = DefaultGrace
 	}
 	ports, err := NewPorts()
 	if err != nil {
