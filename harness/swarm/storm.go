@@ -21,21 +21,25 @@ type StormReport struct {
 func (s *Swarm) Storm(ctx context.Context, fraction float64, reset bool) (StormReport, error) {
 	began := ledger.Now()
 	var out StormReport
+	var stormed []*thread
 	for _, t := range s.threads {
+		var taken int
 		// A thread that is busy with its own storm answers when it is through.
-		if err := t.do(ctx, func() { out.Clients += int64(t.storm(fraction, reset)) }); err != nil {
+		if err := t.do(ctx, func() { taken = t.storm(fraction, reset) }); err != nil {
 			if ctx.Err() != nil {
 				break
 			}
 			return out, fmt.Errorf("storm: %w", err)
 		}
+		out.Clients += int64(taken)
+		stormed = append(stormed, t)
 	}
 	tick := time.NewTicker(stormPoll)
 	defer tick.Stop()
 	for {
 		out.Back, out.Took = 0, 0
 		last := began
-		for _, t := range s.threads {
+		for _, t := range stormed {
 			out.Back += t.shared.stormBack.Load()
 			last = max(last, t.shared.stormLast.Load())
 		}

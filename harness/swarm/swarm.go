@@ -310,7 +310,10 @@ func (s *Swarm) Finish(ctx context.Context, plans []ledger.Plan) (*Report, error
 			part.StormTime.Merge(t.stormTime)
 			t.book.Rotate() // or the snapshot below lacked up to a second of latencies
 		})
-		if err = errors.Join(err, failed); err != nil {
+		if err == nil {
+			err = failed
+		}
+		if err != nil {
 			return nil, fmt.Errorf("report of swarm thread %d: %w", t.number, err)
 		}
 		if err := r.Merge(part); err != nil {
@@ -363,7 +366,8 @@ func (s *Swarm) closeWakeups() {
 	}
 }
 
-// do runs f on the thread and waits for it. When it returns an error, f may still run.
+// do runs f on the thread and waits for it. When it returns an error, f may still run: what it
+// writes is not to be read then.
 func (t *thread) do(ctx context.Context, f func()) error {
 	done := make(chan struct{})
 	select {
