@@ -225,7 +225,7 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	case err == nil:
 		return status
 	case errors.Is(err, harness.ErrInterrupted):
-		fmt.Fprintf(stderr, "barrage bench: %v; all processes have ended, and there is nothing to report\n", err)
+		fmt.Fprintf(stderr, "barrage bench: %v; all processes have ended\n", err)
 		return benchInterrupted
 	case errors.As(err, &environment), errors.As(err, &setup), errors.As(err, &usage):
 		fmt.Fprintf(stderr, "barrage bench: %v\n", err)

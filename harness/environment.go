@@ -24,10 +24,10 @@ func readEnvironment(commit string) report.Environment {
 		CPU: field("/proc/cpuinfo", "model name"), Cores: runtime.NumCPU(), MemoryBytes: memInfo("MemTotal"),
 		System: strings.Trim(field("/etc/os-release", "PRETTY_NAME"), `"`), Go: runtime.Version(), Commit: commit,
 		Broker: "librdkafka's mock cluster in the services process, memory only", HarnessProcs: runtime.GOMAXPROCS(0),
-		KernelSettings: map[string]string{}, Network: hostNetwork,
+		KernelSettings: map[string]string{}, Network: report.HostNetwork,
 	}
 	if netns.Inside() {
-		e.Network = ownNetwork
+		e.Network = report.OwnNetwork
 	}
 	var u unix.Utsname
 	if unix.Uname(&u) == nil {

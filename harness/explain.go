@@ -38,9 +38,9 @@ func Explain(w io.Writer, s *scenario.Scenario, withCeiling bool) error {
 	}
 	fmt.Fprintf(&b, "It starts an embedded Kafka, %s, logic, job and %s as processes of their own.\n", redis, report.Plural(max(1, comets), "comet"))
 	switch {
-	case s.Cluster.Network == ownNetwork:
+	case s.Cluster.Network == report.OwnNetwork:
 		b.WriteString("They and the clients are in a network namespace of their own, which takes root.\n")
-	case s.Cluster.Network != hostNetwork && s.Clients.Count >= fewForOwnNetwork:
+	case s.Cluster.Network != report.HostNetwork && s.Clients.Count >= fewForOwnNetwork:
 		b.WriteString("They and the clients are in a network namespace of their own, if this user may make one.\n")
 	}
 	for _, role := range []struct {

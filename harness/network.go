@@ -5,13 +5,8 @@ import (
 	"fmt"
 
 	"barrage/harness/netns"
+	"barrage/harness/report"
 	"barrage/harness/scenario"
-)
-
-// What report.Environment calls the two networks.
-const (
-	hostNetwork = "host"
-	ownNetwork  = "own"
 )
 
 // fewForOwnNetwork is how many clients do as well in the machine's network: with both ends
@@ -25,9 +20,9 @@ const fewForOwnNetwork = 100_000
 // something that the scenario doesn't name.
 func EnterNetwork(s *scenario.Scenario, exe string, outward bool) error {
 	outward = outward || s.Metrics.Pushgateway != "" || s.Metrics.RemoteWrite != ""
-	wanted := s.Cluster.Network == ownNetwork
+	wanted := s.Cluster.Network == report.OwnNetwork
 	switch {
-	case s.Cluster.Network == hostNetwork || netns.Inside():
+	case s.Cluster.Network == report.HostNetwork || netns.Inside():
 		return nil
 	case wanted && outward:
 		return &EnvironmentError{Problems: []string{

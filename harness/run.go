@@ -280,11 +280,12 @@ func (r *run) take(ctx context.Context) error {
 		return interrupted(ctx, err)
 	}
 	if err := r.settle(ctx); err != nil {
-		if stop := interrupted(ctx, err); errors.Is(stop, ErrInterrupted) {
+		stop := interrupted(ctx, err)
+		if errors.Is(stop, ErrInterrupted) {
 			// It goes on after an interrupt: that is not why.
-			return fmt.Errorf("%w; what was measured could not be read: %w", stop, err)
+			return fmt.Errorf("%w, and what was measured could not be read: %w", stop, err)
 		}
-		return interrupted(ctx, err)
+		return stop
 	}
 	// The ceiling is the machine's that the server and the clients are on.
 	if r.cut || r.opt.NoCeiling || r.opt.Target != nil || r.fleet != nil {

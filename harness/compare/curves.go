@@ -13,12 +13,7 @@ import (
 // charts draws the sides' runs over each other: a colour a side, each run a thin line, and
 // the median of a side's runs a thick one.
 func charts(c *Comparison) []page.Figure {
-	percentiles := page.Chart{
-		Title: "Latency by percentile", Note: "From a push's intended time to each client's receipt. To the right of 99 each step leaves out a tenth of what was left.",
-		Y: page.Axis{Format: report.Seconds.Format},
-	}
-	overlay(&percentiles, c.Sides, true, latencyCurve)
-	percentiles.X = page.PercentileAxis(rightmost(percentiles.Lines))
+	percentiles := report.PercentileChart(overlay(c.Sides, true, report.LatencyCurve)...)
 	overTime := func(title, note string, unit report.Unit, of func(*report.Run) []page.Point) *page.Chart {
 		chart := &page.Chart{
 			Title: title, Note: note,
@@ -27,11 +22,11 @@ func charts(c *Comparison) []page.Figure {
 		if unit == report.Bytes {
 			chart.Y.Unit = 1 << 20
 		}
-		overlay(chart, c.Sides, false, of)
+		chart.Lines = overlay(c.Sides, false, of)
 		return chart
 	}
 	return page.Figures(
-		fit(&percentiles),
+		fit(percentiles),
 		fit(overTime("Median latency over time", "Of the deliveries of each second.", report.Seconds, func(r *report.Run) []page.Point {
 			return measuredLatency(r, func(s *report.Second) float64 { return s.P50 })
 		})),
@@ -49,10 +44,10 @@ func charts(c *Comparison) []page.Figure {
 	)
 }
 
-// overlay draws a curve of each run, and each side's median curve over them. Where log,
+// overlay returns a curve of each run, and each side's median curve over them. Where log,
 // the curves go over a logarithmic axis.
-func overlay(chart *page.Chart, sides []Side, log bool, of func(*report.Run) []page.Point) {
-	var thick []page.Line
+func overlay(sides []Side, log bool, of func(*report.Run) []page.Point) []page.Line {
+	var thin, thick []page.Line
 	for i, s := range sides {
 		var curves [][]page.Point
 		for k, r := range s.Runs {
@@ -62,14 +57,14 @@ func overlay(chart *page.Chart, sides []Side, log bool, of func(*report.Run) []p
 			}
 			curves = append(curves, points)
 			if len(s.Runs) > 1 {
-				chart.Lines = append(chart.Lines, page.Line{Name: runName(i, k, r), Points: points, Colour: page.Colour(i), Weight: page.Thin})
+				thin = append(thin, page.Line{Name: runName(i, k, r), Points: points, Colour: page.Colour(i), Weight: page.Thin})
 			}
 		}
 		if points := medianCurve(curves, log); len(points) > 0 {
 			thick = append(thick, page.Line{Name: sideName(i, s), Points: points, Colour: page.Colour(i), Weight: page.Thick})
 		}
 	}
-	chart.Lines = append(chart.Lines, thick...) // above the thin ones
+	return append(thin, thick...) // above the thin ones
 }
 
 // sideName is what a side is called beside a curve.
@@ -168,25 +163,6 @@ func fit(chart *page.Chart) *page.Chart {
 	}
 	chart.Y.Log = low > 0 && high > flat*low
 	return chart
-}
-
-func rightmost(lines []page.Line) float64 {
-	most := 0.0
-	for _, l := range lines {
-		for _, p := range l.Points {
-			most = max(most, p.X)
-		}
-	}
-	return most
-}
-
-func latencyCurve(r *report.Run) (points []page.Point) {
-	for _, p := range r.Latency.Curve {
-		if p.Quantile < 1 {
-			points = append(points, page.Point{X: page.Place(p.Quantile), Y: p.Seconds})
-		}
-	}
-	return points
 }
 
 // The phase by which runs are laid over each other.

@@ -53,7 +53,7 @@ func aspects() []aspect {
 		{"the Go version", func(r *report.Run) string { return r.Environment.Go }},
 		{"the broker", func(r *report.Run) string { return r.Environment.Broker }},
 		{"the Redis", func(r *report.Run) string { return r.Environment.Redis }},
-		{"the network", func(r *report.Run) string { return cmp.Or(r.Environment.Network, "host") }},
+		{"the network", func(r *report.Run) string { return cmp.Or(r.Environment.Network, report.HostNetwork) }},
 		{"the limit of open files", func(r *report.Run) string { return fmt.Sprint(r.Environment.OpenFilesHard) }},
 		{"kernel settings", func(r *report.Run) string {
 			var b strings.Builder

@@ -110,9 +110,9 @@ func htmlFigures(r *Run) (list []htmlFigure) {
 // networkLine says which network a run was in, "" where that is not known.
 func networkLine(e *Environment) string {
 	switch e.Network {
-	case "own":
+	case OwnNetwork:
 		return fmt.Sprintf("a namespace of its own, %s chains of established connections", e.KernelSettings["net.ipv4.tcp_ehash_entries"])
-	case "host":
+	case HostNetwork:
 		return "the machine's"
 	}
 	return ""
@@ -150,24 +150,34 @@ func htmlFacts(r *Run) []htmlRow {
 	return slices.DeleteFunc(rows, func(row htmlRow) bool { return row.Cells[1] == "" })
 }
 
-// latencyCurve is the distribution, with what is left to 1 on a logarithmic scale.
-func latencyCurve(r *Run) *page.Chart {
-	c := &page.Chart{
-		Title: "Latency by percentile", Note: "From a push's intended time to each client's receipt. To the right of 99 each step leaves out a tenth of what was left.",
-		Y: page.Axis{Format: span},
-	}
-	var points []page.Point
-	most := 0.0
+// LatencyCurve returns a run's latencies, in seconds, over their percentiles' places.
+func LatencyCurve(r *Run) (points []page.Point) {
 	for _, p := range r.Latency.Curve {
-		if p.Quantile >= 1 {
-			continue
+		if p.Quantile < 1 {
+			points = append(points, page.Point{X: page.Place(p.Quantile), Y: p.Seconds})
 		}
-		x := page.Place(p.Quantile)
-		most = max(most, x)
-		points = append(points, page.Point{X: x, Y: p.Seconds})
 	}
-	c.X = page.PercentileAxis(most)
-	c.Lines = []page.Line{{Name: "latency", Points: points}}
+	return points
+}
+
+// PercentileChart is a chart of LatencyCurves, with what is left to 1 on a logarithmic scale.
+func PercentileChart(lines ...page.Line) *page.Chart {
+	most := 0.0
+	for _, l := range lines {
+		if n := len(l.Points); n > 0 {
+			most = max(most, l.Points[n-1].X)
+		}
+	}
+	return &page.Chart{
+		Title: "Latency by percentile", Note: "From a push's intended time to each client's receipt. To the right of 99 each step leaves out a tenth of what was left.",
+		X: page.PercentileAxis(most), Y: page.Axis{Format: span}, Lines: lines,
+	}
+}
+
+// latencyCurve is the distribution beside what was expected of it.
+func latencyCurve(r *Run) *page.Chart {
+	points := LatencyCurve(r)
+	c := PercentileChart(page.Line{Name: "latency", Points: points})
 	if r.Ceiling != nil && r.Ceiling.SweepMedian > 0 && len(points) > 0 {
 		c.Marks = append(c.Marks, page.Mark{Label: "the ceiling's sweep", Y: r.Ceiling.SweepMedian})
 	}

@@ -103,6 +103,12 @@ type Verdict struct {
 	Checks  []Check  `json:"checks"`  // what the scenario expects
 }
 
+// What Environment.Network says.
+const (
+	HostNetwork = "host" // the machine's
+	OwnNetwork  = "own"  // a network namespace of the run's
+)
+
 // Environment is the machine and the binary.
 type Environment struct {
 	CPU            string            `json:"cpu"`
@@ -117,7 +123,7 @@ type Environment struct {
 	KernelSettings map[string]string `json:"kernel_settings"`   // sysctl name to value
 	Broker         string            `json:"broker"`            // what stood in for Kafka
 	Redis          string            `json:"redis"`             // what logic kept its sessions in
-	Network        string            `json:"network,omitempty"` // "own": a network namespace of the run's; "" and "host": the machine's
+	Network        string            `json:"network,omitempty"` // OwnNetwork, or HostNetwork, which "" is too
 	HarnessProcs   int               `json:"harness_gomaxprocs"`
 }
 

@@ -180,6 +180,9 @@ func (c *Config) perThread() int {
 	return min((runs+c.Threads-1)/c.Threads*c.run, c.Clients)
 }
 
+// slots is how many clients of a thread may be on their way to joined at a time.
+func (c *Config) slots() int { return max(1, c.ConnectPending/c.Threads) }
+
 // threadOf returns the thread that client i belongs to.
 func (c *Config) threadOf(i int) int { return i / c.run % c.Threads }
 

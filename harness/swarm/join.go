@@ -32,8 +32,7 @@ func (t *thread) connectWaits() bool {
 // burst returns how many clients the thread connects at a time: as many of a run as the rate
 // of all threads lets connect in 20 ms.
 func (t *thread) burst(now int64) int {
-	slots := t.cfg.ConnectPending / t.cfg.Threads
-	return max(1, min(t.cfg.run, slots/2, int(t.connectRate(now)*0.02)))
+	return max(1, min(t.cfg.run, t.cfg.slots()/2, int(t.connectRate(now)*0.02)))
 }
 
 // connectNext returns when the rate lets the thread connect again.

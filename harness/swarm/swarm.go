@@ -59,7 +59,7 @@ func New(cfg Config) (*Swarm, error) {
 func (s *Swarm) makeThreads(cfg Config) error {
 	keySeed := rand.Uint64()
 	perThread := cfg.perThread()
-	slots := max(1, cfg.ConnectPending/cfg.Threads)
+	slots := cfg.slots()
 	var cells, accounts [2][]int // by lags, and thread
 	for lags := range cells {
 		cells[lags], accounts[lags] = make([]int, cfg.Threads), make([]int, cfg.Threads)
