@@ -123,7 +123,7 @@ type Environment struct {
 	KernelSettings map[string]string `json:"kernel_settings"`   // sysctl name to value
 	Broker         string            `json:"broker"`            // what stood in for Kafka
 	Redis          string            `json:"redis"`             // what logic kept its sessions in
-	Network        string            `json:"network,omitempty"` // OwnNetwork, or HostNetwork, which "" is too
+	Network        string            `json:"network,omitempty"` // "own": a network namespace of the run's; "" and "host": the machine's
 	HarnessProcs   int               `json:"harness_gomaxprocs"`
 }
 

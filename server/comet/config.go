@@ -88,11 +88,12 @@ type SessionConfig struct {
 
 // RoomConfig is how rooms are kept and swept.
 type RoomConfig struct {
-	LogBytes     int           `toml:"logBytes" range:"4096..1073741824" doc:"Bytes of frames that a room keeps in each shard for members that lag."`
-	MailboxBytes int           `toml:"mailboxBytes" range:"4096..1073741824" doc:"Bytes of pushes that wait in a shard's mailbox before RPCs wait."`
-	MinInterval  time.Duration `toml:"minInterval" range:"0s..10s" doc:"Least time between the beginnings of two sweeps of a room: more latency for less CPU."`
-	SlowPolicy   string        `toml:"slowPolicy" oneof:"skip close" doc:"What happens to a session that falls off a room's log: skip or close."`
-	Shards       int           `toml:"shards" range:"0..1024" doc:"Shards, 0 for one a CPU."`
+	LogBytes      int           `toml:"logBytes" range:"4096..1073741824" doc:"Bytes of frames that a room keeps in each shard for members that lag."`
+	MailboxBytes  int           `toml:"mailboxBytes" range:"4096..1073741824" doc:"Bytes of pushes that wait in a shard's mailbox before RPCs wait."`
+	MinInterval   time.Duration `toml:"minInterval" range:"0s..10s" doc:"Least time between the beginnings of two sweeps of a room: more latency for less CPU."`
+	SlowPolicy    string        `toml:"slowPolicy" oneof:"skip close" doc:"What happens to a session that falls off a room's log: skip or close."`
+	SendfileBytes int           `toml:"sendfileBytes" range:"0..1073741824" doc:"Bytes from which on a write that many members get goes out by sendfile, which doesn't copy them, instead of send. 0 is never."`
+	Shards        int           `toml:"shards" range:"0..1024" doc:"Shards, 0 for one a CPU."`
 }
 
 // LimitConfig bounds connections. 0 is no limit.
@@ -124,7 +125,7 @@ func DefaultConfig() Config {
 		WebSocket: WebSocketConfig{Bind: []string{":3102"}, TLSBind: []string{":3103"}},
 		Protocol:  ProtocolConfig{HandshakeTimeout: 5 * time.Second, FirstFrames: 16, UpgradeBytes: 8192},
 		Session:   SessionConfig{MaxPending: 256 << 10, MaxAccepts: 1024},
-		Room:      RoomConfig{LogBytes: 4 << 20, MailboxBytes: 64 << 20, SlowPolicy: slowSkip},
+		Room:      RoomConfig{LogBytes: 4 << 20, MailboxBytes: 64 << 20, SendfileBytes: 4 << 10, SlowPolicy: slowSkip},
 		Online:    OnlineConfig{Period: 10 * time.Second},
 		Drain:     DrainConfig{Window: 2 * time.Second},
 		Admin:     admin.Config{Addr: "127.0.0.1:3190"},

@@ -27,7 +27,8 @@ func (g *goneStream) send(b []byte) (int, error) {
 	return len(b), nil
 }
 
-func (g *goneStream) shutdown() {}
+func (g *goneStream) sendChunk(c *chunk) (int, error) { return g.send(c.data) }
+func (g *goneStream) shutdown()                       {}
 
 // A connection that ends while the input that it sent before the auth reply is handled
 // leaves nothing behind: its commands never come behind its leave.

@@ -27,11 +27,12 @@ type frameLog struct {
 	tagged   bool    // frames carry an operation to filter by
 	ghosts   []ghost // of a tagged log: the operations of segments that were evicted
 
-	chunks map[chunkKey]chunk // of the running sweep
-	last   [2]struct {        // the latest for TCP and for WebSocket
+	chunks map[chunkKey]*chunk // of the running sweep
+	last   [2]struct {         // the latest for TCP and for WebSocket
 		key   chunkKey
-		chunk chunk
+		chunk *chunk
 	}
+	pages *pageFiles // of the shard
 }
 
 // A segment holds consecutive frames. Bytes below len(buf) never change, so slices of
@@ -67,8 +68,10 @@ func (s *segment) start(i int) uint32 {
 // leaves nothing.
 type chunk struct {
 	data   []byte
-	next   uint64 // offset behind the chunk
-	frames int    // frames in data
+	next   uint64    // offset behind the chunk
+	frames int       // frames in data
+	uses   int       // sends that it was for
+	pages  *pageFile // data once more, if that is worth while
 }
 
 type chunkKey struct {
@@ -179,41 +182,46 @@ func (l *frameLog) dropFirst() {
 // chunk returns the frames from offset on that set accepts (all, if the log is not
 // tagged), as one send for a TCP or a WebSocket client. The offset must be in
 // [tail, head); at least one frame is passed.
-func (l *frameLog) chunk(offset uint64, set *acceptSet, websocket bool) chunk {
+func (l *frameLog) chunk(offset uint64, set *acceptSet, websocket bool) *chunk {
 	key := chunkKey{offset, set, websocket}
 	// Neighbours mostly stand at one offset, so the chunk made last is mostly the one.
 	last := &l.last[0]
 	if websocket {
 		last = &l.last[1]
 	}
-	if last.chunk.frames > 0 && last.key == key {
-		return last.chunk
-	}
-	c, ok := l.chunks[key]
-	if !ok {
-		c = l.build(offset, set, websocket)
-		if l.chunks == nil {
-			l.chunks = make(map[chunkKey]chunk)
-		} else if len(l.chunks) >= 64 {
-			clear(l.chunks)
+	if last.chunk == nil || last.key != key {
+		c, ok := l.chunks[key]
+		if !ok {
+			if len(l.chunks) >= 64 {
+				l.forget()
+			}
+			c = l.build(offset, set, websocket)
+			if l.chunks == nil {
+				l.chunks = make(map[chunkKey]*chunk)
+			}
+			l.chunks[key] = c
 		}
-		l.chunks[key] = c
+		last.key, last.chunk = key, c
 	}
-	last.key, last.chunk = key, c
+	c := last.chunk
+	if c.uses++; c.uses == sharedUses {
+		c.pages = l.pages.hold(c.data)
+	}
 	return c
 }
 
 // forget lets go of the chunks: they end before the head, or their sweep is over.
 func (l *frameLog) forget() {
-	if len(l.chunks) > 0 {
-		clear(l.chunks)
-		l.last[0].chunk, l.last[1].chunk = chunk{}, chunk{}
+	for _, c := range l.chunks {
+		l.pages.release(c.pages)
 	}
+	clear(l.chunks)
+	l.last[0].chunk, l.last[1].chunk = nil, nil
 }
 
-func (l *frameLog) build(offset uint64, set *acceptSet, websocket bool) chunk {
+func (l *frameLog) build(offset uint64, set *acceptSet, websocket bool) *chunk {
 	var pieces [][]byte
-	c := chunk{next: offset}
+	c := &chunk{next: offset}
 	total := 0
 	at := sort.Search(len(l.segments), func(i int) bool { return l.segments[i].end() > offset })
 	for ; at < len(l.segments) && total < maxChunk; at++ {
@@ -256,7 +264,7 @@ func (s *segment) run(i int, set *acceptSet, tagged bool, room int) int {
 }
 
 // finish joins the pieces. One piece for TCP is sent as it lies in the segment.
-func (c chunk) finish(pieces [][]byte, total int, websocket bool) chunk {
+func (c *chunk) finish(pieces [][]byte, total int, websocket bool) *chunk {
 	switch {
 	case total == 0:
 		return c

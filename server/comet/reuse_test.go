@@ -147,8 +147,9 @@ func BenchmarkSweep(b *testing.B) {
 
 type discardStream struct{}
 
-func (discardStream) send(b []byte) (int, error) { return len(b), nil }
-func (discardStream) shutdown()                  {}
+func (discardStream) send(b []byte) (int, error)      { return len(b), nil }
+func (discardStream) sendChunk(c *chunk) (int, error) { return len(c.data), nil }
+func (discardStream) shutdown()                       {}
 
 // BenchmarkLogAppend is the cost of a 64-byte push in a room's log.
 func BenchmarkLogAppend(b *testing.B) {

@@ -235,7 +235,7 @@ func (r *room) written(now time.Time) {
 }
 
 // chunk returns what the member has to be sent next.
-func (r *room) chunk(m *member) chunk {
+func (r *room) chunk(m *member) *chunk {
 	var set *acceptSet
 	if r.log.tagged {
 		set = m.session.accepts

@@ -405,8 +405,13 @@ func sendNonblock(fd int, b []byte) (int, error) {
 	if len(b) == 0 {
 		return 0, nil
 	}
+	return written(func() (int, syscall.Errno) { return rawSend(fd, b) })
+}
+
+// written makes what one of the raw calls returns a stream's.
+func written(call func() (int, syscall.Errno)) (int, error) {
 	for {
-		n, errno := rawSend(fd, b)
+		n, errno := call()
 		switch errno {
 		case 0:
 			return n, nil

@@ -25,6 +25,8 @@ type stream interface {
 	// send writes what can be written without blocking and returns how much that was,
 	// with a nil error when the peer's window is full. It must not be called after close.
 	send(b []byte) (int, error)
+	// sendChunk is send for what others get, too.
+	sendChunk(c *chunk) (int, error)
 	// shutdown ends both directions, which makes the owner close the connection.
 	shutdown()
 }
@@ -257,6 +259,17 @@ func (s *session) gone() {
 type fdStream struct{ fd int }
 
 func (f fdStream) send(b []byte) (int, error) { return sendNonblock(f.fd, b) }
+
+func (f fdStream) sendChunk(c *chunk) (int, error) {
+	if c.pages != nil {
+		n, err := written(func() (int, syscall.Errno) { return rawSendfile(f.fd, c.pages.fd, len(c.data)) })
+		if err != syscall.EINVAL && err != syscall.ENOSYS && err != syscall.EPERM {
+			return n, err
+		}
+		// A sandbox or a socket that can't: nothing was written.
+	}
+	return sendNonblock(f.fd, c.data)
+}
 
 // shutdown makes the poller see the end of input. Netpoll's own Close would wait for the
 // poller, on whose goroutine this may run.

@@ -41,6 +41,7 @@ type shard struct {
 	everyone room
 	accepts  acceptSets
 	wheel    wheel
+	pages    pageFiles
 
 	ready    []*room // rooms to sweep, first come first served
 	delayed  delayedRooms
@@ -72,7 +73,8 @@ func newShard(s *Server) *shard {
 		keys:    make(map[string]*session),
 		rooms:   make(map[*roomRef]*room),
 	}
-	sh.everyone.log.limit = s.cfg.Room.LogBytes
+	sh.pages = pageFiles{least: s.cfg.Room.SendfileBytes, log: s.log}
+	sh.everyone.log.limit, sh.everyone.log.pages = s.cfg.Room.LogBytes, &sh.pages
 	sh.everyone.log.tagged = true
 	return sh
 }
@@ -268,7 +270,7 @@ func (sh *shard) deliver(r *room, m *member) bool {
 		}
 		c := r.chunk(m)
 		if len(c.data) > 0 {
-			n, err := o.stream.send(c.data)
+			n, err := o.stream.sendChunk(c)
 			if err != nil {
 				s.failLocked(reasonWriteError)
 				return true
@@ -509,7 +511,7 @@ func (sh *shard) enter(s *session, ref *roomRef) {
 	r, ok := sh.rooms[ref]
 	if !ok {
 		r = &room{ref: ref}
-		r.log.limit = sh.cfg.LogBytes
+		r.log.limit, r.log.pages = sh.cfg.LogBytes, &sh.pages
 		sh.rooms[ref] = r
 	}
 	s.room, s.roomIndex = r, r.add(s)

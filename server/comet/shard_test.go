@@ -54,6 +54,8 @@ func (f *fakeStream) send(b []byte) (int, error) {
 	return n, nil
 }
 
+func (f *fakeStream) sendChunk(c *chunk) (int, error) { return f.send(c.data) }
+
 func (f *fakeStream) shutdown() { f.shut = true }
 
 const unlimited = 1 << 40

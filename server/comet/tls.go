@@ -174,8 +174,9 @@ func (s *session) read(conn *secure.Conn) {
 // tlsStream sends on a TLS connection.
 type tlsStream struct{ conn *secure.Conn }
 
-func (t tlsStream) send(b []byte) (int, error) { return t.conn.Send(b) }
-func (t tlsStream) shutdown()                  { t.conn.Shutdown() }
+func (t tlsStream) send(b []byte) (int, error)      { return t.conn.Send(b) }
+func (t tlsStream) sendChunk(c *chunk) (int, error) { return t.conn.Send(c.data) }
+func (t tlsStream) shutdown()                       { t.conn.Shutdown() }
 
 // tlsSettings are what the configuration says of TLS for one kind of clients.
 type tlsSettings struct {

@@ -1,0 +1,97 @@
+package comet
+
+import (
+	"log/slog"
+	"os"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// A pageFile holds a chunk's bytes in a file in memory, for sendfile(2): it gives a socket the
+// file's pages themselves, where send(2) has the kernel find and fill as many for each of ten
+// thousand sockets. Pages that a socket holds live on by themselves, as they are, so they must
+// not be written again: a file that is emptied as a whole gets new ones.
+type pageFile struct {
+	file *os.File
+	fd   uintptr
+}
+
+const (
+	// sharedUses is how many sessions must have got a chunk by send until it's put in a file,
+	// which costs as much as several sends of it.
+	sharedUses = 16
+	// maxPageFiles bounds the files of a shard, and with them its descriptors.
+	maxPageFiles = 16
+)
+
+// pageFiles are the files of one shard, which owns them. The zero value shares nothing.
+type pageFiles struct {
+	least int // bytes from which on a chunk is shared, 0 for never
+	log   *slog.Logger
+	free  []*pageFile
+	made  int
+}
+
+// hold returns a file with the bytes b, or nil where they aren't worth one or none is to be had.
+func (p *pageFiles) hold(b []byte) *pageFile {
+	if p == nil || p.least == 0 || len(b) < p.least {
+		return nil
+	}
+	f, err := p.take()
+	if f == nil {
+		return nil
+	}
+	if err == nil {
+		_, err = f.file.WriteAt(b, 0)
+	}
+	if err != nil {
+		// send does it as well.
+		p.log.Warn("share a chunk's pages; it is copied from now on", "err", err)
+		p.least = 0
+		return nil
+	}
+	return f
+}
+
+// take returns an empty file, or nil where too many are in use.
+func (p *pageFiles) take() (*pageFile, error) {
+	if last := len(p.free) - 1; last >= 0 {
+		f := p.free[last]
+		p.free = p.free[:last]
+		return f, nil
+	}
+	if p.made == maxPageFiles {
+		return nil, nil
+	}
+	fd, err := unix.MemfdCreate("barrage-chunk", unix.MFD_CLOEXEC)
+	if err != nil {
+		return &pageFile{}, os.NewSyscallError("memfd_create", err)
+	}
+	p.made++
+	return &pageFile{file: os.NewFile(uintptr(fd), "barrage-chunk"), fd: uintptr(fd)}, nil
+}
+
+// release empties a file that hold returned, for the next chunk. It may be nil.
+func (p *pageFiles) release(f *pageFile) {
+	if f == nil {
+		return
+	}
+	if err := f.file.Truncate(0); err != nil {
+		f.file.Close() // its pages must not be written again
+		p.made--
+		return
+	}
+	p.free = append(p.free, f)
+}
+
+// rawSendfile is sendfile(2) of the first n bytes of a file to a socket, which must not block.
+func rawSendfile(fd int, file uintptr, n int) (int, syscall.Errno) {
+	var offset int64
+	sent, _, errno := syscall.RawSyscall6(syscall.SYS_SENDFILE, uintptr(fd), file, uintptr(unsafe.Pointer(&offset)), uintptr(n), 0, 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(sent), 0
+}
