@@ -61,6 +61,7 @@ type Book struct {
 	rotated   *liveTotals // until the last Rotate; mu guards it
 
 	disorder Disorder
+	crowd    crowd // of AccountAll
 }
 
 // account is where a client's cells begin, which they are, and how long the client waited
@@ -231,24 +232,54 @@ func (b *Book) Account(client int, s Stamp, arrival int64) {
 }
 
 // AccountAll is Account of consecutive pushes of a stream: each has the sequence number after
-// that of the one before it. What they have in common is looked up once.
+// that of the one before it. What they have in common is looked up once, and what clients that
+// receive the same run one right after the other have in common is entered once: their
+// latencies are taken up to 1 in 4096 longer than they were, which is less than half of a
+// histogram's bucket.
 func (b *Book) AccountAll(client int, run []Stamp, arrival int64) {
 	if len(run) == 0 {
 		return
 	}
 	a := &b.clients[client]
-	first := run[0]
-	p := b.sets[a.set>>kindBits].place(first.Stream)
-	if p.slot < 0 || b.cells[a.cell+uint32(p.slot)] != first.Seq {
+	kind := Kind(a.set & (1<<kindBits - 1))
+	p := b.sets[a.set>>kindBits].place(run[0].Stream)
+	if p.slot < 0 || b.cells[a.cell+uint32(p.slot)] != run[0].Seq {
 		for _, s := range run {
 			b.Account(client, s, arrival)
 		}
 		return
 	}
 	t := &b.tallies[p.listed]
+	half := 0
+	switch ahead := int64(t.middle) - int64(run[0].Seq); {
+	case ahead > 0 && ahead < int64(len(run)):
+		b.AccountAll(client, run[:ahead], arrival)
+		b.AccountAll(client, run[ahead:], arrival)
+		return
+	case len(run) > crowdMost:
+		b.AccountAll(client, run[:crowdMost], arrival)
+		b.AccountAll(client, run[crowdMost:], arrival)
+		return
+	case ahead <= 0:
+		half = 1
+	}
 	b.cells[a.cell+uint32(p.slot)] += uint32(len(run))
 	b.accepted += int64(len(run))
-	from := min(int(first.Seq-t.first), len(t.receipts))
+	if !b.crowd.holds(t, kind, run, arrival) {
+		b.disperse()
+		if !b.crowd.gather(t, kind, run, arrival) {
+			b.enter(t, kind, &a.waits[half], run, arrival)
+			return
+		}
+	}
+	if sum := b.crowd.join(arrival); !t.warmUp {
+		a.waits[half].addAll(int64(len(run)), sum)
+	}
+}
+
+// enter enters the times of consecutive pushes of a half of a stream.
+func (b *Book) enter(t *tally, kind Kind, waits *wait, run []Stamp, arrival int64) {
+	from := min(int(run[0].Seq-t.first), len(t.receipts))
 	receipts := t.receipts[from:min(from+len(run), len(t.receipts))]
 	for i := range receipts {
 		receipts[i].note(run[i].Intended, max(arrival-run[i].Intended, 0))
@@ -256,18 +287,14 @@ func (b *Book) AccountAll(client int, run []Stamp, arrival int64) {
 	if t.warmUp {
 		return
 	}
-	fine, live := t.latency[a.set&(1<<kindBits-1)], b.live
-	middle := min(len(run), int(max(int64(t.middle)-int64(first.Seq), 0)))
-	for half, part := range [2][]Stamp{run[:middle], run[middle:]} {
-		waits := a.waits[half]
-		for i := range part {
-			latency := min(max(arrival-part[i].Intended, 0), LatencyHighest)
-			fine[fineIndex(latency)]++
-			live[liveIndex(latency)]++
-			waits.add(latency)
-		}
-		a.waits[half] = waits
+	fine, live, sum := t.latency[kind], b.live, *waits
+	for i := range run {
+		latency := min(max(arrival-run[i].Intended, 0), LatencyHighest)
+		fine[fineIndex(latency)]++
+		live[liveIndex(latency)]++
+		sum.add(latency)
 	}
+	*waits = sum
 }
 
 // outOfStep accounts a sequence number that is not the expected one, and says whether
@@ -346,6 +373,7 @@ func (b *Book) Accepted() int64 { return b.accepted }
 
 // Rotate closes a second of the live figures: LastSecond returns it from now on.
 func (b *Book) Rotate() {
+	b.disperse()
 	b.mu.Lock()
 	b.published, b.live = b.live, b.published
 	b.rotated.add(b.published)

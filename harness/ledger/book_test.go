@@ -1,8 +1,10 @@
 package ledger
 
 import (
+	"math"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"testing"
 )
 
@@ -412,6 +414,93 @@ func TestLatencyByGroup(t *testing.T) {
 	}
 }
 
+// sameWaits checks that the clients waited for as long, to half a unit a push, and makes it the
+// same to the last bit.
+func sameWaits(t *testing.T, got, want *Report) {
+	t.Helper()
+	for i, w := range want.waits {
+		for half := range w.halves {
+			g, w := got.waits[i].halves[half], w.halves[half]
+			if off := math.Abs(g.sum() - w.sum()); g.count() != w.count() || off > float64(w.count()<<waitUnit) {
+				t.Fatalf("client %d waited %v for %d, want %v for %d", i, g.sum(), g.count(), w.sum(), w.count())
+			}
+		}
+	}
+	got.waits = want.waits
+}
+
+// Clients that receive the same one right after the other are entered together. Nothing but
+// the histograms may tell, and these by no more than is said.
+func TestCrowds(t *testing.T) {
+	for seed := range uint64(100) {
+		r := rand.New(rand.NewPCG(seed, 4))
+		const clients, pushes = 50, 200
+		streams := mustStreams(t, Stream{ID: 1, Pushes: pushes}, Stream{ID: 2, Pushes: pushes, WarmUp: true})
+		set := mustSubscribe(t, streams, 1, 2)
+		all, each := NewBook(streams, clients, 2*clients), NewBook(streams, clients, 2*clients)
+		for i := range clients {
+			for _, b := range []*Book{all, each} {
+				b.Join(b.Add(set, Kind(i/40)), nil)
+			}
+		}
+		arrival, crowds := int64(1e9), int64(0)
+		var latencies []int64
+		for _, id := range []uint16{1, 2} {
+			for at := uint32(0); at < pushes; {
+				n := min(pushes-at, 1+r.Uint32N(60))
+				var run []Stamp
+				for k := range n {
+					run = append(run, Stamp{Stream: id, Seq: at + k, Intended: arrival + int64(k)*r.Int64N(1e6)})
+				}
+				arrival += 1 + r.Int64N(2e9)
+				for client := range clients {
+					arrival += r.Int64N(50_000)
+					if r.IntN(20) == 0 {
+						all.Rotate()
+					}
+					if all.AccountAll(client, run, arrival); all.crowd.clients > 1 {
+						crowds++
+					}
+					for _, s := range run {
+						each.Account(client, s, arrival)
+						if id == 1 {
+							latencies = append(latencies, max(arrival-s.Intended, 0))
+						}
+					}
+				}
+				at += n
+			}
+		}
+		plans := []Plan{{Stream: 1, Pushed: pushes}, {Stream: 2, Pushed: pushes}}
+		got, err := all.Report(plans)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := each.Report(plans)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sameWaits(t, got, want)
+		slices.Sort(latencies)
+		h := got.AllLatency()
+		if n := h.TotalCount(); n != int64(len(latencies)) || crowds == 0 {
+			t.Fatalf("seed %d: %d latencies, want %d; %d in crowds", seed, n, len(latencies), crowds)
+		}
+		for q := 0.5; q < 100; q += 0.5 {
+			at := int(q / 100 * float64(len(latencies))) // or one beside it, as the histogram rounds
+			least := float64(latencies[at-1])*(1-1./1024) - 1024
+			most := float64(latencies[at+1])*(1+1./1024+1./crowdTime) + 1024
+			if v := float64(h.ValueAtQuantile(q)); v < least || v > most {
+				t.Fatalf("seed %d: percentile %v is %v, want %v to %v", seed, q, v, least, most)
+			}
+		}
+		got.Latency, got.Groups = want.Latency, want.Groups
+		if !reflect.DeepEqual(got, want) || all.Accepted() != each.Accepted() {
+			t.Fatalf("seed %d:\n%+v\nwant\n%+v", seed, got, want)
+		}
+	}
+}
+
 // AccountAll leaves a book as Account of each push would, to the last histogram's bucket:
 // also where the run is not what is expected next, goes over the middle of the pushes or the
 // end of the plan, or came before its intended time.
@@ -460,6 +549,7 @@ func TestAccountAllIsAccountOfEach(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		sameWaits(t, got, want)
 		if !reflect.DeepEqual(got, want) || all.Accepted() != each.Accepted() || *all.live != *each.live {
 			t.Fatalf("seed %d:\n%+v\nwant\n%+v", seed, got, want)
 		}

@@ -11,16 +11,16 @@ import (
 // the nearest end.
 const (
 	LatencyLowest  = int64(time.Microsecond)
-	LatencyHighest = int64(time.Minute)
+	LatencyHighest = int64(10 * time.Minute)
 )
 
-// NewHistogram returns a histogram of nanoseconds from 1 us to 60 s with 3 significant
-// digits (148 KB): the one that all reports use, so that any two of them merge without loss.
+// NewHistogram returns a histogram of nanoseconds from 1 us to 10 min with 3 significant
+// digits (180 KB): the one that all reports use, so that any two of them merge without loss.
 func NewHistogram() *hdrhistogram.Histogram {
 	return hdrhistogram.New(LatencyLowest, LatencyHighest, 3)
 }
 
-// NewLiveHistogram returns a histogram over the same range with 2 digits (18 KB), for
+// NewLiveHistogram returns a histogram over the same range with 2 digits (22 KB), for
 // figures on a display.
 func NewLiveHistogram() *hdrhistogram.Histogram {
 	return hdrhistogram.New(LatencyLowest, LatencyHighest, 2)
@@ -38,13 +38,13 @@ func clampLatency(ns int64) int64 { return min(max(ns, 0), LatencyHighest) }
 // a nanosecond counts: its index takes a third of the time of the library's.
 type fineCounts [(fineBuckets + 1) << (fineBits - 1)]int64
 
-// The geometry of a HDR histogram from 1 us to 60 s: the unit is the power of 2 below the
+// The geometry of a HDR histogram from 1 us to 10 min: the unit is the power of 2 below the
 // lowest value, the first bucket has 2^bits of them, and each one after it half as many,
 // twice as wide.
 const (
 	fineUnit    = 9 // 512 ns
 	fineBits    = 11
-	fineBuckets = 17
+	fineBuckets = 21
 )
 
 // index returns the bucket of a latency in [0, LatencyHighest].
@@ -73,7 +73,7 @@ type liveCounts [(liveBuckets + 1) << (liveBits - 1)]uint32
 const (
 	liveUnit    = 10 // 1024 ns
 	liveBits    = 6
-	liveBuckets = 21
+	liveBuckets = 25
 )
 
 func liveIndex(ns int64) int {
@@ -118,13 +118,15 @@ type receipt struct {
 
 // note enters a receipt; latency must not be negative.
 func (r *receipt) note(intended, latency int64) {
-	us := uint32(min(uint64(latency)/1000, 1<<32-1))
+	us := microseconds(latency)
 	if r.intended == 0 {
-		r.intended = intended
-		r.first = us
+		r.intended, r.first = intended, us
 	}
-	r.last = max(r.last, us)
+	r.first, r.last = min(r.first, us), max(r.last, us)
 }
+
+// microseconds is a time of a receipt; ns must not be negative.
+func microseconds(ns int64) uint32 { return uint32(min(uint64(ns)/1000, 1<<32-1)) }
 
 func (r *receipt) merge(o receipt) {
 	switch {
