@@ -64,9 +64,7 @@ func TestTheKernelsCountOfClientsThatLeft(t *testing.T) {
 			conn.Close()
 		}
 	}
-	refuse := listen(t)
-	refused := refuse.Addr().String()
-	refuse.Close()
+	refused := listen(t)
 	cases := []struct {
 		name      string
 		addr      string
@@ -74,12 +72,13 @@ func TestTheKernelsCountOfClientsThatLeft(t *testing.T) {
 		uncounted int64
 	}{
 		{"they are there", serveWith(t, write(reply)), 116, 0},
-		{"they were never there", refused, 0, 0},
+		{"they were never there", refused.Addr().String(), 0, 0},
 		{"closed after joining", serveWith(t, closed(reply)), 116, 0},
 		{"closed before joining", serveWith(t, closed(reply[:50])), 50, 0},
 		{"dropped for what they were sent, and more is unread", serveWith(t, write(append(reply[:len(reply):len(reply)], make([]byte, minReadBuffer)...))), minReadBuffer, 0},
 		{"reset", serveWith(t, reset), -1, 5},
 	}
+	refused.Close() // behind the others, or one of them got its port
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			const clients = 5
