@@ -25,7 +25,7 @@ func charts(c *Comparison) []page.Figure {
 		chart.Lines = overlay(c.Sides, false, of)
 		return chart
 	}
-	return page.Figures(
+	return page.Figures(append(growth(c),
 		fit(percentiles),
 		fit(overTime("Median latency over time", "Of the deliveries of each second.", report.Seconds, func(r *report.Run) []page.Point {
 			return measuredLatency(r, func(s *report.Second) float64 { return s.P50 })
@@ -41,7 +41,7 @@ func charts(c *Comparison) []page.Figure {
 		}),
 		overTime("Memory of comet, logic and job", "Resident, together.", report.Bytes, serverMemory),
 		byRole(c.Sides, "Peak memory", "Resident, by role.", report.Bytes, peakOf),
-	)
+	)...)
 }
 
 // overlay returns a curve of each run, and each side's median curve over them. Where log,

@@ -214,3 +214,28 @@ func TestComparisonInABrowser(t *testing.T) {
 		document.querySelector(".warnings").getBoundingClientRect().top < 200 ? "warned" : "not warned"`,
 		"7 charts; 15 medians; 60 runs; 24 bars; warned")
 }
+
+// Sides of several sizes are drawn over their clients, too; repeats of one size aren't.
+func TestGrowth(t *testing.T) {
+	var sides []Side
+	for i, n := range []int{1000, 100, 10_000} {
+		s := side(letter(i), []float64{0.01, 0.02}, []float64{float64(n), float64(n)})
+		for _, r := range s.Runs {
+			r.Clients.Count = n
+		}
+		sides = append(sides, s)
+	}
+	const title = "CPU time of a delivery, by clients"
+	if page := pageOf(t, compared(t, sides)); strings.Count(page, title) == 0 {
+		t.Errorf("no chart %q", title)
+	}
+	drawn := growth(compared(t, sides))
+	points := drawn[2].(*page.Chart).Lines[0].Points
+	if len(points) != 3 || points[0].X != 100 || points[2].X != 10_000 || points[0].Y <= points[2].Y {
+		t.Errorf("points %v", points)
+	}
+	sides[2].Runs[0].Clients.Count = 100
+	if drawn := growth(compared(t, sides)); drawn != nil {
+		t.Errorf("%d charts of two sizes", len(drawn))
+	}
+}

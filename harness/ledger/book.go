@@ -61,7 +61,7 @@ type Book struct {
 	rotated   *liveTotals // until the last Rotate; mu guards it
 
 	disorder Disorder
-	crowd    crowd // of AccountAll
+	crowds   [Kinds]crowd // of AccountAll
 }
 
 // account is where a client's cells begin, which they are, and how long the client waited
@@ -134,12 +134,12 @@ func (b *Book) Add(set *Subscription, kind Kind) int {
 func (b *Book) Join(client int, part *Subscription) {
 	b.each(client, func(cell uint32, listed int32) {
 		if part == nil || part.has(b.streams.list[listed].ID) {
-			b.join(cell, listed)
+			b.owe(cell, listed)
 		}
 	})
 }
 
-func (b *Book) join(cell uint32, listed int32) {
+func (b *Book) owe(cell uint32, listed int32) {
 	if int(cell) < len(b.starts) {
 		b.starts[cell] = notJoined
 	}
@@ -166,7 +166,7 @@ func (b *Book) Move(client int, from, to *Subscription) {
 	b.each(client, func(cell uint32, listed int32) {
 		switch id := b.streams.list[listed].ID; {
 		case to.has(id) && !from.has(id):
-			b.join(cell, listed)
+			b.owe(cell, listed)
 			b.cells[cell] = lateJoin
 		case from.has(id) && !to.has(id):
 			b.settle(cell, listed)
@@ -232,10 +232,9 @@ func (b *Book) Account(client int, s Stamp, arrival int64) {
 }
 
 // AccountAll is Account of consecutive pushes of a stream: each has the sequence number after
-// that of the one before it. What they have in common is looked up once, and what clients that
-// receive the same run one right after the other have in common is entered once: their
-// latencies are taken up to 1 in 4096 longer than they were, which is less than half of a
-// histogram's bucket.
+// that of the one before it. What they have in common is looked up once, and the times of
+// clients that receive runs one right after the other are entered once: their latencies are
+// taken up to 1 in 4096 longer than they were, which is less than half of a histogram's bucket.
 func (b *Book) AccountAll(client int, run []Stamp, arrival int64) {
 	if len(run) == 0 {
 		return
@@ -265,14 +264,10 @@ func (b *Book) AccountAll(client int, run []Stamp, arrival int64) {
 	}
 	b.cells[a.cell+uint32(p.slot)] += uint32(len(run))
 	b.accepted += int64(len(run))
-	if !b.crowd.holds(t, kind, run, arrival) {
-		b.disperse()
-		if !b.crowd.gather(t, kind, run, arrival) {
-			b.enter(t, kind, &a.waits[half], run, arrival)
-			return
-		}
-	}
-	if sum := b.crowd.join(arrival); !t.warmUp {
+	switch sum, ok := b.join(t, kind, run, arrival); {
+	case !ok:
+		b.enter(t, kind, &a.waits[half], run, arrival)
+	case !t.warmUp:
 		a.waits[half].addAll(int64(len(run)), sum)
 	}
 }
@@ -373,7 +368,7 @@ func (b *Book) Accepted() int64 { return b.accepted }
 
 // Rotate closes a second of the live figures: LastSecond returns it from now on.
 func (b *Book) Rotate() {
-	b.disperse()
+	b.disperseAll()
 	b.mu.Lock()
 	b.published, b.live = b.live, b.published
 	b.rotated.add(b.published)

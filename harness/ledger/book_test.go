@@ -429,8 +429,8 @@ func sameWaits(t *testing.T, got, want *Report) {
 	got.waits = want.waits
 }
 
-// Clients that receive the same one right after the other are entered together. Nothing but
-// the histograms may tell, and these by no more than is said.
+// Clients that receive runs one right after the other are entered together. Nothing but the
+// histograms and the times of receipts may tell, and these by no more than is said.
 func TestCrowds(t *testing.T) {
 	for seed := range uint64(100) {
 		r := rand.New(rand.NewPCG(seed, 4))
@@ -458,7 +458,10 @@ func TestCrowds(t *testing.T) {
 					if r.IntN(20) == 0 {
 						all.Rotate()
 					}
-					if all.AccountAll(client, run, arrival); all.crowd.clients > 1 {
+					cut := r.IntN(len(run) + 1)
+					all.AccountAll(client, run[:cut], arrival)
+					all.AccountAll(client, run[cut:], arrival)
+					if c := &all.crowds[client/40]; c.low < c.end && c.from < c.to {
 						crowds++
 					}
 					for _, s := range run {
@@ -494,7 +497,16 @@ func TestCrowds(t *testing.T) {
 				t.Fatalf("seed %d: percentile %v is %v, want %v to %v", seed, q, v, least, most)
 			}
 		}
-		got.Latency, got.Groups = want.Latency, want.Groups
+		for i, list := range want.receipts {
+			for k, w := range list {
+				g := got.receipts[i][k]
+				early, late := int64(w.first)-int64(g.first), int64(g.last)-int64(w.last)
+				if g.intended != w.intended || early < 0 || early > 1+int64(w.first)/crowdTime || late < 0 || late > 1+int64(w.last)/crowdTime {
+					t.Fatalf("seed %d: push %d of stream %d: %+v, want %+v", seed, k, i, g, w)
+				}
+			}
+		}
+		got.receipts, got.Latency, got.Groups = want.receipts, want.Latency, want.Groups
 		if !reflect.DeepEqual(got, want) || all.Accepted() != each.Accepted() {
 			t.Fatalf("seed %d:\n%+v\nwant\n%+v", seed, got, want)
 		}

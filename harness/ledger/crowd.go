@@ -1,25 +1,21 @@
 package ledger
 
-import "slices"
-
-// A crowd is clients that have received the same run of pushes within a time that is nothing
-// beside their latencies. The run is entered once for all of them, by the last one's arrival:
-// of a thousand pushes that each of a million clients reads at once, that is one of ten
-// million passes over them where it would be a thousand million.
+// A crowd is clients that received runs of one stream's pushes within so short a time that the
+// latencies of all are taken with the last one's arrival. Of each push it is known how many of
+// them received it, by where runs begin and end, so the times are entered once for all: of a
+// thousand pushes that each of a million clients reads at once, that is a fraction of the
+// thousand million steps that it would be otherwise.
 type crowd struct {
-	clients int64 // how many; 0 where there is no crowd
-	tally   *tally
-	kind    Kind
-	run     []Stamp
-	sum     int64 // of their intended times behind the first one's
-	from    int64 // the first client's arrival
-	to      int64 // the last client's
-	until   int64 // whoever arrives at or after it is of another crowd
+	tally    *tally
+	runs     []int32 // by sequence number - tally.first: runs that begin there, less those that ended before
+	low, end int     // where the first run begins, and behind the last one; equal where there is no crowd
+	from, to int64   // the first and the last arrival
+	until    int64   // whoever arrives at or after it is of another crowd
 }
 
 const (
-	// crowdTime is how much later than the first of a crowd the last one may arrive, as a part
-	// of the shortest of their latencies: less than half of a histogram's bucket.
+	// crowdTime is by which part of the shortest of its latencies a client's may be taken too
+	// long: less than half of a histogram's bucket.
 	crowdTime = 1 << 12
 	// crowdLeast is the shortest latency of which that is time enough for another client.
 	crowdLeast = 10_000 * crowdTime
@@ -29,58 +25,75 @@ const (
 	crowdRun = 8
 )
 
-// holds says whether a client that received run at arrival is one of the crowd.
-func (c *crowd) holds(t *tally, kind Kind, run []Stamp, arrival int64) bool {
-	last := len(run) - 1
-	return c.clients > 0 && t == c.tally && kind == c.kind && len(run) == len(c.run) &&
-		run[0] == c.run[0] && run[last] == c.run[last] && arrival >= c.to && arrival < c.until
+// join enters that a client of the kind received run at arrival, and returns the sum of its
+// latencies. It enters nothing, and says so, where a run is none for a crowd.
+func (b *Book) join(t *tally, kind Kind, run []Stamp, arrival int64) (sum int64, ok bool) {
+	at := int(run[0].Seq - t.first)
+	if len(run) < crowdRun || at+len(run) > len(t.receipts) {
+		return 0, false
+	}
+	receipts := t.receipts[at:][:len(run)]
+	first, last := run[0].Intended, run[0].Intended
+	for i := range receipts {
+		intended := run[i].Intended
+		switch receipts[i].intended {
+		case intended:
+		case 0:
+			receipts[i] = receipt{intended: intended, first: 1<<32 - 1}
+		default:
+			return 0, false // they don't agree
+		}
+		sum += arrival - intended
+		first, last = min(first, intended), max(last, intended)
+	}
+	spare := (arrival - last) / crowdTime
+	if spare < crowdLeast/crowdTime || arrival+spare-first > LatencyHighest {
+		return 0, false
+	}
+	c := &b.crowds[kind]
+	if c.tally != t || arrival < c.to || arrival >= c.until {
+		b.disperse(kind)
+		if len(c.runs) <= len(t.receipts) {
+			c.runs = make([]int32, len(t.receipts)+1)
+		}
+		c.tally, c.low, c.end, c.from, c.until = t, at, at, arrival, LatencyHighest+arrival
+	}
+	c.runs[at]++
+	c.runs[at+len(run)]--
+	c.low, c.end = min(c.low, at), max(c.end, at+len(run))
+	c.to, c.until = arrival, min(c.until, arrival+spare)
+	return sum, true
 }
 
-// gather begins a crowd, of nobody yet, and says whether it's worth one.
-func (c *crowd) gather(t *tally, kind Kind, run []Stamp, arrival int64) bool {
-	if len(run) < crowdRun || int64(run[0].Seq-t.first)+int64(len(run)) > int64(len(t.receipts)) {
-		return false
-	}
-	first, last, sum := run[0].Intended, run[0].Intended, int64(0)
-	for i := range run {
-		at := run[i].Intended
-		sum += at - run[0].Intended
-		first, last = min(first, at), max(last, at)
-	}
-	shortest := arrival - last
-	if shortest < crowdLeast || arrival+shortest/crowdTime-first > LatencyHighest {
-		return false
-	}
-	*c = crowd{
-		tally: t, kind: kind, run: append(slices.Grow(c.run[:0], len(run)), run...), sum: sum,
-		from: arrival, to: arrival, until: arrival + shortest/crowdTime,
-	}
-	return true
-}
-
-// join enters a client, and returns the sum of its latencies.
-func (c *crowd) join(arrival int64) int64 {
-	c.clients++
-	c.to = arrival
-	return int64(len(c.run))*(arrival-c.run[0].Intended) - c.sum
-}
-
-// disperse enters what the crowd received.
-func (b *Book) disperse() {
-	c := &b.crowd
-	if c.clients == 0 {
+// disperse enters what the crowd of the kind received.
+func (b *Book) disperse(kind Kind) {
+	c := &b.crowds[kind]
+	if c.low == c.end {
 		return
 	}
-	t := c.tally
-	receipts := t.receipts[c.run[0].Seq-t.first:][:len(c.run)]
-	fine, live := t.latency[c.kind], b.live
+	t, n := c.tally, int64(0)
+	receipts, runs := t.receipts[c.low:c.end], c.runs[c.low:c.end+1]
+	fine, live := t.latency[kind], b.live
 	for i := range receipts {
-		at := c.run[i].Intended
-		receipts[i].merge(receipt{at, microseconds(c.from - at), microseconds(c.to - at)})
+		n += int64(runs[i])
+		runs[i] = 0
+		if n == 0 {
+			continue
+		}
+		r := &receipts[i]
+		latency := c.to - r.intended
+		r.first, r.last = min(r.first, microseconds(c.from-r.intended)), max(r.last, microseconds(latency))
 		if !t.warmUp {
-			fine[fineIndex(c.to-at)] += c.clients
-			live[liveIndex(c.to-at)] += uint32(c.clients)
+			fine[fineIndex(latency)] += n
+			live[liveIndex(latency)] += uint32(n)
 		}
 	}
-	c.clients = 0
+	runs[len(receipts)] = 0
+	c.end = c.low
+}
+
+func (b *Book) disperseAll() {
+	for kind := range b.crowds {
+		b.disperse(Kind(kind))
+	}
 }

@@ -233,7 +233,7 @@ func (b *Book) Count(plans []Plan) (Counts, error) {
 
 // Report returns the book's figures, as a copy: the book may go on.
 func (b *Book) Report(plans []Plan) (*Report, error) {
-	b.disperse()
+	b.disperseAll()
 	streams, err := b.count(plans)
 	if err != nil {
 		return nil, err

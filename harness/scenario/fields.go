@@ -10,13 +10,14 @@ import (
 // A form is how the value of a field is written.
 type form string
 
-// The forms. The first five are mappings and lists, the others scalars.
+// The forms. The first six are mappings and lists, the others scalars.
 const (
 	formObject     form = "object"
 	formList       form = "list"
 	formSettings   form = "settings"   // configuration keys of a role to values
 	formThresholds form = "thresholds" // names of figures to thresholds
 	formNumbers    form = "numbers"    // a list of whole numbers
+	formRanges     form = "ranges"     // a list of whole numbers and of ranges of them, 3-7
 
 	formText     form = "text"
 	formWhole    form = "whole number"
@@ -125,7 +126,7 @@ var fields = []field{
 	{path: "pushes.*.seed", form: formWhole, least: "0", most: "2147483647", absent: "1", help: "Of what is drawn: the same seed draws the same times and sizes."},
 	{path: "pushes.*.via", form: formText, absent: "http", words: viaNames(), help: "The way in: the push API, as an application does it; or past logic, straight into Kafka; or past job too, straight into every comet. The latter two for kinds room and all."},
 	{path: "pushes.*.senders", form: formWhole, least: "1", most: "1024", help: "Sequential senders to each room or group. Without it, by the rate: one for every 50 pushes a second or for every push of a burst, up to 64; one alone via kafka, which keeps the order of what is under way."},
-	{path: "pushes.*.rooms", form: formNumbers, least: "1", most: "10000000", absent: "all", words: []string{"all"}, help: "Kind room: the numbers of the rooms that take turns."},
+	{path: "pushes.*.rooms", form: formRanges, least: "1", most: "10000000", absent: "all", words: []string{"all"}, help: "Kind room: the numbers of the rooms that take turns, [1, 3-7] for six of them."},
 	{path: "pushes.*.targets", form: formWhole, least: "1", most: "1000", absent: "1", help: "Kinds keys and mids: how many a push names."},
 	{path: "pushes.*.groups", form: formWhole, least: "1", most: "30000", absent: "1", help: "Kinds keys and mids: disjoint sets of targets that take turns."},
 	{path: "pushes.*.speed", form: formWhole, least: "0", most: "2147483647", absent: "0", help: "Kind all: messages a second over the cluster; 0 sends at once."},

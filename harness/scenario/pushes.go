@@ -255,7 +255,7 @@ func readSizes(o *object, seed uint64) load.Sizes {
 }
 
 // readRooms reads a push's rooms: "all", which is also what an absent field means, or a
-// list of their numbers, 1 being the first.
+// list of their numbers, 1 being the first, and of ranges of them.
 func readRooms(o *object, c Clients) []int {
 	n := o.get("rooms")
 	if n == nil || n.Kind == yaml.ScalarNode && n.Value == "all" {
@@ -270,13 +270,27 @@ func readRooms(o *object, c Clients) []int {
 		return nil
 	}
 	var rooms []int
+	listed := make(map[int]bool)
 	for i, e := range n.Content {
-		room := value(o.r, e, fmt.Sprintf("%s.%d", o.at("rooms"), i), whole, 1, max(1, c.Rooms.Count)) - 1
-		if slices.Contains(rooms, room) {
-			o.r.problem(e, o.at("rooms"), "room %d is there twice", room+1)
-			continue
+		path := fmt.Sprintf("%s.%d", o.at("rooms"), i)
+		first, last := *e, *e
+		if from, to, ok := strings.Cut(e.Value, "-"); ok && from != "" && e.Kind == yaml.ScalarNode {
+			first.Value, last.Value = from, to
 		}
-		rooms = append(rooms, room)
+		most := max(1, c.Rooms.Count)
+		from := value(o.r, &first, path, whole, 1, most)
+		to := from
+		if last.Value != first.Value {
+			to = value(o.r, &last, path, whole, from, most)
+		}
+		for room := from - 1; room < to; room++ {
+			if listed[room] {
+				o.r.problem(e, o.at("rooms"), "room %d is there twice", room+1)
+				break
+			}
+			listed[room] = true
+			rooms = append(rooms, room)
+		}
 	}
 	return rooms
 }

@@ -114,6 +114,10 @@ func TestParseMistakes(t *testing.T) {
 		{"field of another kind", "speed: 100", "targets: 1", "x.yaml:19: pushes.2.targets: unknown field"},
 		{"protocol's own operation", "operation: 1001", "operation: 9", "x.yaml:19: pushes.2.operation: 9 is out of range; accepted: 1000 to 2147483647"},
 		{"room that isn't there", "rooms: [1, 3]", "rooms: [5]", "x.yaml:17: pushes.0.rooms.0: 5 is out of range; accepted: 1 to 4"},
+		{"range of rooms that aren't there", "rooms: [1, 3]", "rooms: [2-5]", "x.yaml:17: pushes.0.rooms.0: 5 is out of range; accepted: 2 to 4"},
+		{"range upside down", "rooms: [1, 3]", "rooms: [3-2]", "x.yaml:17: pushes.0.rooms.0: 2 is out of range; accepted: 3 to 4"},
+		{"no range", "rooms: [1, 3]", "rooms: [1-]", "x.yaml:17: pushes.0.rooms.0: "},
+		{"room twice in a range", "rooms: [1, 3]", "rooms: [1-2, 2]", "x.yaml:17: pushes.0.rooms: room 2 is there twice"},
 		{"room twice", "rooms: [1, 3]", "rooms: [1, 1]", "x.yaml:17: pushes.0.rooms: room 1 is there twice"},
 		{"more groups than keys", "groups: 2", "groups: 21", "x.yaml:18: pushes.1.groups: 21 groups of 5 targets are more than the 100 of clients.keys"},
 		{"transport adds up", "tcp: 0.25", "tcp: 0.3", "x.yaml:10: clients.transport: tcp, ws, tcp+tls and wss add up to 1.05"},
@@ -291,10 +295,10 @@ func TestScale(t *testing.T) {
 		factor float64
 		want   []string
 	}{
-		{0.5, []string{"clients.count=50", "clients.members=25", "clients.rooms.count=2", "pushes.1.groups=1"}},
-		{10, []string{"clients.count=1000", "clients.members=500", "clients.rooms.count=40", "pushes.1.groups=20"}},
+		{0.5, []string{"clients.count=50", "clients.members=25", "clients.rooms.count=2", "pushes.0.rooms=[1-2]", "pushes.1.groups=1"}},
+		{10, []string{"clients.count=1000", "clients.members=500", "clients.rooms.count=40", "pushes.0.rooms=[1, 21]", "pushes.1.groups=20"}},
 		{1, nil},
-		{0.0001, []string{"clients.count=1", "clients.members=1", "clients.rooms.count=1", "pushes.1.groups=1"}},
+		{0.0001, []string{"clients.count=1", "clients.members=1", "clients.rooms.count=1", "pushes.0.rooms=[1]", "pushes.1.groups=1"}},
 	} {
 		if got, err := s.Scale(c.factor); err != nil || !slices.Equal(got, c.want) {
 			t.Errorf("%g: %v, %v", c.factor, got, err)

@@ -95,11 +95,11 @@ func objectSchema(path string) schema {
 
 func (f field) schema() schema {
 	s := f.valueSchema()
-	if f.form == formNumbers && len(f.words) > 0 {
+	if f.form == formRanges && len(f.words) > 0 {
 		s = schema{AnyOf: []schema{s, {Enum: f.words}}}
 	}
 	s.Description = f.help
-	if f.least != "" && f.form != formNumbers {
+	if f.least != "" && f.form != formNumbers && f.form != formRanges {
 		s.Description += fmt.Sprintf(" From %s to %s.", f.least, f.most)
 	}
 	return s
@@ -115,6 +115,11 @@ func (f field) valueSchema() schema {
 		return schema{Type: "array", Items: &item, MinItems: 1}
 	case formNumbers:
 		return schema{Type: "array", Items: &schema{Type: "integer", Minimum: json.Number(f.least), Maximum: json.Number(f.most)}}
+	case formRanges:
+		return schema{Type: "array", Items: &schema{AnyOf: []schema{
+			{Type: "integer", Minimum: json.Number(f.least), Maximum: json.Number(f.most)},
+			{Type: "string", Pattern: `^[0-9]+-[0-9]+$`},
+		}}}
 	case formSettings:
 		return schema{Type: "object", AdditionalProperties: new(bool), PatternProperties: map[string]schema{
 			`^[A-Za-z0-9]+\..+$`: {Type: []string{"string", "number", "boolean"}},
@@ -205,6 +210,8 @@ func (f field) accepted() string {
 		return "a text"
 	case f.form == formNumbers:
 		return "a list of " + strings.Join(parts, ", or ")
+	case f.form == formRanges:
+		return "a list of numbers and ranges (3-7) in " + strings.Join(parts, ", or ")
 	}
 	return strings.Join(parts, ", ")
 }
