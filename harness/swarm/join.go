@@ -240,6 +240,7 @@ func (t *thread) join(i int) {
 	t.bookOf(c).Join(int(c.account), home)
 	if c.flags&flagBack == 0 {
 		c.flags |= flagBack
+		t.beats.enter(i, uint64(t.global(i)), now)
 		ledger.Record(t.connectTime, took)
 		t.shared.connected.Add(-1)
 		t.shared.joined.Add(1)

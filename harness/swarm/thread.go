@@ -67,7 +67,7 @@ type thread struct {
 	agenda   agenda
 	slow     []slowReader
 	lastSlow int64 // when the slow clients read last
-	beats    rota  // of the heartbeats
+	beats    beats // the heartbeats
 	rooms    rota  // of the changes of room
 
 	links     map[int32]*link // of the clients inside TLS that are connected
@@ -164,7 +164,7 @@ func (t *thread) loop() error {
 	}
 	now := ledger.Now()
 	t.lastSecond, t.lastCredit, t.lastScan, t.lastSlow = now, now, now, now
-	t.beats = rota{period: t.cfg.Heartbeat, from: now}
+	t.beats = newBeats(t.cfg.Heartbeat, len(t.clients), now)
 	t.checkSettled()
 	t.queue = openRunQueue()
 	defer t.queue.close()
@@ -189,7 +189,7 @@ func (t *thread) loop() error {
 		t.rooms.due(now, len(t.clients), t.roomTurn)
 		t.connectDue(now)
 		t.expire(now)
-		t.beats.due(now, len(t.clients), t.beat)
+		t.beats.due(now, t.beat)
 		t.publish(now)
 		if n > 0 && n < fewEvents && t.cfg.Gather > 0 {
 			rest := unix.NsecToTimespec(int64(t.cfg.Gather))
@@ -228,7 +228,7 @@ func (t *thread) timeout(now int64) int {
 	if t.connectWaits() {
 		due = min(due, t.connectNext(now))
 	}
-	due = min(due, t.beats.next(len(t.clients)), t.rooms.next(len(t.clients)))
+	due = min(due, t.beats.soonest(), t.rooms.next(len(t.clients)))
 	if len(t.agenda) > 0 {
 		due = min(due, t.agenda[0].at)
 	}
