@@ -61,7 +61,7 @@ type Book struct {
 	rotated   *liveTotals // until the last Rotate; mu guards it
 
 	disorder Disorder
-	crowds   [Kinds]crowd // of AccountAll
+	crowds   [Kinds][crowdCount]crowd // of AccountAll
 }
 
 // account is where a client's cells begin, which they are, and how long the client waited
@@ -264,11 +264,15 @@ func (b *Book) AccountAll(client int, run []Stamp, arrival int64) {
 	}
 	b.cells[a.cell+uint32(p.slot)] += uint32(len(run))
 	b.accepted += int64(len(run))
-	switch sum, ok := b.join(t, kind, run, arrival); {
-	case !ok:
-		b.enter(t, kind, &a.waits[half], run, arrival)
-	case !t.warmUp:
-		a.waits[half].addAll(int64(len(run)), sum)
+	for len(run) > 0 {
+		c, n := b.crowdOf(kind, run, arrival)
+		switch sum, ok := b.join(c, t, kind, run[:n], arrival); {
+		case !ok:
+			b.enter(t, kind, &a.waits[half], run[:n], arrival)
+		case !t.warmUp:
+			a.waits[half].addAll(int64(n), sum)
+		}
+		run = run[n:]
 	}
 }
 

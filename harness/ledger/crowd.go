@@ -1,5 +1,7 @@
 package ledger
 
+import "sort"
+
 // A crowd is clients that received runs of one stream's pushes within so short a time that the
 // latencies of all are taken with the last one's arrival. Of each push it is known how many of
 // them received it, by where runs begin and end, so the times are entered once for all: of a
@@ -13,21 +15,41 @@ type crowd struct {
 	until    int64   // whoever arrives at or after it is of another crowd
 }
 
+// A crowd is as short as the shortest latency in it makes it, so there are several, by the
+// latency: what is fresh of a long run doesn't keep the rest from being entered together.
 const (
 	// crowdTime is by which part of the shortest of its latencies a client's may be taken too
 	// long: less than half of a histogram's bucket.
 	crowdTime = 1 << 12
-	// crowdLeast is the shortest latency of which that is time enough for another client.
+	// crowdLeast is the shortest latency of which that is time enough for another client, and
+	// the least of the first crowd. That of each further one is so many times as long.
 	crowdLeast = 10_000 * crowdTime
+	crowdStep  = 8
+	crowdCount = 4
 	// crowdMost bounds a run, so that its sums fit in a wait.
 	crowdMost = 4096
 	// crowdRun is how many pushes are worth it.
 	crowdRun = 8
 )
 
-// join enters that a client of the kind received run at arrival, and returns the sum of its
-// latencies. It enters nothing, and says so, where a run is none for a crowd.
-func (b *Book) join(t *tally, kind Kind, run []Stamp, arrival int64) (sum int64, ok bool) {
+// crowdOf returns the crowd for what the run, which is not empty, begins with, and how much of
+// it that is.
+func (b *Book) crowdOf(kind Kind, run []Stamp, arrival int64) (c *crowd, n int) {
+	latency, level, least := arrival-run[0].Intended, 0, int64(crowdLeast)
+	if latency < least {
+		return &b.crowds[kind][0], len(run) // too fresh for any
+	}
+	for level < crowdCount-1 && latency >= least*crowdStep {
+		level++
+		least *= crowdStep
+	}
+	// Later pushes have shorter latencies.
+	return &b.crowds[kind][level], max(1, sort.Search(len(run), func(i int) bool { return arrival-run[i].Intended < least }))
+}
+
+// join enters that a client of the crowd's kind received run at arrival, and returns the sum of
+// its latencies. It enters nothing, and says so, where a run is none for a crowd.
+func (b *Book) join(c *crowd, t *tally, kind Kind, run []Stamp, arrival int64) (sum int64, ok bool) {
 	at := int(run[0].Seq - t.first)
 	if len(run) < crowdRun || at+len(run) > len(t.receipts) {
 		return 0, false
@@ -50,9 +72,8 @@ func (b *Book) join(t *tally, kind Kind, run []Stamp, arrival int64) (sum int64,
 	if spare < crowdLeast/crowdTime || arrival+spare-first > LatencyHighest {
 		return 0, false
 	}
-	c := &b.crowds[kind]
 	if c.tally != t || arrival < c.to || arrival >= c.until {
-		b.disperse(kind)
+		b.disperse(c, kind)
 		if len(c.runs) <= len(t.receipts) {
 			c.runs = make([]int32, len(t.receipts)+1)
 		}
@@ -65,9 +86,8 @@ func (b *Book) join(t *tally, kind Kind, run []Stamp, arrival int64) (sum int64,
 	return sum, true
 }
 
-// disperse enters what the crowd of the kind received.
-func (b *Book) disperse(kind Kind) {
-	c := &b.crowds[kind]
+// disperse enters what a crowd of the kind received.
+func (b *Book) disperse(c *crowd, kind Kind) {
 	if c.low == c.end {
 		return
 	}
@@ -94,6 +114,8 @@ func (b *Book) disperse(kind Kind) {
 
 func (b *Book) disperseAll() {
 	for kind := range b.crowds {
-		b.disperse(Kind(kind))
+		for level := range b.crowds[kind] {
+			b.disperse(&b.crowds[kind][level], Kind(kind))
+		}
 	}
 }
