@@ -7,10 +7,10 @@ import (
 	"barrage/harness/ledger"
 )
 
-// beats say when clients send their heartbeats: the first one between half a period and a
-// whole one after the client has joined, drawn by its number so that clients who come together
-// don't beat together, and from then on once a period. It is a wheel of one period: a client
-// stays in the slot that it is put in. The zero beats have no clients and are never due.
+// beats say when clients send their heartbeats: the first one within a period of the client's
+// joining, drawn by its number so that the clients' are spread evenly however they came, and
+// from then on once a period. It is a wheel of one period: a client stays in the slot that it
+// is put in. The zero beats have no clients and are never due.
 type beats struct {
 	period int64
 	from   int64   // when slot 0 has its first turn
@@ -41,7 +41,7 @@ func (b *beats) enter(i int, number uint64, now int64) {
 		return
 	}
 	drawn := float64(ledger.Scatter(number)) / (1 << 64)
-	passed := float64(now-b.from)/float64(b.period) + 0.5 + drawn/2
+	passed := float64(now-b.from)/float64(b.period) + drawn
 	slot := max(int64(passed*beatSlots), b.turns) % beatSlots
 	b.next[i] = b.first[slot]
 	b.first[slot] = int32(i) + 1

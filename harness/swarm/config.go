@@ -66,7 +66,7 @@ type Config struct {
 	ConnectOver    time.Duration // how long it takes to; default 0, at once
 	ConnectPending int           // connects and logins under way over all threads; default 512
 	ConnectTimeout time.Duration // from connect to the auth reply; default 30 s
-	Heartbeat      time.Duration // period of a client's heartbeats, the first of which is up to half of it earlier; default 60 s, negative for none
+	Heartbeat      time.Duration // period of a client's heartbeats, spread evenly; default 60 s, negative for none
 
 	// Gather is how long a thread rests after a round that brought few events, so that the
 	// next brings more at once. Where the server is on the same machine it pays for each
