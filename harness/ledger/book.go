@@ -40,7 +40,8 @@ const (
 )
 
 // A Book is one thread's part of the ledger. Only one goroutine may use it, but for
-// LastSecond and UntilNow. It keeps 24 bytes a client and 4 a client and stream, and 16 a push.
+// LastSecond and UntilNow. It keeps 24 bytes a client and 4 a client and stream, 16 a push, and
+// for each of its crowds 4 a push of the longest stream.
 type Book struct {
 	streams *Streams
 	sets    []*Subscription // by Subscription.number
