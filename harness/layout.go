@@ -23,6 +23,7 @@ type layout struct {
 	pushes   []pusher.Stream // by stream id
 
 	crowd crowd
+	turns []map[int]uint32 // by line: which in turn a room is
 	// receivers is which streams a client receives, by its position (see position), and
 	// either which one that changes rooms receives in both of them, by both positions. They
 	// are made once and then only read.
@@ -39,6 +40,13 @@ func newLayout(s *scenario.Scenario) (*layout, error) {
 	l := &layout{
 		scenario: s, crowd: newCrowd(&s.Clients),
 		receivers: map[string]*ledger.Subscription{}, either: map[string]*ledger.Subscription{},
+	}
+	for _, p := range s.Pushes {
+		turns := make(map[int]uint32, len(p.Rooms))
+		for k, room := range p.Rooms {
+			turns[room] = uint32(k)
+		}
+		l.turns = append(l.turns, turns)
 	}
 	phases := []struct {
 		start, length time.Duration
@@ -147,12 +155,12 @@ const maxLanes = 256
 // it is in room.
 func (l *layout) position(dst []byte, i, room int) []byte {
 	c := &l.scenario.Clients
-	for _, p := range l.scenario.Pushes {
+	for line, p := range l.scenario.Pushes {
 		target := uint32(nobody)
 		switch p.Kind {
 		case pusher.KindRoom: // whatever the client accepts
-			if k := slices.Index(p.Rooms, room); k >= 0 {
-				target = uint32(k)
+			if k, ok := l.turns[line][room]; ok {
+				target = k
 			}
 		case pusher.KindKeys:
 			target = group(p, i%c.Keys, c.Accepts)
