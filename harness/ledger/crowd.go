@@ -33,11 +33,11 @@ const (
 )
 
 // crowdOf returns the crowd for what the run, which is not empty, begins with, and how much of
-// it that is.
+// it that is. What is too fresh for any is for none.
 func (b *Book) crowdOf(kind Kind, run []Stamp, arrival int64) (c *crowd, n int) {
 	latency, level, least := arrival-run[0].Intended, 0, int64(crowdLeast)
 	if latency < least {
-		return &b.crowds[kind][0], len(run) // too fresh for any
+		return nil, len(run)
 	}
 	for level < crowdCount-1 && latency >= least*crowdStep {
 		level++
@@ -51,7 +51,7 @@ func (b *Book) crowdOf(kind Kind, run []Stamp, arrival int64) (c *crowd, n int) 
 // its latencies. It enters nothing, and says so, where a run is none for a crowd.
 func (b *Book) join(c *crowd, t *tally, kind Kind, run []Stamp, arrival int64) (sum int64, ok bool) {
 	at := int(run[0].Seq - t.first)
-	if len(run) < crowdRun || at+len(run) > len(t.receipts) {
+	if c == nil || len(run) < crowdRun || at+len(run) > len(t.receipts) {
 		return 0, false
 	}
 	receipts := t.receipts[at:][:len(run)]

@@ -16,8 +16,8 @@ func (s *Scenario) Scale(factor float64) ([]string, error) {
 	}
 	var list []string
 	set := func(path string, n int) {
-		if scaled := scaled(n, factor); n > 1 && scaled != n {
-			list = append(list, fmt.Sprintf("%s=%d", path, scaled))
+		if to := scaled(n, factor); n > 1 && to != n {
+			list = append(list, fmt.Sprintf("%s=%d", path, to))
 		}
 	}
 	set("clients.count", s.Clients.Count)

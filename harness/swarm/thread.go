@@ -300,7 +300,12 @@ func (r *rota) next(n int) int64 {
 	if r.period <= 0 || n == 0 {
 		return math.MaxInt64
 	}
-	return r.from + int64(float64(r.turns+1)*float64(r.period)/float64(n))
+	return r.at(r.turns, n)
+}
+
+// at returns when a turn, counted from 0, is due where there are n a period.
+func (r *rota) at(turn int64, n int) int64 {
+	return r.from + int64(float64(turn+1)*float64(r.period)/float64(n))
 }
 
 // beat is client i's turn to send a heartbeat.

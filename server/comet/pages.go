@@ -40,10 +40,7 @@ func (p *pageFiles) hold(b []byte) *pageFile {
 		return nil
 	}
 	f, err := p.take()
-	if f == nil {
-		return nil
-	}
-	if err == nil {
+	if f != nil {
 		_, err = f.file.WriteAt(b, 0)
 	}
 	if err != nil {
@@ -67,7 +64,7 @@ func (p *pageFiles) take() (*pageFile, error) {
 	}
 	fd, err := unix.MemfdCreate("barrage-chunk", unix.MFD_CLOEXEC)
 	if err != nil {
-		return &pageFile{}, os.NewSyscallError("memfd_create", err)
+		return nil, os.NewSyscallError("memfd_create", err)
 	}
 	p.made++
 	return &pageFile{file: os.NewFile(uintptr(fd), "barrage-chunk"), fd: uintptr(fd)}, nil
