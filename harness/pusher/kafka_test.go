@@ -152,7 +152,7 @@ func partition(key []byte) int32 {
 // mockBroker is a broker whose faults can be set.
 func mockBroker(t *testing.T) *kafka.MockCluster {
 	t.Helper()
-	mock, err := kafka.NewMockCluster(1)
+	mock, err := backing.NewBroker()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -299,7 +299,7 @@ func TestKafkaRecordThatIsTooLarge(t *testing.T) {
 
 // BenchmarkKafka is what one push costs with the broker's side, many under way together.
 func BenchmarkKafka(b *testing.B) {
-	mock, err := kafka.NewMockCluster(1)
+	mock, err := backing.NewBroker()
 	if err != nil {
 		b.Fatal(err)
 	}

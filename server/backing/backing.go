@@ -146,10 +146,21 @@ func (s *Services) Close() error {
 	return nil
 }
 
-func startKafka(cfg KafkaConfig) (cluster *kafka.MockCluster, err error) {
-	withoutWarning(func() { cluster, err = kafka.NewMockCluster(1) })
+// NewBroker starts the embedded Kafka broker alone, without topics. Its thread gets no
+// signals: it would take the first for the end of all, and a CPU profile sends some.
+func NewBroker() (cluster *kafka.MockCluster, err error) {
+	withoutSignals(func() {
+		withoutWarning(func() { cluster, err = kafka.NewMockCluster(1) })
+	})
 	if err != nil {
 		return nil, fmt.Errorf("start the embedded Kafka: %w", err)
+	}
+	return cluster, nil
+}
+
+func startKafka(cfg KafkaConfig) (cluster *kafka.MockCluster, err error) {
+	if cluster, err = NewBroker(); err != nil {
+		return nil, err
 	}
 	if err := cluster.CreateTopic(cfg.Topic, cfg.Partitions, 1); err != nil {
 		cluster.Close()

@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -15,6 +17,7 @@ import (
 
 	"github.com/confluentinc/confluent-kafka-go/v2/kafka"
 	goredis "github.com/redis/go-redis/v9"
+	"golang.org/x/sys/unix"
 
 	"barrage/server/discovery"
 )
@@ -148,6 +151,35 @@ func TestBrokerKeepsFiveMiBOfAPartition(t *testing.T) {
 			t.Fatalf("record %d comes where %d should", got, want)
 		}
 	}
+}
+
+// A signal that meets the broker's thread in its poll, as a CPU profile's may, would end it.
+func TestBrokerOutlivesSignals(t *testing.T) {
+	s := start(t)
+	names, err := filepath.Glob("/proc/self/task/*/comm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	threads := 0
+	for _, name := range names {
+		if comm, err := os.ReadFile(name); err != nil || string(comm) != "rdk:mock\n" {
+			continue // a thread may have ended meanwhile
+		}
+		tid, err := strconv.Atoi(filepath.Base(filepath.Dir(name)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, signal := range []syscall.Signal{unix.SIGURG, unix.SIGCHLD, unix.SIGPROF} {
+			if err := unix.Tgkill(os.Getpid(), tid, signal); err != nil {
+				t.Fatal(err)
+			}
+		}
+		threads++
+	}
+	if threads == 0 {
+		t.Fatal("no thread is the broker's")
+	}
+	produce(t, s, []byte("still there"))
 }
 
 func TestConsumerOptionsKeepRecordsFromWaiting(t *testing.T) {

@@ -20,6 +20,7 @@ import (
 	"barrage/server/api/comet"
 	"barrage/server/api/logic"
 	"barrage/server/api/protocol"
+	"barrage/server/backing"
 	"barrage/server/discovery"
 )
 
@@ -35,7 +36,7 @@ type broker struct {
 
 func newBroker(t *testing.T, partitions int) *broker {
 	t.Helper()
-	cluster, err := kafka.NewMockCluster(1)
+	cluster, err := backing.NewBroker()
 	if err != nil {
 		t.Fatal(err)
 	}

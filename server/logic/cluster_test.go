@@ -20,6 +20,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	pb "barrage/server/api/logic"
+	"barrage/server/backing"
 	"barrage/server/discovery"
 )
 
@@ -103,7 +104,7 @@ func testConfig(redisAddr, brokers string) Config {
 
 func startKafka(t testing.TB) *kafka.MockCluster {
 	t.Helper()
-	mock, err := kafka.NewMockCluster(1)
+	mock, err := backing.NewBroker()
 	if err != nil {
 		t.Fatal(err)
 	}

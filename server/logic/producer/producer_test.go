@@ -13,6 +13,8 @@ import (
 	"github.com/confluentinc/confluent-kafka-go/v2/kafka"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"barrage/server/backing"
 )
 
 const (
@@ -23,7 +25,7 @@ const (
 
 func start(t testing.TB, change func(cfg *Config)) (*Producer, *kafka.MockCluster, context.CancelFunc) {
 	t.Helper()
-	mock, err := kafka.NewMockCluster(1)
+	mock, err := backing.NewBroker()
 	if err != nil {
 		t.Fatal(err)
 	}
