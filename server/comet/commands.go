@@ -150,26 +150,39 @@ type pushCommand struct {
 	done  *pushDone
 }
 
-// pushDone counts the shards that have yet to take a push.
+// A pushDone counts the shards that have yet to take a push, and then says which item of its
+// call that was.
 type pushDone struct {
 	pending atomic.Int32
-	ch      chan struct{}
+	item    int
+	settled chan<- int // with space for all items of the call
 }
 
-func newPushDone(shards int) *pushDone {
-	d := &pushDone{ch: make(chan struct{})}
+func newPushDone(shards, item int, settled chan<- int) *pushDone {
+	d := &pushDone{item: item, settled: settled}
 	d.pending.Store(int32(shards))
 	return d
+}
+
+// pass says that a shard has taken its part, or is done with it.
+func (d *pushDone) pass() {
+	if d.pending.Add(-1) == 0 {
+		d.settled <- d.item
+	}
 }
 
 // finish tells the RPC that this shard's part is done with.
 func (c *pushCommand) finish(sh *shard) {
 	sh.mailbox.release(len(c.batch))
 	c.trace.pass()
-	if c.done.pending.Add(-1) == 0 {
-		close(c.done.ch)
-	}
+	c.done.pass()
 }
+
+// A triedCommand comes behind the pushes of a call: when all shards have run it, those that
+// are not done wait for space in the log of their room.
+type triedCommand struct{ done *pushDone }
+
+func (c triedCommand) run(*shard) { c.done.pass() }
 
 func (c *pushCommand) run(sh *shard) {
 	switch c.kind {

@@ -171,13 +171,10 @@ func TestSharedChunks(t *testing.T) {
 			}
 			go func() { ended <- read(cl) }()
 		}
-		ref := c.rooms.get("live://1")
 		for i := range pushes {
 			batch := wire.Batch(wire.AppendFrame(nil, wire.Frame{Ver: 1, Op: 1000, Body: body(i)}))
-			err := c.push(context.Background(), "room", c.shards, nil, func(*shard) *pushCommand {
-				return &pushCommand{kind: pushRoom, ref: ref, batch: batch, n: 1}
-			})
-			if err != nil {
+			p, _ := c.toRoom("live://1", batch, 1)
+			if err := c.push(context.Background(), p, nil); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -190,10 +190,9 @@ func BenchmarkSend(b *testing.B) {
 	go io.Copy(io.Discard, cl.conn)
 	ctx := context.Background()
 	batch := wire.Batch(pushFrame(1000, strings.Repeat("x", 64)))
-	ref := c.rooms.get("live://1")
 	for b.Loop() {
-		err := c.push(ctx, "room", c.shards, nil, func(*shard) *pushCommand { return &pushCommand{kind: pushRoom, ref: ref, batch: batch, n: 1} })
-		if err != nil {
+		p, _ := c.toRoom("live://1", batch, 1)
+		if err := c.push(ctx, p, nil); err != nil {
 			b.Fatal(err)
 		}
 	}

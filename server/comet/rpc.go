@@ -2,6 +2,8 @@ package comet
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	cometpb "barrage/server/api/comet"
@@ -28,23 +30,7 @@ func (r *rpcService) PushMsg(ctx context.Context, q *cometpb.PushMsgReq) (*comet
 	if err != nil {
 		return nil, err
 	}
-	byShard := make(map[*shard][]string)
-	for _, key := range q.Keys {
-		sh := r.server.shardOf(key)
-		byShard[sh] = append(byShard[sh], key)
-	}
-	p := pushCommand{kind: pushKeys, op: wire.Op(q.ProtoOp), batch: batch, n: n,
-		ws: append(wire.AppendWSBatchHeader(nil, len(batch)), batch...)}
-	shards := make([]*shard, 0, len(byShard))
-	for sh := range byShard {
-		shards = append(shards, sh)
-	}
-	err = r.server.push(ctx, "keys", shards, q.Accepted, func(sh *shard) *pushCommand {
-		c := p
-		c.keys = byShard[sh]
-		return &c
-	})
-	return &cometpb.PushMsgReply{}, err
+	return &cometpb.PushMsgReply{}, r.server.push(ctx, r.server.toKeys(q.Keys, wire.Op(q.ProtoOp), batch, n), q.Accepted)
 }
 
 // Broadcast sends frames to every session that accepts the operation.
@@ -53,9 +39,9 @@ func (r *rpcService) Broadcast(ctx context.Context, q *cometpb.BroadcastReq) (*c
 	if err != nil {
 		return nil, err
 	}
-	p := pushCommand{kind: pushAll, op: wire.Op(q.ProtoOp), speed: q.Speed, batch: batch, n: n}
-	err = r.server.push(ctx, "all", r.server.shards, q.Accepted, func(*shard) *pushCommand { c := p; return &c })
-	return &cometpb.BroadcastReply{}, err
+	p := push{kind: "all", shards: r.server.shards,
+		command: pushCommand{kind: pushAll, op: wire.Op(q.ProtoOp), speed: q.Speed, batch: batch, n: n}}
+	return &cometpb.BroadcastReply{}, r.server.push(ctx, p, q.Accepted)
 }
 
 // BroadcastRoom sends frames to every session in the room.
@@ -67,13 +53,11 @@ func (r *rpcService) BroadcastRoom(ctx context.Context, q *cometpb.BroadcastRoom
 	if err != nil {
 		return nil, err
 	}
-	ref := r.server.rooms.get(q.RoomID)
-	if ref == nil {
+	p, held := r.server.toRoom(q.RoomID, batch, n)
+	if !held {
 		return &cometpb.BroadcastRoomReply{}, nil
 	}
-	p := pushCommand{kind: pushRoom, ref: ref, batch: batch, n: n}
-	err = r.server.push(ctx, "room", r.server.shards, q.Accepted, func(*shard) *pushCommand { c := p; return &c })
-	return &cometpb.BroadcastRoomReply{}, err
+	return &cometpb.BroadcastRoomReply{}, r.server.push(ctx, p, q.Accepted)
 }
 
 // Rooms lists the rooms with members on this comet.
@@ -94,37 +78,63 @@ func frames(p *protocol.Proto) (wire.Batch, int, error) {
 		f := wire.Frame{Ver: int16(p.Ver), Op: wire.Op(p.Op), Seq: p.Seq, Body: p.Body}
 		return wire.AppendFrame(nil, f), 1, nil
 	}
-	batch := wire.Batch(p.Body)
-	n, err := batch.Count()
+	n, err := count(p.Body)
 	if err != nil {
-		return nil, 0, status.Errorf(codes.InvalidArgument, "proto.body: %v", err)
+		return nil, 0, status.Errorf(codes.InvalidArgument, "proto.body%v", err)
+	}
+	return p.Body, n, nil
+}
+
+// count returns how many whole frames b is, one at least.
+func count(b wire.Batch) (int, error) {
+	n, err := b.Count()
+	if err != nil {
+		return 0, fmt.Errorf(": %w", err)
 	}
 	if n == 0 {
-		return nil, 0, status.Error(codes.InvalidArgument, "proto.body has no frame")
+		return 0, errors.New(" has no frame")
 	}
-	return batch, n, nil
+	return n, nil
+}
+
+// A push is frames for the sessions of some shards.
+type push struct {
+	kind    string // label of barrage_comet_pushes_total
+	shards  []*shard
+	command pushCommand         // each of the shards gets a copy
+	keys    map[*shard][]string // of each shard, for a push to keys
+}
+
+func (s *Server) toKeys(keys []string, op wire.Op, batch wire.Batch, n int) push {
+	p := push{kind: "keys", keys: make(map[*shard][]string),
+		command: pushCommand{kind: pushKeys, op: op, batch: batch, n: n, ws: append(wire.AppendWSBatchHeader(nil, len(batch)), batch...)}}
+	for _, key := range keys {
+		sh := s.shardOf(key)
+		p.keys[sh] = append(p.keys[sh], key)
+	}
+	for sh := range p.keys {
+		p.shards = append(p.shards, sh)
+	}
+	return p
+}
+
+// toRoom returns a push to a room, unless nobody here is in it.
+func (s *Server) toRoom(room string, batch wire.Batch, n int) (p push, held bool) {
+	ref := s.rooms.get(room)
+	return push{kind: "room", shards: s.shards, command: pushCommand{kind: pushRoom, ref: ref, batch: batch, n: n}}, ref != nil
 }
 
 // push gives each shard its part and waits until all have taken it. Two pushes whose calls
 // follow each other are in every shard in that order. accepted is when logic accepted them,
 // as far as it says.
-func (s *Server) push(ctx context.Context, kind string, shards []*shard, accepted []int64, part func(*shard) *pushCommand) error {
+func (s *Server) push(ctx context.Context, p push, accepted []int64) error {
 	began := time.Now()
-	s.metrics.pushes[kind].Inc()
-	done, trace := newPushDone(len(shards)), newTrace(s.metrics, accepted, len(shards))
-	for i, sh := range shards {
-		c := part(sh)
-		c.ctx, c.done, c.trace = ctx, done, trace
-		if err := sh.mailbox.reserve(ctx, len(c.batch)); err != nil {
-			// The shards before have it; the caller repeats the whole, so some
-			// sessions get it twice, and none misses it.
-			done.pending.Add(-int32(len(shards) - i))
-			return status.FromContextError(err).Err()
-		}
-		sh.mailbox.put(c)
+	settled, trace := make(chan int, 1), newTrace(s.metrics, accepted, len(p.shards))
+	if err := s.put(ctx, p, newPushDone(len(p.shards), 0, settled), trace); err != nil {
+		return err
 	}
 	select {
-	case <-done.ch:
+	case <-settled:
 	case <-ctx.Done():
 		return status.FromContextError(ctx.Err()).Err()
 	}
@@ -133,5 +143,22 @@ func (s *Server) push(ctx context.Context, kind string, shards []*shard, accepte
 		return status.FromContextError(err).Err()
 	}
 	trace.observe()
+	return nil
+}
+
+// put gives each shard its part.
+func (s *Server) put(ctx context.Context, p push, done *pushDone, trace *trace) error {
+	s.metrics.pushes[p.kind].Inc()
+	for _, sh := range p.shards {
+		if err := sh.mailbox.reserve(ctx, len(p.command.batch)); err != nil {
+			// The shards before have it; the caller repeats the whole, so some
+			// sessions get it twice, and none misses it.
+			return status.FromContextError(err).Err()
+		}
+		c := p.command
+		c.keys = p.keys[sh]
+		c.ctx, c.done, c.trace = ctx, done, trace
+		sh.mailbox.put(&c)
+	}
 	return nil
 }

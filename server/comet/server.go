@@ -22,6 +22,7 @@ import (
 	cometpb "barrage/server/api/comet"
 	"barrage/server/api/logic"
 	"barrage/server/api/protocol"
+	"barrage/server/api/pushes"
 	"barrage/server/api/sessions"
 	"barrage/server/comet/secure"
 	"barrage/server/discovery"
@@ -142,6 +143,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}))
 	cometpb.RegisterCometServer(s.rpc, &rpcService{server: s})
 	sessions.RegisterSessionsServer(s.rpc, &sessionsService{server: s})
+	pushes.RegisterPushesServer(s.rpc, &pushService{server: s})
 	return s, nil
 }
 

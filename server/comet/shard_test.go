@@ -117,10 +117,12 @@ func pushFrame(op wire.Op, body string) wire.Batch {
 	return wire.AppendFrame(nil, wire.Frame{Ver: 1, Op: op, Body: []byte(body)})
 }
 
-// put sends a push to the shard as the RPCs do, without waiting for it.
-func (sh *shard) putPush(c pushCommand) *pushDone {
+// putPush sends a push to the shard as the RPCs do, without waiting for it. The channel gets
+// a value when it is taken.
+func (sh *shard) putPush(c pushCommand) <-chan int {
 	c.ctx = context.Background()
-	c.done = newPushDone(1)
+	settled := make(chan int, 1)
+	c.done = newPushDone(1, 0, settled)
 	if c.n == 0 {
 		c.n, _ = c.batch.Count()
 	}
@@ -129,7 +131,7 @@ func (sh *shard) putPush(c pushCommand) *pushDone {
 		panic(err)
 	}
 	sh.mailbox.put(&c)
-	return c.done
+	return settled
 }
 
 // settle turns the shard until nothing is left to do, moving the clock past every retry.
@@ -512,18 +514,18 @@ func TestPushesWaitForSweeps(t *testing.T) {
 	s, out := newFakeSession(sh.server, "k", false)
 	sh.mailbox.put(joinCommand{session: s, ref: ref})
 	sh.turn(*now)
-	var dones []*pushDone
+	var dones []<-chan int
 	for range 100 {
 		dones = append(dones, sh.putPush(pushCommand{kind: pushRoom, ref: ref, batch: pushFrame(1000, string(make([]byte, 1000)))}))
 	}
 	sh.commands()
-	if n := dones[99].pending.Load(); n != 1 {
+	if len(dones[99]) != 0 {
 		t.Error("the last push was taken though the log has no space for it")
 	}
 	settle(sh, now)
 	for i, d := range dones {
 		select {
-		case <-d.ch:
+		case <-d:
 		default:
 			t.Fatalf("push %d was never answered", i)
 		}

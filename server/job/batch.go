@@ -4,14 +4,30 @@ import (
 	"context"
 )
 
-// A batch is what one call carries: records of one target, in order, with their frames
-// back to back. It belongs to one lane's goroutine and is reused call after call.
+// A call is what goes to a comet at once: batches of different targets. It belongs to the
+// goroutine that makes the call, and is reused by its lane.
+type call struct {
+	life    context.Context // of the comet when the batches were taken
+	batches []*batch        // those that are not settled yet
+}
+
+// records returns how many records the batches hold.
+func (c *call) records() int {
+	n := 0
+	for _, b := range c.batches {
+		n += len(b.records)
+	}
+	return n
+}
+
+// A batch is records of one target, in order, with their frames back to back.
 type batch struct {
 	target  target
-	life    context.Context // of the comet when the batch was taken
+	queue   *queue
 	records []*record
 	parts   []*partition // the partitions of the records, each once
 	frames  Frames
+	buf     []byte // what frames.Body is written to when there is more than one
 }
 
 // maxKeptBody is the largest body whose memory is kept for the next batch, in bytes.
@@ -21,16 +37,16 @@ func (b *batch) reset() {
 	clear(b.records)
 	clear(b.parts)
 	b.records, b.parts = b.records[:0], b.parts[:0]
-	b.frames.Body, b.frames.Accepted = b.frames.Body[:0], b.frames.Accepted[:0]
-	if cap(b.frames.Body) > maxKeptBody {
-		b.frames = Frames{}
+	b.frames.Body, b.frames.Accepted = nil, b.frames.Accepted[:0]
+	if cap(b.buf) > maxKeptBody {
+		b.buf, b.frames = nil, Frames{}
 	}
-	b.target, b.life = target{}, nil
+	b.target, b.queue = target{}, nil
 }
 
 // set fills b with records and tells their partitions that they are in flight.
-func (b *batch) set(t target, records []*record) {
-	b.target = t
+func (b *batch) set(q *queue, records []*record) {
+	b.target, b.queue = q.target, q
 	b.records = append(b.records, records...)
 	for _, r := range records {
 		if n := len(b.parts); n > 0 && b.parts[n-1] == r.part {
@@ -47,13 +63,21 @@ func (b *batch) set(t target, records []*record) {
 func (b *batch) encode() {
 	known := false
 	for _, r := range b.records {
-		b.frames.Body = append(b.frames.Body, r.frame...)
 		b.frames.Accepted = append(b.frames.Accepted, r.accepted)
 		known = known || r.accepted != 0
 	}
 	if !known {
 		b.frames.Accepted = b.frames.Accepted[:0]
 	}
+	if len(b.records) == 1 {
+		b.frames.Body = b.records[0].frame
+		return
+	}
+	b.buf = b.buf[:0]
+	for _, r := range b.records {
+		b.buf = append(b.buf, r.frame...)
+	}
+	b.frames.Body = b.buf
 }
 
 func (b *batch) land() {

@@ -53,9 +53,9 @@ type CometConfig struct {
 
 // LaneConfig is the ordered ways to each comet.
 type LaneConfig struct {
-	Count       int `toml:"count" range:"1..256" doc:"Lanes for rooms and keys to each comet: as many calls are in flight at once, plus one for broadcasts."`
+	Count       int `toml:"count" range:"1..256" doc:"Lanes for rooms and keys to each comet: as many calls are on their way at once, plus one for broadcasts. Behind them are only calls that wait for space in a room's log."`
 	QueueBytes  int `toml:"queueBytes" range:"65536..1073741824" doc:"Bytes that may wait in one lane before the partitions that feed it are paused."`
-	BatchBytes  int `toml:"batchBytes" range:"1024..8388608" doc:"Bytes of frames merged into one call. A larger frame travels alone."`
+	BatchBytes  int `toml:"batchBytes" range:"1024..8388608" doc:"Bytes of frames merged into one call, whatever rooms and keys they are for. A larger frame travels alone."`
 	BatchFrames int `toml:"batchFrames" range:"1..1000000" doc:"Frames merged into one call."`
 }
 

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"barrage/server/api/pushes"
 	"barrage/server/discovery"
 	"barrage/server/wire"
 )
@@ -27,9 +28,12 @@ type fakeComet struct {
 	accepted [][]int64 // of each call that was taken
 	calls    int
 	inFlight map[target]int
-	overlap  bool            // two calls for one target were in flight at once
-	hooked   func(int) error // called with the number of the call, unlocked; an error is the answer
-	late     func(int) error // as hooked, after the frames were taken
+	overlap  bool                  // two calls for one target were in flight at once
+	hooked   func(int) error       // called with the number of the call, unlocked; an error is the answer
+	late     func(int) error       // as hooked, after the frames were taken
+	goim     bool                  // without Push
+	asked    int                   // calls of Push
+	slow     map[string]chan error // rooms that Push answers for when it is told to, behind the others
 	rooms    map[string]bool
 	roomsErr error
 	answer   func()        // called before an answer about rooms is returned, unlocked
@@ -82,8 +86,14 @@ func (c *fakeComet) take(ctx context.Context, t target, frames Frames) error {
 		c.mu.Unlock()
 	}()
 	if hook != nil {
-		if err := hook(n); err != nil {
-			return err
+		answer := make(chan error, 1)
+		go func() { answer <- hook(n) }()
+		select {
+		case err := <-answer:
+			if err != nil {
+				return err
+			}
+		case <-ctx.Done(): // gRPC doesn't wait for the other end
 		}
 	}
 	if err := ctx.Err(); err != nil {
@@ -112,6 +122,59 @@ func (c *fakeComet) PushMsg(ctx context.Context, keys []string, op int32, frames
 
 func (c *fakeComet) BroadcastRoom(ctx context.Context, room string, frames Frames) error {
 	return c.take(ctx, target{kindRoom, room}, frames)
+}
+
+func (c *fakeComet) Push(ctx context.Context, items []*pushes.Item, answer func(*pushes.PushReply)) error {
+	c.mu.Lock()
+	c.asked++
+	goim := c.goim
+	c.mu.Unlock()
+	if goim {
+		return status.Error(codes.Unimplemented, "unknown service barrage.pushes.Pushes")
+	}
+	first := new(pushes.PushReply)
+	var late []int
+	take := func(i int, reply *pushes.PushReply) error {
+		item := items[i]
+		t, frames := target{kindRoom, item.Room}, Frames{item.Frames, item.Accepted}
+		if item.Room == "" {
+			t = target{kindPush, item.Keys[0]}
+		}
+		err := c.take(ctx, t, frames)
+		switch status.Code(err) {
+		case codes.OK:
+			reply.Taken = append(reply.Taken, int32(i))
+		case codes.InvalidArgument:
+			reply.Refused = append(reply.Refused, &pushes.Refusal{Item: int32(i), Reason: err.Error()})
+		default:
+			return err
+		}
+		return nil
+	}
+	for i, item := range items {
+		if c.slow[item.Room] != nil {
+			late = append(late, i)
+		} else if err := take(i, first); err != nil {
+			return err
+		}
+	}
+	answer(first)
+	for _, i := range late {
+		select {
+		case err := <-c.slow[items[i].Room]:
+			if err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return status.FromContextError(ctx.Err()).Err()
+		}
+		reply := new(pushes.PushReply)
+		if err := take(i, reply); err != nil {
+			return err
+		}
+		answer(reply)
+	}
+	return nil
 }
 
 func (c *fakeComet) Broadcast(ctx context.Context, op, speed int32, frames Frames) error {

@@ -3,11 +3,19 @@
 //
 // # Order
 //
-// Each comet has a few lanes. A room always takes the same lane, with one call in flight,
-// and so reaches each comet in the order of its Kafka partition. The same holds for pushes
-// with the same first key, and for all broadcasts among themselves as far as they share a
-// partition (one operation does); broadcasts have a lane of their own. Between two rooms,
-// two first keys, or a room and a broadcast, no order is promised.
+// Each comet has a few lanes. A room always takes the same lane, with one batch of it in
+// flight, and so reaches each comet in the order of its Kafka partition. The same holds for
+// pushes with the same first key, and for all broadcasts among themselves as far as they
+// share a partition (one operation does); broadcasts have a lane of their own. Between two
+// rooms, two first keys, or a room and a broadcast, no order is promised.
+//
+// # Calls
+//
+// A lane has one call on its way at a time: what comes meanwhile waits, and goes with the next
+// one, whatever rooms and keys it is for (barrage.pushes.Pushes). The comet answers once it
+// has tried all of it; a room whose log has no space is answered for later, and what comes
+// for that room waits until then, while the others go on. goim's comets don't know such a
+// call: they are asked once, and get a call for each room or first key.
 //
 // # Delivery
 //

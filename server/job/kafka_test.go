@@ -20,6 +20,7 @@ import (
 	"barrage/server/api/comet"
 	"barrage/server/api/logic"
 	"barrage/server/api/protocol"
+	"barrage/server/api/pushes"
 	"barrage/server/backing"
 	"barrage/server/discovery"
 )
@@ -121,8 +122,19 @@ func (f *rpcFake) start() {
 	f.addr = listener.Addr().String()
 	f.server = grpc.NewServer(grpc.MaxRecvMsgSize(protocol.MaxMessage))
 	comet.RegisterCometServer(f.server, f)
+	pushes.RegisterPushesServer(f.server, pushesFake{comet: f.fakeComet})
 	server := f.server
 	go func() { _ = server.Serve(listener) }() // ends with Stop
+}
+
+// pushesFake is the fakeComet's Push over gRPC.
+type pushesFake struct {
+	pushes.UnimplementedPushesServer
+	comet *fakeComet
+}
+
+func (f pushesFake) Push(in *pushes.PushReq, out grpc.ServerStreamingServer[pushes.PushReply]) error {
+	return f.comet.Push(out.Context(), in.Items, func(reply *pushes.PushReply) { _ = out.Send(reply) }) // a lost answer ends the call
 }
 
 // crash ends the comet as a killed process would: connections break, calls get no answer.

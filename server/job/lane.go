@@ -6,10 +6,11 @@ import (
 	"sync"
 )
 
-// A lane is one ordered way to a comet. It has at most one batch in flight; what is added
-// meanwhile waits in a queue for each target and is merged into that target's next batch.
-// Targets take turns in the order in which their oldest record came; one whose records did
-// not all fit into its batch goes to the end, so that a busy room does not starve others.
+// A lane is one ordered way to a comet. A target has at most one batch in flight; what is
+// added meanwhile waits in its queue and is merged into its next batch. Batches of targets
+// that wait share a call. Targets take turns in the order in which their oldest record came;
+// one whose records did not all fit into its batch goes to the end, so that a busy room does
+// not starve others.
 type lane struct {
 	limits LaneConfig
 	wake   chan struct{} // told that something waits, buffer 1
@@ -17,27 +18,33 @@ type lane struct {
 	mu      sync.Mutex
 	life    context.Context // the comet's life that the lane works for; ended or nil: nothing is accepted
 	queues  map[target]*queue
-	turns   fifo[*queue] // queues that hold records, each once
+	turns   fifo[*queue] // queues that hold records and have no batch in flight, each once
 	parked  int          // queues that wait for an answer about their room
 	bytes   int          // size of the records that wait or are in flight
 	waiting int          // records that wait or are in flight
 	blocked []*partition // paused until bytes has fallen to half of the limit
 	free    []*queue     // emptied queues for reuse
+	calls   []*call      // settled calls for reuse
+	batches []*batch     // settled batches for reuse
 }
 
 // A queue holds what waits for one target, oldest first.
 type queue struct {
 	target  target
 	records fifo[*record]
+	away    bool         // not in turns: a batch is in flight
 	parked  bool         // not in turns: it is not known whether the comet holds the room
 	asked   fifo[uint64] // parked: for each record the number of the question that will say so
 }
 
-// maxFree and maxSpare bound the memory that a lane keeps for reuse: queues, and records
-// that a kept queue has room for.
+// What a lane keeps for reuse is bounded: queues, records that a kept queue has room for,
+// calls and batches, and the bytes of a batch that is one of many.
 const (
-	maxFree  = 1024
-	maxSpare = 4096
+	maxFree    = 1024
+	maxSpare   = 4096
+	maxCalls   = 64
+	maxBatches = 256
+	maxBytes   = 4096
 )
 
 func newLane(limits LaneConfig) *lane {
@@ -92,40 +99,67 @@ func (l *lane) add(r *record, question uint64) bool {
 	return true
 }
 
-// take moves the next batch into b and reports whether there was one. The records stay
-// charged to the lane until finish.
-func (l *lane) take(b *batch) bool {
+// take returns what to call the comet with next, nil when nothing waits: the batch of the
+// next target, and if several are asked for also those behind it that fit into one call. The
+// records stay charged to the lane until finish, and a target's next batch waits until then.
+func (l *lane) take(several bool) *call {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	b.reset()
 	if l.turns.len() == 0 {
-		return false
+		return nil
 	}
-	q := l.turns.pop()
-	n := l.fitting(q.records.all())
-	b.life = l.life
-	b.set(q.target, q.records.all()[:n])
-	q.records.drop(n)
-	if q.records.len() > 0 {
-		l.turns.push(q)
-	} else {
-		l.recycle(q)
-	}
-	return true
-}
-
-// fitting returns how many of the records, from the first, may travel in one call: at
-// least one.
-func (l *lane) fitting(records []*record) int {
-	first := records[0]
-	bytes := len(first.frame)
-	for i, r := range records[1:] {
-		bytes += len(r.frame)
-		if i+1 == l.limits.BatchFrames || bytes > l.limits.BatchBytes || !mergeable(first, r) {
-			return i + 1
+	c := pop(&l.calls)
+	c.life = l.life
+	frames, bytes := l.limits.BatchFrames, l.limits.BatchBytes
+	for l.turns.len() > 0 {
+		q := l.turns.front()
+		names := 0 // of its target: the first one's have space in a call of any size
+		if len(c.batches) > 0 {
+			names = q.records.front().names()
+		}
+		n, size := fitting(q.records.all(), frames, bytes-names)
+		if n == 0 {
+			if len(c.batches) > 0 {
+				break
+			}
+			n = 1 // larger than a call should be: it travels alone
+		}
+		l.turns.drop(1)
+		b := pop(&l.batches)
+		b.set(q, q.records.all()[:n])
+		q.records.drop(n)
+		q.away = true
+		c.batches = append(c.batches, b)
+		frames, bytes = frames-n, bytes-names-size
+		if !several {
+			break
 		}
 	}
-	return len(records)
+	return c
+}
+
+// pop takes a value from those that are kept for reuse, or makes one.
+func pop[T any](kept *[]*T) *T {
+	n := len(*kept)
+	if n == 0 {
+		return new(T)
+	}
+	v := (*kept)[n-1]
+	(*kept)[n-1] = nil
+	*kept = (*kept)[:n-1]
+	return v
+}
+
+// fitting returns how many of the records, from the first, may travel together in a call
+// that has space for so many frames and bytes, and the bytes of their frames.
+func fitting(records []*record, frames, bytes int) (n, size int) {
+	for i, r := range records {
+		if i == frames || size+len(r.frame) > bytes || i > 0 && !mergeable(records[0], r) {
+			return i, size
+		}
+		size += len(r.frame)
+	}
+	return len(records), size
 }
 
 // mergeable reports whether two records of one target can share a call.
@@ -142,12 +176,35 @@ func mergeable(a, b *record) bool {
 }
 
 // finish takes b's records off the lane's account, after the caller released those that
-// are done.
+// are done, and gives b's target its next turn.
 func (l *lane) finish(b *batch) {
-	l.mu.Lock()
-	l.discharge(b.records)
-	l.mu.Unlock()
 	b.land()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.discharge(b.records)
+	q := b.queue
+	q.away = false
+	if q.records.len() == 0 {
+		l.recycle(q)
+	} else {
+		l.turns.push(q)
+		l.signal()
+	}
+	b.reset()
+	if len(l.batches) == 0 || len(l.batches) < maxBatches && cap(b.buf) <= maxBytes {
+		l.batches = append(l.batches, b)
+	}
+}
+
+// end takes back a call all of whose batches are finished.
+func (l *lane) end(c *call) {
+	clear(c.batches)
+	*c = call{batches: c.batches[:0]}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.calls) < maxCalls {
+		l.calls = append(l.calls, c)
+	}
 }
 
 // clear empties the lane and returns what waited, for the caller to release. Batches in
@@ -176,7 +233,7 @@ func (l *lane) discard(match func(*record) bool) []*record {
 	}
 	l.turns.keep(func(q *queue) bool { return q.records.len() > 0 })
 	for _, q := range l.queues {
-		if q.records.len() == 0 {
+		if q.records.len() == 0 && !q.away {
 			l.recycle(q)
 		}
 	}
@@ -266,7 +323,7 @@ func (l *lane) newQueue(t target) *queue {
 	return q
 }
 
-// recycle takes the emptied q away; it is in no turn any more. mu must be held.
+// recycle takes the emptied q out; it is in no turn any more. mu must be held.
 func (l *lane) recycle(q *queue) {
 	delete(l.queues, q.target)
 	if q.parked {

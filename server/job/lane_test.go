@@ -45,6 +45,18 @@ func openLane(limits LaneConfig) *lane {
 	return l
 }
 
+// takeOne returns the next batch alone, encoded, or nil.
+func (l *lane) takeOne() *batch {
+	c := l.take(false)
+	if c == nil {
+		return nil
+	}
+	b := c.batches[0]
+	b.encode()
+	l.end(c)
+	return b
+}
+
 func TestLaneBatches(t *testing.T) {
 	type add struct {
 		kind       kind
@@ -114,11 +126,9 @@ func TestLaneBatches(t *testing.T) {
 				}
 			}
 			var got []string
-			var b batch
-			for l.take(&b) {
-				b.encode()
+			for b := l.takeOne(); b != nil; b = l.takeOne() {
 				got = append(got, b.target.name+": "+strings.Join(bodies(t, b.frames.Body), " "))
-				l.finish(&b)
+				l.finish(b)
 			}
 			if !slices.Equal(got, tt.want) {
 				t.Errorf("batches %q, want %q", got, tt.want)
@@ -132,9 +142,9 @@ func TestLaneBatches(t *testing.T) {
 
 func TestLaneMergesWhileABatchIsInFlight(t *testing.T) {
 	l, p := openLane(DefaultConfig().Lane), newPartition(0, func() {})
-	var b batch
 	l.add(newRecord(p, 0, kindRoom, "a", "1"), 0)
-	if !l.take(&b) {
+	first := l.takeOne()
+	if first == nil {
 		t.Fatal("no batch")
 	}
 	l.add(newRecord(p, 1, kindRoom, "a", "2"), 0)
@@ -142,11 +152,20 @@ func TestLaneMergesWhileABatchIsInFlight(t *testing.T) {
 	if p.flying.Load() != 1 {
 		t.Errorf("%d batches in flight, want 1", p.flying.Load())
 	}
-	l.finish(&b)
-	if !l.take(&b) {
+	if l.takeOne() != nil {
+		t.Fatal("a second batch of the room while the first is in flight")
+	}
+	<-l.wake
+	l.finish(first)
+	select {
+	case <-l.wake:
+	default:
+		t.Error("nobody is told that the room has its turn again")
+	}
+	b := l.takeOne()
+	if b == nil {
 		t.Fatal("no second batch")
 	}
-	b.encode()
 	if got := bodies(t, b.frames.Body); !slices.Equal(got, []string{"2", "3"}) {
 		t.Errorf("second batch %q, want what came meanwhile", got)
 	}
@@ -168,16 +187,13 @@ func TestFullLaneBlocksItsPartitionsUntilHalfIsGone(t *testing.T) {
 	if p.blockers.Load() != 1 || other.blockers.Load() != 0 {
 		t.Fatalf("blockers %d and %d, want 1 and 0", p.blockers.Load(), other.blockers.Load())
 	}
-	var b batch
 	for left := 10; left >= 6; left-- {
-		l.take(&b)
-		l.finish(&b)
+		l.finish(l.takeOne())
 		if p.blockers.Load() != 1 || notified != 0 {
 			t.Fatalf("unblocked with %d of 10 records left", left)
 		}
 	}
-	l.take(&b)
-	l.finish(&b)
+	l.finish(l.takeOne())
 	if p.blockers.Load() != 0 || notified != 1 {
 		t.Errorf("with half of the limit left: blockers %d, notified %d; want 0 and 1", p.blockers.Load(), notified)
 	}
@@ -213,14 +229,12 @@ func TestLaneDiscardsOnePartition(t *testing.T) {
 	if got := l.discard(func(r *record) bool { return r.part == p }); len(got) != 3 {
 		t.Errorf("discarded %d records, want 3", len(got))
 	}
-	var b batch
-	l.take(&b)
-	b.encode()
+	b := l.takeOne()
 	if got := bodies(t, b.frames.Body); !slices.Equal(got, []string{"1", "4"}) {
 		t.Errorf("left %q, want the other partition's", got)
 	}
-	l.finish(&b)
-	if n, bytes := l.load(); l.take(&b) || n != 0 || bytes != 0 {
+	l.finish(b)
+	if n, bytes := l.load(); l.takeOne() != nil || n != 0 || bytes != 0 {
 		t.Errorf("%d records, %d bytes left", n, bytes)
 	}
 }
@@ -233,8 +247,7 @@ func TestParkedRecordsWaitForTheirQuestion(t *testing.T) {
 	add(0, "a", 5)
 	add(1, "a", 6)
 	add(2, "b", 5)
-	var b batch
-	if l.take(&b) {
+	if l.takeOne() != nil {
 		t.Fatal("a parked record was taken")
 	}
 	if got := l.answer(4, map[string]bool{}); len(got) != 0 {
@@ -243,25 +256,23 @@ func TestParkedRecordsWaitForTheirQuestion(t *testing.T) {
 	if got := l.answer(5, map[string]bool{"b": true}); len(got) != 1 || got[0].offset != 0 {
 		t.Errorf("answer 5 returned %d records, want the one that waited for it", len(got))
 	}
-	l.take(&b)
-	b.encode()
+	b := l.takeOne()
 	if b.target.name != "b" {
 		t.Errorf("took %q, want the room that is held", b.target.name)
 	}
-	l.finish(&b)
+	l.finish(b)
 	add(3, "a", 0) // by now the room is held: what was parked goes first
-	l.take(&b)
-	b.encode()
+	b = l.takeOne()
 	if got := bodies(t, b.frames.Body); !slices.Equal(got, []string{"1", "3"}) {
 		t.Errorf("took %q, want 1 3", got)
 	}
-	l.finish(&b)
+	l.finish(b)
 	add(4, "c", 7)
 	l.answer(7, nil) // the comet does not say
-	if !l.take(&b) || b.target.name != "c" {
-		t.Error("an unknown answer kept a room back")
+	if b = l.takeOne(); b == nil || b.target.name != "c" {
+		t.Fatal("an unknown answer kept a room back")
 	}
-	l.finish(&b)
+	l.finish(b)
 	if l.parked != 0 || len(l.queues) != 0 {
 		t.Errorf("%d parked, %d queues left", l.parked, len(l.queues))
 	}
@@ -285,7 +296,6 @@ func TestDiscardFromParkedKeepsTheOthersWaiting(t *testing.T) {
 // say it of any.
 func TestBatchCarriesWhenItsPushesWereAccepted(t *testing.T) {
 	l, p := openLane(DefaultConfig().Lane), newPartition(0, func() {})
-	var b batch
 	for _, c := range []struct {
 		name     string
 		accepted []int64
@@ -301,14 +311,86 @@ func TestBatchCarriesWhenItsPushesWereAccepted(t *testing.T) {
 			r.accepted = at
 			l.add(r, 0)
 		}
-		if !l.take(&b) {
+		b := l.takeOne()
+		if b == nil {
 			t.Fatal("there is no batch")
 		}
-		b.encode()
 		if !slices.Equal(b.frames.Accepted, c.want) {
 			t.Errorf("%s: %v, want %v", c.name, b.frames.Accepted, c.want)
 		}
-		l.finish(&b)
+		l.finish(b)
+	}
+}
+
+// What waits for several targets shares a call, as far as its limits go.
+func TestBatchesShareACall(t *testing.T) {
+	frame := wire.HeaderLen + 1
+	names := len("live://1")
+	room := func(n int) target { return target{kindRoom, fmt.Sprintf("live://%d", n)} }
+	for _, tt := range []struct {
+		name   string
+		limits LaneConfig
+		add    []target
+		want   [][]int // records in each batch of each call
+	}{
+		{name: "all that waits, in turns", add: []target{room(1), room(2), room(1), {kindPush, "k"}}, want: [][]int{{2, 1, 1}}},
+		{name: "so many frames", limits: LaneConfig{BatchFrames: 3}, add: []target{room(1), room(2), room(2), room(2), room(3)}, want: [][]int{{1, 2}, {1, 1}}},
+		{name: "so many bytes, with the names", limits: LaneConfig{BatchBytes: 2 * (frame + names)}, add: []target{room(1), room(2), room(3)}, want: [][]int{{1, 1}, {1}}},
+		{name: "what is too large goes alone", limits: LaneConfig{BatchBytes: 10}, add: []target{room(1), room(2)}, want: [][]int{{1}, {1}}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			limits := DefaultConfig().Lane
+			if tt.limits.BatchFrames > 0 {
+				limits.BatchFrames = tt.limits.BatchFrames
+			}
+			if tt.limits.BatchBytes > 0 {
+				limits.BatchBytes = tt.limits.BatchBytes
+			}
+			l, p := openLane(limits), newPartition(0, func() {})
+			for i, to := range tt.add {
+				l.add(newRecord(p, int64(i), to.kind, to.name, "x"), 0)
+			}
+			var got [][]int
+			for c := l.take(true); c != nil; c = l.take(true) {
+				var sizes []int
+				for _, b := range c.batches {
+					sizes = append(sizes, len(b.records))
+					l.finish(b)
+				}
+				got = append(got, sizes)
+				l.end(c)
+			}
+			if fmt.Sprint(got) != fmt.Sprint(tt.want) {
+				t.Errorf("calls %v, want %v", got, tt.want)
+			}
+			if n, bytes := l.load(); n != 0 || bytes != 0 || p.flying.Load() != 0 || len(l.queues) != 0 {
+				t.Errorf("left: %d records, %d bytes, %d in flight, %d queues", n, bytes, p.flying.Load(), len(l.queues))
+			}
+		})
+	}
+}
+
+// A comet that is given up leaves its batches in flight behind: what the next life gets for
+// the same room waits for their end.
+func TestClearLeavesWhatIsInFlight(t *testing.T) {
+	l, p := openLane(DefaultConfig().Lane), newPartition(0, func() {})
+	l.add(newRecord(p, 0, kindRoom, "a", "1"), 0)
+	b := l.takeOne()
+	l.add(newRecord(p, 1, kindRoom, "a", "2"), 0)
+	if got := l.clear(); len(got) != 1 || got[0].offset != 1 {
+		t.Errorf("clear returned %d records, want the one that waited", len(got))
+	}
+	l.add(newRecord(p, 2, kindRoom, "a", "3"), 0)
+	if l.takeOne() != nil {
+		t.Fatal("two batches of one room are in flight")
+	}
+	l.finish(b)
+	if b = l.takeOne(); b == nil || b.records[0].offset != 2 {
+		t.Fatal("the next life's record is not there")
+	}
+	l.finish(b)
+	if n, bytes := l.load(); n != 0 || bytes != 0 || len(l.queues) != 0 {
+		t.Errorf("%d records, %d bytes, %d queues left", n, bytes, len(l.queues))
 	}
 }
 
@@ -323,17 +405,19 @@ func BenchmarkLane(b *testing.B) {
 		records[i] = newRecord(p, int64(i), kindRoom, fmt.Sprintf("live://%d", i%rooms), body)
 		records[i].accepted = int64(i + 1)
 	}
-	var out batch
 	b.ReportAllocs()
 	n := 0
 	for b.Loop() {
 		for _, r := range records {
 			l.add(r, 0)
 		}
-		for l.take(&out) {
-			out.encode()
-			n += len(out.records)
-			l.finish(&out)
+		for c := l.take(true); c != nil; c = l.take(true) {
+			for _, out := range c.batches {
+				out.encode()
+				n += len(out.records)
+				l.finish(out)
+			}
+			l.end(c)
 		}
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(n), "ns/record")

@@ -5,12 +5,15 @@ import (
 	"errors"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"barrage/server/api/pushes"
 )
 
 // A link is the job's side of one comet: its lanes, and whether it is alive. A life begins
@@ -35,6 +38,7 @@ type link struct {
 	heard   atomic.Int64  // Unix nanoseconds of the comet's last answer
 	leaving atomic.Bool   // left discovery: what waits is tried once more
 	took    atomic.Bool   // a call succeeded in the current life
+	single  atomic.Bool   // it takes one batch a call, as goim's comets
 	refused limitedLogger // one line a second at most
 
 	mu     sync.Mutex
@@ -73,6 +77,7 @@ func (k *link) all() []*lane { return append(k.lanes[:len(k.lanes):len(k.lanes)]
 func (k *link) begin() {
 	k.failing.Store(0)
 	k.took.Store(false)
+	k.single.Store(false)
 	life, end := context.WithCancelCause(k.ctx)
 	k.mu.Lock()
 	k.end = end
@@ -115,6 +120,7 @@ func (k *link) move(addr string, client Comet) {
 	old := k.client
 	k.addr, k.client = addr, client
 	k.mu.Unlock()
+	k.single.Store(false)
 	if err := old.Close(); err != nil {
 		k.log.Debug("close connection", "err", err)
 	}
@@ -162,114 +168,225 @@ func (k *link) add(r *record, hash uint64) bool {
 
 // serve delivers what is added to l until the link is removed.
 func (k *link) serve(l *lane) {
-	var b batch
 	for {
 		if k.ctx.Err() != nil {
 			return
 		}
-		if !l.take(&b) {
+		c := l.take(l != k.broadcast && !k.single.Load())
+		if c == nil {
 			select {
 			case <-l.wake:
 			case <-k.ctx.Done():
 			}
 			continue
 		}
-		b.encode()
-		// Released first: a lane that holds nothing, or a partition with nothing in flight,
-		// means that the offsets are up to date.
-		if k.deliver(&b) {
-			release(b.records...)
+		for _, b := range c.batches {
+			b.encode()
 		}
-		l.finish(&b)
+		// Once the comet has tried all of the call it may still wait for space in some rooms'
+		// logs. The others go on meanwhile, and what comes for these rooms waits behind it.
+		tried := make(chan struct{})
+		k.work.Go(func() { k.deliver(l, c, sync.OnceFunc(func() { close(tried) })) })
+		<-tried
 	}
 }
 
-// deliver calls the comet until it took b, or b is settled otherwise, and reports whether
-// b's records are done; if not, they are left to the next owner of their partition.
-func (k *link) deliver(b *batch) bool {
-	var exhausted time.Time // since when the comet has had no resources for b
+// deliver calls the comet until it took all of c, or what it didn't take is settled
+// otherwise. It calls tried when the first answer has come, at the latest at its end.
+func (k *link) deliver(l *lane, c *call, tried func()) {
+	defer tried()
+	defer l.end(c)
+	var exhausted time.Time // since when the comet has had no resources for c
 	wait := k.cfg.Comet.BackoffMin
 	for {
 		start := time.Now()
-		err := k.call(b)
+		single := k.single.Load() || l == k.broadcast
+		err := k.call(l, c, single, tried)
 		k.metrics.rpcSeconds.Observe(time.Since(start).Seconds())
+		if err == nil && len(c.batches) == 0 {
+			return
+		}
+		if c.life.Err() != nil {
+			k.bury(l, c)
+			return
+		}
 		if err == nil {
-			k.took.Store(true)
-			k.answered()
-			k.metrics.batches[b.target.kind].Inc()
-			k.metrics.batchFrames.Observe(float64(len(b.records)))
-			k.metrics.handedOver(b.records, time.Now())
-			return true
+			continue
 		}
-		if b.life.Err() != nil {
-			return k.bury(b)
-		}
-		switch outcomeOf(err) {
-		case refused:
+		switch {
+		case !single && status.Code(err) == codes.Unimplemented:
+			// goim's comet: what several calls are needed for comes one by one from now on.
+			k.single.Store(true)
+			continue
+		case outcomeOf(err) == refused:
 			k.answered()
-			k.drop(b, dropRefused, err)
-			return true
-		case exhaustedNow:
+			k.drop(l, c, dropRefused, err)
+			return
+		case outcomeOf(err) == exhaustedNow:
 			k.answered()
 			if exhausted.IsZero() {
 				exhausted = start
 			}
 			if time.Since(exhausted) >= k.cfg.Comet.DeadAfter {
-				k.drop(b, dropExhausted, err)
-				return true
+				k.drop(l, c, dropExhausted, err)
+				return
 			}
-		case failed:
-			if k.leaving.Load() {
-				k.drop(b, dropCometGone, err)
-				return true
-			}
-			k.failure(b.life, start, err)
+		case k.leaving.Load():
+			k.drop(l, c, dropCometGone, err)
+			return
+		default:
+			k.failure(c.life, start, err)
 		}
-		if b.revoked() {
+		if k.giveBack(l, c); len(c.batches) == 0 {
 			k.failing.Store(0) // nothing is being tried any more, so nothing fails
-			k.metrics.givenBack[backRevoked].Add(float64(len(b.records)))
-			return false
+			return
 		}
-		if !sleep(b.life, jitter(wait)) {
-			return k.bury(b)
+		if !sleep(c.life, jitter(wait)) {
+			k.bury(l, c)
+			return
 		}
 		wait = min(2*wait, k.cfg.Comet.BackoffMax)
 		k.metrics.retries.Inc()
 	}
 }
 
-// call makes the one call that carries b.
-func (k *link) call(b *batch) error {
-	ctx, cancel := context.WithTimeout(b.life, k.cfg.Comet.RPCTimeout)
+// call calls the comet once, for all batches of c or for the first alone, and settles what
+// it takes.
+func (k *link) call(l *lane, c *call, single bool, tried func()) error {
+	ctx, cancel := context.WithTimeout(c.life, k.cfg.Comet.RPCTimeout)
 	defer cancel()
+	if !single {
+		return k.callForAll(ctx, l, c, tried)
+	}
+	b := c.batches[0]
 	first := b.records[0]
+	var err error
 	switch b.target.kind {
 	case kindRoom:
-		return k.comet().BroadcastRoom(ctx, first.room, b.frames)
+		err = k.comet().BroadcastRoom(ctx, first.room, b.frames)
 	case kindPush:
-		return k.comet().PushMsg(ctx, first.keys, first.op, b.frames)
+		err = k.comet().PushMsg(ctx, first.keys, first.op, b.frames)
 	default:
-		return k.comet().Broadcast(ctx, first.op, first.pace.on(k), b.frames)
+		err = k.comet().Broadcast(ctx, first.op, first.pace.on(k), b.frames)
+	}
+	if err == nil {
+		k.metrics.callBatches.Observe(1)
+		k.took.Store(true)
+		k.answered()
+		k.taken(l, b)
+		c.batches = append(c.batches[:0], c.batches[1:]...)
+	}
+	return err
+}
+
+// callForAll hands over all batches of c. Those that the comet did not answer for stay in c.
+func (k *link) callForAll(ctx context.Context, l *lane, c *call, tried func()) error {
+	k.metrics.callBatches.Observe(float64(len(c.batches)))
+	items := make([]*pushes.Item, len(c.batches))
+	for i, b := range c.batches {
+		first := b.records[0]
+		items[i] = &pushes.Item{Frames: b.frames.Body, Accepted: b.frames.Accepted}
+		if b.target.kind == kindRoom {
+			items[i].Room = first.room
+		} else {
+			items[i].Keys, items[i].Op = first.keys, first.op
+		}
+	}
+	open := slices.Clone(c.batches) // nil where it is settled
+	err := k.comet().Push(ctx, items, func(reply *pushes.PushReply) {
+		k.took.Store(true)
+		k.answered()
+		for _, i := range reply.Taken {
+			if b := at(open, i); b != nil {
+				k.taken(l, b)
+				open[i] = nil
+			}
+		}
+		for _, refusal := range reply.Refused {
+			if b := at(open, refusal.Item); b != nil {
+				k.refuse(l, b, dropRefused, errors.New(refusal.Reason))
+				open[refusal.Item] = nil
+			}
+		}
+		tried()
+	})
+	open = slices.DeleteFunc(open, func(b *batch) bool { return b == nil })
+	clear(c.batches)
+	c.batches = append(c.batches[:0], open...)
+	if err == nil && len(open) > 0 {
+		return status.Errorf(codes.Internal, "the comet did not answer for %d of %d items", len(open), len(items))
+	}
+	return err
+}
+
+// at returns the batch of that index, nil where there is none.
+func at(batches []*batch, i int32) *batch {
+	if i < 0 || int(i) >= len(batches) {
+		return nil
+	}
+	return batches[i]
+}
+
+// taken settles a batch that the comet has.
+func (k *link) taken(l *lane, b *batch) {
+	k.metrics.batches[b.target.kind].Inc()
+	k.metrics.batchFrames.Observe(float64(len(b.records)))
+	k.metrics.handedOver(b.records, time.Now())
+	k.settle(l, b, true)
+}
+
+// settle ends a batch. If its records are not done they are left to the next owner of their
+// partition.
+func (k *link) settle(l *lane, b *batch, done bool) {
+	// Released first: a lane that holds nothing, or a partition with nothing in flight,
+	// means that the offsets are up to date.
+	if done {
+		release(b.records...)
+	}
+	l.finish(b)
+}
+
+// bury settles a call whose life ended: dropped with the comet, or left to the next job.
+func (k *link) bury(l *lane, c *call) {
+	cause := context.Cause(c.life)
+	n := c.records()
+	done := cause == errDead || cause == errGone
+	if done {
+		k.metrics.drop(dropOf(cause), n)
+	} else {
+		k.metrics.givenBack[backShutdown].Add(float64(n))
+	}
+	for _, b := range c.batches {
+		k.settle(l, b, done)
 	}
 }
 
-// bury settles a batch whose life ended: dropped with the comet, or left to the next job.
-func (k *link) bury(b *batch) bool {
-	cause := context.Cause(b.life)
-	if cause != errDead && cause != errGone {
-		k.metrics.givenBack[backShutdown].Add(float64(len(b.records)))
-		return false
-	}
-	k.metrics.drop(dropOf(cause), len(b.records))
-	return true
+// giveBack settles the batches whose partitions went to another job.
+func (k *link) giveBack(l *lane, c *call) {
+	c.batches = slices.DeleteFunc(c.batches, func(b *batch) bool {
+		if !b.revoked() {
+			return false
+		}
+		k.metrics.givenBack[backRevoked].Add(float64(len(b.records)))
+		k.settle(l, b, false)
+		return true
+	})
 }
 
-// drop counts and logs a batch that the comet will never take.
-func (k *link) drop(b *batch, reason dropReason, err error) {
+// drop settles a call that the comet will never take.
+func (k *link) drop(l *lane, c *call, reason dropReason, err error) {
+	for _, b := range c.batches {
+		k.refuse(l, b, reason, err)
+	}
+}
+
+// refuse counts, logs and settles a batch that the comet will never take.
+func (k *link) refuse(l *lane, b *batch, reason dropReason, err error) {
 	k.metrics.drop(reason, len(b.records))
 	first := b.records[0]
 	k.refused.warn(k.log, "comet did not take a batch: dropped", "reason", dropNames[reason], "type", b.target.kind.String(),
 		"room", first.room, "partition", first.part.id, "offset", first.offset, "records", len(b.records), "err", err)
+	k.settle(l, b, true)
 }
 
 // answered notes that the comet is there.

@@ -68,6 +68,15 @@ func (r *record) target() target {
 	}
 }
 
+// names returns how many bytes the names of r's target take in a call.
+func (r *record) names() int {
+	n := len(r.room)
+	for _, key := range r.keys {
+		n += len(key) + 4
+	}
+	return n
+}
+
 // overhead is what a record costs in memory besides its frame and names, in bytes.
 const overhead = 256
 
@@ -106,32 +115,27 @@ func decode(value []byte, scratch *logic.PushMsg) (*record, error) {
 		return bad(badUndecodable, "%w", err)
 	}
 	r := &record{op: scratch.Operation, accepted: scratch.Accepted}
-	names := 0
 	switch scratch.Type {
 	case logic.PushMsg_PUSH:
 		if len(scratch.Keys) == 0 || scratch.Server == "" {
 			return bad(badTarget, "push of operation %d has %d keys and server %q", r.op, len(scratch.Keys), scratch.Server)
 		}
 		r.kind, r.server, r.keys = kindPush, scratch.Server, scratch.Keys
-		for _, key := range r.keys {
-			names += len(key) + 4
-		}
 	case logic.PushMsg_ROOM:
 		if scratch.Room == "" {
 			return bad(badTarget, "push of operation %d has no room", r.op)
 		}
 		r.kind, r.room = kindRoom, scratch.Room
-		names = len(r.room)
 	case logic.PushMsg_BROADCAST:
 		r.kind, r.pace = kindBroadcast, newPace(scratch.Speed)
 	default:
 		return bad(badType, "type %d", scratch.Type)
 	}
 	r.size = wire.HeaderLen + len(scratch.Msg)
-	if r.size+names > maxFrame {
-		return bad(badSize, "%d bytes, a comet accepts %d", r.size+names, maxFrame)
+	if r.size+r.names() > maxFrame {
+		return bad(badSize, "%d bytes, a comet accepts %d", r.size+r.names(), maxFrame)
 	}
 	r.frame = wire.AppendFrame(make([]byte, 0, r.size), wire.Frame{Ver: wire.Version, Op: wire.Op(r.op), Body: scratch.Msg})
-	r.size += names + overhead
+	r.size += r.names() + overhead
 	return r, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"google.golang.org/grpc"
@@ -14,10 +15,11 @@ import (
 
 	"barrage/server/api/comet"
 	"barrage/server/api/protocol"
+	"barrage/server/api/pushes"
 	"barrage/server/wire"
 )
 
-// Frames are what one call carries.
+// Frames are what a call carries for one target.
 type Frames struct {
 	Body     []byte  // whole encoded frames, back to back
 	Accepted []int64 // when logic accepted each of them, in Unix nanoseconds, 0 for unknown; empty when none is known
@@ -28,6 +30,9 @@ type Frames struct {
 type Comet interface {
 	PushMsg(ctx context.Context, keys []string, op int32, frames Frames) error
 	BroadcastRoom(ctx context.Context, room string, frames Frames) error
+	// Push hands over items for several rooms and keys, and calls answer with each reply, from
+	// the goroutine that called it. The replies name each item once, unless there is an error.
+	Push(ctx context.Context, items []*pushes.Item, answer func(*pushes.PushReply)) error
 	// Broadcast's speed is this comet's, in messages a second, 0 for at once.
 	Broadcast(ctx context.Context, op, speed int32, frames Frames) error
 	// Rooms returns the rooms that have members. An answer covers every session that was
@@ -45,6 +50,7 @@ var errClosed = errors.New("connection is closed")
 type rpcComet struct {
 	conn   *grpc.ClientConn
 	client comet.CometClient
+	pushes pushes.PushesClient
 }
 
 // dial returns the comet at addr, host:port, whose connection is broken off where nothing is
@@ -70,7 +76,7 @@ func dial(addr string, silence time.Duration) (Comet, error) {
 		return nil, fmt.Errorf("dial comet %s: %w", addr, err)
 	}
 	conn.Connect()
-	return &rpcComet{conn: conn, client: comet.NewCometClient(conn)}, nil
+	return &rpcComet{conn: conn, client: comet.NewCometClient(conn), pushes: pushes.NewPushesClient(conn)}, nil
 }
 
 // raw is the envelope of a push: op 9 with the frames as its body.
@@ -86,6 +92,23 @@ func (c *rpcComet) PushMsg(ctx context.Context, keys []string, op int32, frames 
 func (c *rpcComet) BroadcastRoom(ctx context.Context, room string, frames Frames) error {
 	_, err := c.client.BroadcastRoom(ctx, &comet.BroadcastRoomReq{RoomID: room, Proto: raw(frames.Body), Accepted: frames.Accepted})
 	return err
+}
+
+func (c *rpcComet) Push(ctx context.Context, items []*pushes.Item, answer func(*pushes.PushReply)) error {
+	replies, err := c.pushes.Push(ctx, &pushes.PushReq{Items: items})
+	if err != nil {
+		return err
+	}
+	for {
+		reply, err := replies.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		answer(reply)
+	}
 }
 
 func (c *rpcComet) Broadcast(ctx context.Context, op, speed int32, frames Frames) error {
