@@ -192,18 +192,7 @@ func TestSharedChunks(t *testing.T) {
 // BenchmarkFanOut is the cost of writing the same to each of 2,000 sockets and of reading it
 // there, by send and by sendfile.
 func BenchmarkFanOut(b *testing.B) {
-	l := listen(b)
-	const sockets = 2000
-	var fds, peers [sockets]int
-	for i := range fds {
-		fd, peer := pair(b, l)
-		raw, err := peer.(*net.TCPConn).SyscallConn()
-		if err != nil {
-			b.Fatal(err)
-		}
-		fds[i] = fd
-		raw.Control(func(f uintptr) { peers[i] = int(f) })
-	}
+	fds, peers := rawPairs(b, 2000)
 	into := make([]byte, 128<<10)
 	for _, size := range []int{64, 1 << 10, 2 << 10, 4 << 10, 8 << 10, 16 << 10, 32 << 10} {
 		for _, least := range []int{0, 1} {
@@ -226,15 +215,10 @@ func BenchmarkFanOut(b *testing.B) {
 					p.release(c.pages)
 					writing += time.Since(began)
 					began = time.Now()
-					for _, fd := range peers {
-						for got := 0; got < size; {
-							n, _ := unix.Read(fd, into)
-							got += max(n, 0)
-						}
-					}
+					readAll(peers, size, into)
 					reading += time.Since(began)
 				}
-				each := float64(b.N) * sockets
+				each := float64(b.N) * float64(len(fds))
 				b.ReportMetric(float64(writing.Nanoseconds())/each, "ns/write")
 				b.ReportMetric(float64(reading.Nanoseconds())/each, "ns/read")
 			})
