@@ -174,7 +174,7 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 		return benchUsageError
 	}
 	if *explain {
-		if err := harness.Explain(stdout, s, *withCeiling); err != nil {
+		if err := harness.Explain(stdout, &harness.Options{Scenario: s, NoCeiling: !*withCeiling, Target: target, Agents: fleet, Advertise: *advertise}); err != nil {
 			fmt.Fprintf(stderr, "barrage bench: %v\n", err)
 			return benchUsageError
 		}

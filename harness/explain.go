@@ -3,6 +3,7 @@ package harness
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,47 +20,38 @@ import (
 // what to expect.
 const startTakes = 4 * time.Second
 
-// Explain says in plain words what a run of s will do, what it needs and has of this
-// machine, and about how long it takes. withCeiling says that the ceiling is measured too.
-func Explain(w io.Writer, s *scenario.Scenario, withCeiling bool) error {
-	m := readMachine()
-	comets, problem := preflight(s, m)
+// Explain says in plain words what a run with opt will do, what it needs and has of this
+// machine, and about how long it takes.
+func Explain(w io.Writer, opt *Options) error {
+	s, m := opt.Scenario, readMachine()
 	l, err := newLayout(s)
 	if err != nil {
 		return err
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s: %s\n\n", s.Name, s.Description)
-	redis := "Redis and discovery"
-	if found, version, err := cluster.Redis(s.Cluster.Redis).Resolve(); err != nil {
-		return err
-	} else if found == cluster.RedisServer {
-		redis = "discovery, redis-server " + version
-	}
-	fmt.Fprintf(&b, "It starts an embedded Kafka, %s, logic, job and %s as processes of their own.\n", redis, report.Plural(max(1, comets), "comet"))
-	switch {
-	case s.Cluster.Network == report.OwnNetwork:
-		b.WriteString("They and the clients are in a network namespace of their own, which takes root.\n")
-	case s.Cluster.Network != report.HostNetwork && s.Clients.Count >= fewForOwnNetwork:
-		b.WriteString("They and the clients are in a network namespace of their own, if this user may make one.\n")
-	}
-	for _, role := range []struct {
-		name     string
-		settings []scenario.Setting
-	}{{"comet", s.Cluster.Comet}, {"logic", s.Cluster.Logic}, {"job", s.Cluster.Job}} {
-		for _, setting := range role.settings {
-			fmt.Fprintf(&b, "  %s has %s=%s\n", role.name, setting.Key, setting.Value)
+	comets := 0
+	var problem error
+	if t := opt.Target; t != nil {
+		problem = fitTarget(s, t)
+		fmt.Fprintf(&b, "It drives a cluster that runs already, and starts none: clients go to %s, pushes to %s.\n",
+			listing(slices.Concat(t.TCP, t.WS, t.TCPTLS, t.WSS)), t.Push)
+		if len(t.Pages) == 0 {
+			b.WriteString("What the cluster uses is left out, as none of its metrics are named.\n")
+		}
+	} else {
+		if opt.Agents != nil {
+			m.elsewhere = agentMemoryPerClient
+		}
+		comets, problem = preflight(s, m)
+		if err := explainCluster(&b, s, comets); err != nil {
+			return err
 		}
 	}
-	if env := s.Cluster.CometRuntime.Environment(); len(env) > 0 {
-		fmt.Fprintf(&b, "  comet runs with %s\n", strings.Join(env, " "))
+	if problem == nil {
+		problem = checkReach(opt)
 	}
-	if slack := s.Cluster.CometRuntime.TimerSlack; slack > 0 {
-		fmt.Fprintf(&b, "  comet's threads that sleep for a time may wake %v late\n", slack)
-	}
-	if nice := s.Cluster.CometRuntime.Nice; nice > 0 {
-		fmt.Fprintf(&b, "  comet stands back behind the others and the clients, once these are connected (nice %d)\n", nice)
-	}
+	b.WriteString(explainNetwork(opt))
 	b.WriteString(explainClients(s, l))
 	fmt.Fprintf(&b, "\nFor %v, which count for loss and order and not for latency, and then for %v, which are measured, it pushes:\n", s.Phases.Warmup, s.Phases.Measure)
 	deliveries := l.deliveries()
@@ -72,6 +64,7 @@ func Explain(w io.Writer, s *scenario.Scenario, withCeiling bool) error {
 		fmt.Fprintf(&b, "  %s deliveries are measured in all\n", many(total))
 	}
 	fmt.Fprintf(&b, "Then it waits for what is under way, up to %v.\n", s.Phases.Drain)
+	withCeiling := !opt.NoCeiling && opt.Target == nil && opt.Agents == nil
 	if withCeiling {
 		plain := ""
 		if l.crowd.secure() {
@@ -86,9 +79,11 @@ func Explain(w io.Writer, s *scenario.Scenario, withCeiling bool) error {
 		f, _ := report.FindFigure(t.Figure)
 		fmt.Fprintf(&b, "  %s %s %s (%s)\n", t.Figure, t.Relation, f.Unit.Format(t.Value), f.Help)
 	}
-	need := memoryNeeded(s)
-	fmt.Fprintf(&b, "\nIt needs about %d MiB of memory (%d are available) and %d open files in each comet (the limit is %d).\n",
-		need>>20, m.available>>20, (s.Clients.Count+max(1, comets)-1)/max(1, comets)+filesBeside, m.openFiles)
+	if opt.Target == nil {
+		need := memoryNeeded(s) - int64(s.Clients.Count)*m.elsewhere
+		fmt.Fprintf(&b, "\nIt needs about %d MiB of memory (%d are available) and %d open files in each comet (the limit is %d).\n",
+			need>>20, m.available>>20, (s.Clients.Count+max(1, comets)-1)/max(1, comets)+filesBeside, m.openFiles)
+	}
 	takes := startTakes + s.Clients.Connect.Takes(s.Clients.Count) + s.Phases.Warmup + s.Phases.Measure
 	if withCeiling && s.Capacity == nil {
 		takes += ceiling.Takes(s.Clients.Count)
@@ -105,6 +100,56 @@ func Explain(w io.Writer, s *scenario.Scenario, withCeiling bool) error {
 	}
 	_, err = io.WriteString(w, b.String())
 	return err
+}
+
+// explainCluster says which processes are under test.
+func explainCluster(b *strings.Builder, s *scenario.Scenario, comets int) error {
+	redis := "Redis and discovery"
+	if found, version, err := cluster.Redis(s.Cluster.Redis).Resolve(); err != nil {
+		return err
+	} else if found == cluster.RedisServer {
+		redis = "discovery, redis-server " + version
+	}
+	fmt.Fprintf(b, "It starts an embedded Kafka, %s, logic, job and %s as processes of their own.\n", redis, report.Plural(max(1, comets), "comet"))
+	for _, role := range []struct {
+		name     string
+		settings []scenario.Setting
+	}{{"comet", s.Cluster.Comet}, {"logic", s.Cluster.Logic}, {"job", s.Cluster.Job}} {
+		for _, setting := range role.settings {
+			fmt.Fprintf(b, "  %s has %s=%s\n", role.name, setting.Key, setting.Value)
+		}
+	}
+	if env := s.Cluster.CometRuntime.Environment(); len(env) > 0 {
+		fmt.Fprintf(b, "  comet runs with %s\n", strings.Join(env, " "))
+	}
+	if slack := s.Cluster.CometRuntime.TimerSlack; slack > 0 {
+		fmt.Fprintf(b, "  comet's threads that sleep for a time may wake %v late\n", slack)
+	}
+	if nice := s.Cluster.CometRuntime.Nice; nice > 0 {
+		fmt.Fprintf(b, "  comet stands back behind the others and the clients, once these are connected (nice %d)\n", nice)
+	}
+	return nil
+}
+
+// explainNetwork says where the clients are, and in which network.
+func explainNetwork(opt *Options) string {
+	s := opt.Scenario
+	switch {
+	case opt.Agents != nil:
+		where := ""
+		if opt.Target == nil && opt.Advertise != "" {
+			where = fmt.Sprintf(" Comets listen for them on %s.", opt.Advertise)
+		}
+		return fmt.Sprintf("The clients are at %s (barrage agent), %d for each or one less; their clocks are held against this machine's.%s\n",
+			listing(opt.Agents.Addrs), (s.Clients.Count+len(opt.Agents.Addrs)-1)/len(opt.Agents.Addrs), where)
+	case opt.Target != nil:
+		return ""
+	case s.Cluster.Network == report.OwnNetwork:
+		return "They and the clients are in a network namespace of their own, which takes root.\n"
+	case s.Cluster.Network != report.HostNetwork && s.Clients.Count >= fewForOwnNetwork:
+		return "They and the clients are in a network namespace of their own, if this user may make one.\n"
+	}
+	return ""
 }
 
 func explainClients(s *scenario.Scenario, l *layout) string {

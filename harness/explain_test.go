@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 
+	"barrage/harness/agent"
+	"barrage/harness/cluster"
 	"barrage/harness/scenario"
 	"barrage/scenarios"
 )
@@ -31,7 +33,7 @@ func TestExplain(t *testing.T) {
 			t.Fatal(err)
 		}
 		var b strings.Builder
-		if err := Explain(&b, s, true); err != nil {
+		if err := Explain(&b, &Options{Scenario: s}); err != nil {
 			t.Fatal(err)
 		}
 		for _, text := range want {
@@ -45,7 +47,7 @@ func TestExplain(t *testing.T) {
 		t.Fatal(err)
 	}
 	var b strings.Builder
-	if err := Explain(&b, s, false); err != nil {
+	if err := Explain(&b, &Options{Scenario: s, NoCeiling: true}); err != nil {
 		t.Fatal(err)
 	}
 	for _, text := range []string{"comet has room.minInterval=50ms", "this machine can't run the scenario as it is"} {
@@ -55,6 +57,55 @@ func TestExplain(t *testing.T) {
 	}
 	if strings.Contains(b.String(), "plain send loop") {
 		t.Error("a ceiling is announced that is left out")
+	}
+}
+
+// What is at another place is said to be there, and nothing of this machine's is claimed for it.
+func TestExplainElsewhere(t *testing.T) {
+	s, err := scenario.Find("room-100k", scenarios.Files, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	target := &cluster.Target{TCP: []string{"10.0.0.1:3101"}, WS: []string{"10.0.0.1:3102"}, Push: "10.0.0.2:3111"}
+	agents := &agent.FleetConfig{Addrs: []string{"10.0.0.7:3121", "10.0.0.8:3121"}}
+	for _, c := range []struct {
+		name      string
+		opt       Options
+		want, not []string
+	}{
+		{
+			"a target", Options{Scenario: s, Target: target},
+			[]string{"drives a cluster that runs already", "clients go to 10.0.0.1:3101 and 10.0.0.1:3102, pushes to 10.0.0.2:3111", "none of its metrics are named"},
+			[]string{"embedded Kafka", "network namespace", "plain send loop", "MiB of memory"},
+		},
+		{
+			"agents", Options{Scenario: s, Agents: agents, Advertise: "10.0.0.1"},
+			[]string{"The clients are at 10.0.0.7:3121 and 10.0.0.8:3121 (barrage agent), 50000 for each", "Comets listen for them on 10.0.0.1", "embedded Kafka", "open files"},
+			[]string{"network namespace", "plain send loop"},
+		},
+		{
+			"agents that can't reach the comets", Options{Scenario: s, Agents: agents},
+			[]string{"-advertise"}, nil,
+		},
+		{
+			"both", Options{Scenario: s, Agents: agents, Target: target},
+			[]string{"drives a cluster that runs already", "The clients are at 10.0.0.7:3121"}, []string{"embedded Kafka", "Comets listen"},
+		},
+	} {
+		var b strings.Builder
+		if err := Explain(&b, &c.opt); err != nil {
+			t.Fatal(err)
+		}
+		for _, text := range c.want {
+			if !strings.Contains(b.String(), text) {
+				t.Errorf("%s: %q is not in\n%s", c.name, text, b.String())
+			}
+		}
+		for _, text := range c.not {
+			if strings.Contains(b.String(), text) {
+				t.Errorf("%s: %q is in\n%s", c.name, text, b.String())
+			}
+		}
 	}
 }
 
@@ -70,7 +121,7 @@ func TestExplainCeiling(t *testing.T) {
 			t.Fatal(err)
 		}
 		var b strings.Builder
-		if err := Explain(&b, s, true); err != nil {
+		if err := Explain(&b, &Options{Scenario: s}); err != nil {
 			t.Fatal(err)
 		}
 		if !strings.Contains(b.String(), want) {
