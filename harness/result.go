@@ -49,6 +49,7 @@ func (r *run) report() *report.Run {
 	}
 	out.Server = r.server(out)
 	out.Comet = r.comet(out)
+	out.Job = r.job()
 	out.Ceiling = r.ceilingFigures(out)
 	out.Disturbance = r.disturbance(out)
 	out.Verdict = verdict(out, s)
@@ -333,6 +334,19 @@ func (r *run) server(out *report.Run) report.Server {
 	s.CPUSecondsPerMillion = ratio(s.CPUSeconds*1e6, delivered)
 	s.CometDeliveriesPerCPUSec = ratio(delivered, s.CometCPUSeconds)
 	return s
+}
+
+// job is nil where its counters aren't known.
+func (r *run) job() *report.Job {
+	d := r.grew(cluster.RoleJob)
+	if len(d) == 0 {
+		return nil
+	}
+	j := &report.Job{GivenUp: int64(d.Sum("barrage_job_comets_given_up_total")), Dropped: map[string]int64{}}
+	for reason, n := range d.By("barrage_job_records_dropped_total") {
+		j.Dropped[reason] = int64(n)
+	}
+	return j
 }
 
 func (r *run) comet(out *report.Run) report.Comet {

@@ -33,6 +33,7 @@ type htmlReport struct {
 	AgentHead   []string // empty without agents
 	AgentRows   []htmlRow
 	Deliveries  []htmlRow
+	Witnesses   []string
 	Facts       []htmlRow
 	Repeat      string
 }
@@ -75,6 +76,7 @@ func HTML(w io.Writer, r *Run) error {
 	if r.Deliveries.WarmUp.Expected > 0 {
 		view.Deliveries = append(view.Deliveries, htmlRow{append([]string{"warm-up", "", ""}, deliveryCells(r.Deliveries.WarmUp)...)})
 	}
+	view.Witnesses = r.witnesses()
 	view.Facts = htmlFacts(r)
 	view.Charts = page.Figures(latencyCurve(r), latencyHeat(r), deliveryRate(r), connects(r), framesPerWrite(r), sweepRate(r), processorUse(r), memoryUse(r))
 	if err := htmlPage.Execute(w, &view); err != nil {

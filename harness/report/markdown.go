@@ -17,6 +17,9 @@ func Markdown(w io.Writer, r *Run) error {
 			e.printf("- %s\n", reason)
 		}
 	}
+	for _, warning := range r.Warnings {
+		e.printf("\nWarning: %s\n", warning)
+	}
 	mark := ""
 	if r.Verdict.Status == Invalid {
 		mark = " (INVALID)"
@@ -42,6 +45,12 @@ func Markdown(w io.Writer, r *Run) error {
 	e.printf("\n| latency%s | p50 | p90 | p99 | p99.9 | max |\n|---|---|---|---|---|---|\n", mark)
 	for _, row := range latencyRows(r) {
 		e.printf("| %s | %s | %s | %s | %s | %s |\n", strings.TrimSpace(row.name), span(row.p.P50), span(row.p.P90), span(row.p.P99), span(row.p.P999), span(row.p.Max))
+	}
+	if lines := r.witnesses(); len(lines) > 0 {
+		e.printf("\nCounted beside the ledger%s:\n\n", mark)
+		for _, line := range lines {
+			e.printf("- %s\n", line)
+		}
 	}
 	if len(r.Stages) > 0 {
 		e.printf("\n| where a push's time goes%s | pushes | mean | p50 | p99 | told by |\n|---|---|---|---|---|---|\n", mark)

@@ -152,6 +152,8 @@ func badExample() *Run {
 	r.Pushes.Errors = []string{"stream 1, push 3: refused: HTTP status 200, code -500"}
 	r.Pushes.Lines = append(r.Pushes.Lines, PushLine{Name: "everyone", Kind: "all", Rate: 0.5, BodyBytes: 2048, Streams: 1, Pushes: r.Pushes.Measured, Deliveries: bad})
 	r.Deliveries.Measured, r.Deliveries.Drained, r.Deliveries.DrainTime, r.Deliveries.CometFrames = bad, false, 10, 2_300_001
+	r.Job = &Job{GivenUp: 1, Dropped: map[string]int64{"comet_dead": 12, "refused": 0}}
+	r.Warnings = []string{"the Pushgateway did not answer"}
 	r.Comet.Skipped["log_overrun"] = 5
 	r.Comet.Closed = map[string]int64{"auth_failed": 10, "slow": 2, "peer": 0}
 	r.Latency.WebSocket = Percentiles{}

@@ -37,6 +37,7 @@ type Run struct {
 	Processes   []Process   `json:"processes"`
 	Server      Server      `json:"server"`
 	Comet       Comet       `json:"comet"`
+	Job         *Job        `json:"job,omitempty"`     // absent where job's counters aren't known
 	Ceiling     *Ceiling    `json:"ceiling,omitempty"` // absent when it was not measured
 	Swarm       Swarm       `json:"swarm"`
 	Agents      []Agent     `json:"agents,omitempty"` // absent where the clients were in the harness's process
@@ -294,6 +295,12 @@ type Server struct {
 	CometDeliveriesPerCPUSec float64 `json:"comet_deliveries_per_cpu_second"`
 	ServicesCPUSeconds       float64 `json:"services_cpu_seconds"`
 	HarnessCPUSeconds        float64 `json:"harness_cpu_seconds"`
+}
+
+// Job is what job did not hand over in the measured phase, by its own counters.
+type Job struct {
+	GivenUp int64            `json:"given_up"` // times that it gave a comet up, having had no answer for comet.deadAfter
+	Dropped map[string]int64 `json:"dropped"`  // records that a comet did not get, by reason and for each such comet
 }
 
 // Comet is what all comets did, measured, by their own counters.

@@ -188,17 +188,44 @@ func (e *errWriter) deliveries(r *Run) {
 		drained = "not all within " + span(d.DrainTime) + " after the schedule's end"
 	}
 	e.printf("  %s/s over %s, %s\n", many(d.PerSecond), span(d.Seconds), drained)
+	for _, line := range r.witnesses() {
+		e.printf("  %s\n", line)
+	}
+}
+
+// witnesses says what others than the ledger count of the same.
+func (r *Run) witnesses() (lines []string) {
+	add := func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) }
+	d := &r.Deliveries
 	switch {
 	case !r.knowsComet():
 	case r.Target != nil && d.CometFrames != d.LedgerFrames:
-		e.printf("  comet counts %s frames meanwhile, the ledger %s: the target has other clients, or not all of its comets are given\n", count(d.CometFrames), count(d.LedgerFrames))
+		add("comet counts %s frames meanwhile, the ledger %s: the target has other clients, or not all of its comets are given", count(d.CometFrames), count(d.LedgerFrames))
 	case d.CometFrames > d.LedgerFrames && r.Behaviour != nil && r.Behaviour.Unread():
-		e.printf("  comet counts %s frames; %s of them went to clients that had left or did not read\n", count(d.CometFrames), count(d.CometFrames-d.LedgerFrames))
+		add("comet counts %s frames; %s of them went to clients that had left or did not read", count(d.CometFrames), count(d.CometFrames-d.LedgerFrames))
 	case d.CometFrames != d.LedgerFrames:
-		e.printf("  comet counts %s frames, the ledger %s\n", count(d.CometFrames), count(d.LedgerFrames))
+		add("comet counts %s frames, the ledger %s", count(d.CometFrames), count(d.LedgerFrames))
 	default:
-		e.printf("  comet's own counters say the same: %s frames\n", count(d.CometFrames))
+		add("comet's own counters say the same: %s frames", count(d.CometFrames))
 	}
+	switch {
+	case d.KernelBytes == 0: // a run from before it was counted
+	case d.KernelUncounted > 0:
+		add("the kernel handed the clients %s bytes, without %s whose connection was reset; they read %s", count(d.KernelBytes), Plural(int(d.KernelUncounted), "client"), count(d.Bytes))
+	case d.KernelBytes != d.Bytes:
+		add("the kernel handed the clients %s bytes, they read %s", count(d.KernelBytes), count(d.Bytes))
+	default:
+		add("the kernel handed the clients %s bytes, and they read as many", count(d.KernelBytes))
+	}
+	if j := r.Job; j != nil {
+		if j.GivenUp > 0 {
+			add("job gave a comet up %s: it had no answer for as long as comet.deadAfter", Plural(int(j.GivenUp), "time"))
+		}
+		if list := reasons(j.Dropped); list != "" {
+			add("records that job could not hand over, for each comet: %s", list)
+		}
+	}
+	return lines
 }
 
 func deliveryCells(c Counts) []string {
@@ -311,16 +338,20 @@ func (e *errWriter) comet(r *Run) {
 	e.reasons("closed connections", c.Closed)
 }
 
-// reasons writes the reasons that occurred, if any did.
-func (e *errWriter) reasons(what string, by map[string]int64) {
+// reasons lists the reasons that occurred, if any did.
+func reasons(by map[string]int64) string {
 	var list []string
 	for _, reason := range slices.Sorted(maps.Keys(by)) {
 		if n := by[reason]; n > 0 {
 			list = append(list, count(n)+" "+reason)
 		}
 	}
-	if len(list) > 0 {
-		e.printf("  %s: %s\n", what, strings.Join(list, ", "))
+	return strings.Join(list, ", ")
+}
+
+func (e *errWriter) reasons(what string, by map[string]int64) {
+	if list := reasons(by); list != "" {
+		e.printf("  %s: %s\n", what, list)
 	}
 }
 
