@@ -150,16 +150,18 @@ type pushCommand struct {
 	done  *pushDone
 }
 
-// A pushDone counts the shards that have yet to take a push, and then says which item of its
-// call that was.
+// A pushDone counts the shards that have yet to take a push, and tells its call when all have.
 type pushDone struct {
 	pending atomic.Int32
-	item    int
-	settled chan<- int // with space for all items of the call
+	item    int // of the call
+	call    settler
 }
 
-func newPushDone(shards, item int, settled chan<- int) *pushDone {
-	d := &pushDone{item: item, settled: settled}
+// A settler is told by a shard which item of its call is taken. It must not block.
+type settler interface{ settle(item int) }
+
+func newPushDone(shards, item int, call settler) *pushDone {
+	d := &pushDone{item: item, call: call}
 	d.pending.Store(int32(shards))
 	return d
 }
@@ -167,9 +169,14 @@ func newPushDone(shards, item int, settled chan<- int) *pushDone {
 // pass says that a shard has taken its part, or is done with it.
 func (d *pushDone) pass() {
 	if d.pending.Add(-1) == 0 {
-		d.settled <- d.item
+		d.call.settle(d.item)
 	}
 }
+
+// A single is the settler of a call with one item.
+type single chan struct{}
+
+func (s single) settle(int) { close(s) }
 
 // finish tells the RPC that this shard's part is done with.
 func (c *pushCommand) finish(sh *shard) {

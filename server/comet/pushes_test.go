@@ -19,21 +19,25 @@ func itemTo(room string, bodies ...string) *pushes.Item {
 	return &pushes.Item{Room: room, Frames: raw(1000, bodies...).Body}
 }
 
-// receive returns what the replies of a call say together.
-func receive(t *testing.T, replies grpc.ServerStreamingClient[pushes.PushReply]) (taken []int32, refused map[int32]string) {
+// roundTrip makes a call and returns what its replies say together.
+func roundTrip(t *testing.T, stream grpc.BidiStreamingClient[pushes.Call, pushes.Reply], number uint64, items []*pushes.Item) (taken []int32, refused map[int32]string) {
 	t.Helper()
+	if err := stream.Send(&pushes.Call{Number: number, Items: items}); err != nil {
+		t.Fatal(err)
+	}
 	refused = make(map[int32]string)
-	for {
-		reply, err := replies.Recv()
-		if err != nil {
-			slices.Sort(taken)
-			return taken, refused
+	for first := true; first || len(taken)+len(refused) < len(items); first = false {
+		reply, err := stream.Recv()
+		if err != nil || reply.Call != number {
+			t.Fatalf("reply to call %d, want %d: %v", reply.GetCall(), number, err)
 		}
 		taken = append(taken, reply.Taken...)
 		for _, r := range reply.Refused {
 			refused[r.Item] = r.Reason
 		}
 	}
+	slices.Sort(taken)
+	return taken, refused
 }
 
 func TestPushToSeveral(t *testing.T) {
@@ -60,11 +64,11 @@ func TestPushToSeveral(t *testing.T) {
 			itemTo("", "nobody"),
 			itemTo("live://1", "f"),
 		}
-		replies, err := calls.Push(t.Context(), &pushes.PushReq{Items: items})
+		stream, err := calls.Push(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		taken, refused := receive(t, replies)
+		taken, refused := roundTrip(t, stream, 7, items)
 		if want := []int32{0, 1, 2, 3, 4, 8}; !slices.Equal(taken, want) {
 			t.Errorf("taken %v, want %v", taken, want)
 		}
@@ -93,31 +97,42 @@ func TestPushToSeveral(t *testing.T) {
 		if n := testutil.ToFloat64(c.metrics.pushes["room"]); n != 3 {
 			t.Errorf("%g pushes to rooms that are held, want 3", n)
 		}
-		replies, err = calls.Push(t.Context(), new(pushes.PushReq))
-		if err != nil {
-			t.Fatal(err)
+		if taken, refused := roundTrip(t, stream, 8, nil); len(taken)+len(refused) != 0 {
+			t.Errorf("a call without items is answered %v, %v", taken, refused)
 		}
-		if reply, err := replies.Recv(); err != nil || len(reply.Taken)+len(reply.Refused) != 0 {
-			t.Errorf("a call without items is answered %v, %v", reply, err)
+		c.stop() // doesn't wait for the stream
+		if _, err := stream.Recv(); status.Code(err) != codes.Unavailable {
+			t.Errorf("the stream ends with %v", err)
 		}
 	})
 }
 
-// A replyStream is the server's side of a call, without a network.
-type replyStream struct {
-	grpc.ServerStreamingServer[pushes.PushReply]
+// A fakeCalls is the server's side of a stream, without a network.
+type fakeCalls struct {
+	grpc.BidiStreamingServer[pushes.Call, pushes.Reply]
 	ctx     context.Context
-	replies chan *pushes.PushReply
+	calls   chan *pushes.Call
+	replies chan *pushes.Reply
 }
 
-func (r *replyStream) Context() context.Context { return r.ctx }
+func (f *fakeCalls) Context() context.Context { return f.ctx }
 
-func (r *replyStream) Send(reply *pushes.PushReply) error {
-	r.replies <- reply
+func (f *fakeCalls) Recv() (*pushes.Call, error) {
+	select {
+	case call := <-f.calls:
+		return call, nil
+	case <-f.ctx.Done():
+		return nil, status.FromContextError(f.ctx.Err()).Err()
+	}
+}
+
+func (f *fakeCalls) Send(reply *pushes.Reply) error {
+	f.replies <- reply
 	return nil
 }
 
-// A room without space in its log holds up what is for it, and nothing else in the call.
+// A room without space in its log holds up what is for it, and nothing else in the call or
+// behind it.
 func TestFullRoomHoldsUpOnlyItself(t *testing.T) {
 	sh, now := newTestShard(t, func(c *Config) { c.Room.LogBytes = 4096 })
 	join := func(room string) *fakeStream {
@@ -128,44 +143,41 @@ func TestFullRoomHoldsUpOnlyItself(t *testing.T) {
 	full, other := join("live://full"), join("live://other")
 	sh.turn(*now)
 	large := string(make([]byte, 3000))
-	sh.putPush(pushCommand{kind: pushRoom, ref: sh.server.rooms.get("live://full"), batch: pushFrame(1000, large)})
-	sh.commands()
+	fill := func() {
+		sh.putPush(pushCommand{kind: pushRoom, ref: sh.server.rooms.get("live://full"), batch: pushFrame(1000, large)})
+		sh.commands()
+	}
 
 	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	call := func() (*replyStream, <-chan error) {
-		stream, ended := &replyStream{ctx: ctx, replies: make(chan *pushes.PushReply, 9)}, make(chan error, 1)
-		go func() {
-			ended <- (&pushService{server: sh.server}).Push(
-				&pushes.PushReq{Items: []*pushes.Item{itemTo("live://full", large), itemTo("live://other", "x")}}, stream)
-		}()
-		// No sweep: the log gets no space.
+	stream, ended := &fakeCalls{ctx: ctx, calls: make(chan *pushes.Call), replies: make(chan *pushes.Reply, 9)}, make(chan error, 1)
+	go func() { ended <- (&pushService{server: sh.server}).Push(stream) }()
+	// expect runs what is in the mailbox, but no sweep: the log gets no space.
+	expect := func(call uint64, taken ...int32) {
+		t.Helper()
 		eventually(t, "the call is answered", func() bool { sh.commands(); return len(stream.replies) > 0 })
-		if reply := <-stream.replies; !slices.Equal(reply.Taken, []int32{1}) {
-			t.Errorf("the first reply names %v, want the room with space alone", reply.Taken)
+		if reply := <-stream.replies; reply.Call != call || !slices.Equal(reply.Taken, taken) {
+			t.Errorf("the reply names %v of call %d, want %v of call %d", reply.Taken, reply.Call, taken, call)
 		}
-		return stream, ended
 	}
-	stream, ended := call()
+	fill()
+	stream.calls <- &pushes.Call{Number: 1, Items: []*pushes.Item{itemTo("live://full", large), itemTo("live://other", "x")}}
+	expect(1, 1)
+	stream.calls <- &pushes.Call{Number: 2, Items: []*pushes.Item{itemTo("live://other", "y"), itemTo("live://nobody", "z")}}
+	expect(2, 1, 0)
 	settle(sh, now)
-	if reply := <-stream.replies; !slices.Equal(reply.Taken, []int32{0}) {
-		t.Errorf("the second reply names %v, want the room that was full", reply.Taken)
-	}
-	if err := <-ended; err != nil {
-		t.Error(err)
-	}
-	if n, m := len(decodeStream(t, full.got, false)), len(decodeStream(t, other.got, false)); n != 2 || m != 1 {
-		t.Errorf("%d and %d frames arrived, want 2 and 1", n, m)
+	expect(1, 0)
+	if n, m := len(decodeStream(t, full.got, false)), len(decodeStream(t, other.got, false)); n != 2 || m != 2 {
+		t.Errorf("%d and %d frames arrived, want 2 and 2", n, m)
 	}
 
-	// One who gives up is not told that what waited was taken.
-	sh.putPush(pushCommand{kind: pushRoom, ref: sh.server.rooms.get("live://full"), batch: pushFrame(1000, large)})
-	sh.commands()
-	_, ended = call()
+	// When the stream ends, what waits is dropped: it is sent again.
+	fill()
+	stream.calls <- &pushes.Call{Number: 3, Items: []*pushes.Item{itemTo("live://full", large)}}
+	expect(3)
 	cancel()
 	settle(sh, now)
 	if err := <-ended; status.Code(err) != codes.Canceled {
-		t.Errorf("a call that was given up ends with %v", err)
+		t.Errorf("the stream ends with %v", err)
 	}
 	if n := len(decodeStream(t, full.got, false)); n != 3 {
 		t.Errorf("%d frames arrived, want 3", n)

@@ -129,7 +129,7 @@ func (s *Server) toRoom(room string, batch wire.Batch, n int) (p push, held bool
 // as far as it says.
 func (s *Server) push(ctx context.Context, p push, accepted []int64) error {
 	began := time.Now()
-	settled, trace := make(chan int, 1), newTrace(s.metrics, accepted, len(p.shards))
+	settled, trace := make(single), newTrace(s.metrics, accepted, len(p.shards))
 	if err := s.put(ctx, p, newPushDone(len(p.shards), 0, settled), trace); err != nil {
 		return err
 	}

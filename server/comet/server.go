@@ -89,6 +89,7 @@ type Server struct {
 	refusedLog   lineLimit
 	serving      atomic.Bool
 	registered   atomic.Bool
+	drained      chan struct{} // closed when all sessions were given their end
 }
 
 // New makes a comet, which does nothing until Listen and Run.
@@ -110,6 +111,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		log:      log,
 		register: deps.Register,
 		ws:       frameProfile,
+		drained:  make(chan struct{}),
 		workers:  gather.New(gather.Bounds{Calls: maxWorkers, Items: 1}, nil, func(task []func()) { task[0]() }),
 		seed:     maphash.MakeSeed(),
 		boot:     newBoot(),
@@ -292,8 +294,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	others.Go(func() { s.reportOnline(life) })
 	others.Go(func() { s.watchMemory(life) })
-	drained := make(chan struct{})
-	others.Go(func() { s.stayRegistered(life, drained) })
+	others.Go(func() { s.stayRegistered(life, s.drained) })
 	s.serving.Store(true)
 	s.log.Info("comet serves", "tcp", s.TCPAddrs(), "websocket", s.WebSocketAddrs(),
 		"tcp_tls", s.TCPTLSAddrs(), "websocket_tls", s.WebSocketTLSAddrs(), "rpc", s.RPCAddr().String(),
@@ -307,7 +308,7 @@ func (s *Server) Run(ctx context.Context) error {
 	s.serving.Store(false)
 	stop()
 	s.drain()
-	close(drained)
+	close(s.drained)
 	stopRPC(s.rpc, s.cfg.Drain.Window+time.Second)
 	others.Wait()
 	pollers.Wait()

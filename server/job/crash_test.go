@@ -193,7 +193,16 @@ func TestRebalanceWithCallsInFlight(t *testing.T) {
 		}
 		return nil
 	})
-	slow.setHook(func(int) error { time.Sleep(200 * time.Millisecond); return nil })
+	moved := make(chan struct{})
+	slow.setHook(func(int) error {
+		select {
+		case <-moved:
+		default:
+			<-moved
+			time.Sleep(200 * time.Millisecond) // the new owner delivers meanwhile
+		}
+		return nil
+	})
 	startJob(t, cfg, fast, slow)
 	eventually(t, func() error {
 		if n := value(t, first.reg, "barrage_job_partitions_assigned"); n != 2 {
@@ -201,7 +210,7 @@ func TestRebalanceWithCallsInFlight(t *testing.T) {
 		}
 		return nil
 	})
-	slow.setHook(nil)
+	close(moved)
 	n := stop()
 	for _, c := range []*rpcFake{fast, slow} {
 		for room := range 4 {

@@ -124,7 +124,7 @@ func (c *fakeComet) BroadcastRoom(ctx context.Context, room string, frames Frame
 	return c.take(ctx, target{kindRoom, room}, frames)
 }
 
-func (c *fakeComet) Push(ctx context.Context, items []*pushes.Item, answer func(*pushes.PushReply)) error {
+func (c *fakeComet) Push(ctx context.Context, items []*pushes.Item, answer func(*pushes.Reply)) error {
 	c.mu.Lock()
 	c.asked++
 	goim := c.goim
@@ -132,9 +132,9 @@ func (c *fakeComet) Push(ctx context.Context, items []*pushes.Item, answer func(
 	if goim {
 		return status.Error(codes.Unimplemented, "unknown service barrage.pushes.Pushes")
 	}
-	first := new(pushes.PushReply)
+	first := new(pushes.Reply)
 	var late []int
-	take := func(i int, reply *pushes.PushReply) error {
+	take := func(i int, reply *pushes.Reply) error {
 		item := items[i]
 		t, frames := target{kindRoom, item.Room}, Frames{item.Frames, item.Accepted}
 		if item.Room == "" {
@@ -168,7 +168,7 @@ func (c *fakeComet) Push(ctx context.Context, items []*pushes.Item, answer func(
 		case <-ctx.Done():
 			return status.FromContextError(ctx.Err()).Err()
 		}
-		reply := new(pushes.PushReply)
+		reply := new(pushes.Reply)
 		if err := take(i, reply); err != nil {
 			return err
 		}

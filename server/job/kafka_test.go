@@ -104,6 +104,7 @@ type rpcFake struct {
 	t      *testing.T
 	addr   string
 	server *grpc.Server
+	goim   bool // without the service of our own
 }
 
 func newRPCFake(t *testing.T) *rpcFake {
@@ -122,7 +123,9 @@ func (f *rpcFake) start() {
 	f.addr = listener.Addr().String()
 	f.server = grpc.NewServer(grpc.MaxRecvMsgSize(protocol.MaxMessage))
 	comet.RegisterCometServer(f.server, f)
-	pushes.RegisterPushesServer(f.server, pushesFake{comet: f.fakeComet})
+	if !f.goim {
+		pushes.RegisterPushesServer(f.server, pushesFake{comet: f.fakeComet})
+	}
 	server := f.server
 	go func() { _ = server.Serve(listener) }() // ends with Stop
 }
@@ -133,8 +136,37 @@ type pushesFake struct {
 	comet *fakeComet
 }
 
-func (f pushesFake) Push(in *pushes.PushReq, out grpc.ServerStreamingServer[pushes.PushReply]) error {
-	return f.comet.Push(out.Context(), in.Items, func(reply *pushes.PushReply) { _ = out.Send(reply) }) // a lost answer ends the call
+func (f pushesFake) Push(stream grpc.BidiStreamingServer[pushes.Call, pushes.Reply]) error {
+	var sending sync.Mutex
+	failed := make(chan error, 1)
+	go func() {
+		for {
+			call, err := stream.Recv()
+			if err != nil {
+				return // the stream has ended
+			}
+			go func() {
+				err := f.comet.Push(stream.Context(), call.Items, func(reply *pushes.Reply) {
+					sending.Lock()
+					defer sending.Unlock()
+					reply.Call = call.Number
+					_ = stream.Send(reply) // a lost answer ends the stream
+				})
+				if err != nil {
+					select {
+					case failed <- err:
+					default:
+					}
+				}
+			}()
+		}
+	}()
+	select {
+	case err := <-failed:
+		return err
+	case <-stream.Context().Done():
+		return nil
+	}
 }
 
 // crash ends the comet as a killed process would: connections break, calls get no answer.

@@ -293,7 +293,7 @@ func (k *link) callForAll(ctx context.Context, l *lane, c *call, tried func()) e
 		}
 	}
 	open := slices.Clone(c.batches) // nil where it is settled
-	err := k.comet().Push(ctx, items, func(reply *pushes.PushReply) {
+	err := k.comet().Push(ctx, items, func(reply *pushes.Reply) {
 		k.took.Store(true)
 		k.answered()
 		for _, i := range reply.Taken {

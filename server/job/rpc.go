@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -30,9 +30,10 @@ type Frames struct {
 type Comet interface {
 	PushMsg(ctx context.Context, keys []string, op int32, frames Frames) error
 	BroadcastRoom(ctx context.Context, room string, frames Frames) error
-	// Push hands over items for several rooms and keys, and calls answer with each reply, from
-	// the goroutine that called it. The replies name each item once, unless there is an error.
-	Push(ctx context.Context, items []*pushes.Item, answer func(*pushes.PushReply)) error
+	// Push hands over items for several rooms and keys, and calls answer with each reply, one
+	// after the other, and not once it has returned. The replies name each item once, unless
+	// there is an error. The end of ctx may fail other calls of Push that are under way.
+	Push(ctx context.Context, items []*pushes.Item, answer func(*pushes.Reply)) error
 	// Broadcast's speed is this comet's, in messages a second, 0 for at once.
 	Broadcast(ctx context.Context, op, speed int32, frames Frames) error
 	// Rooms returns the rooms that have members. An answer covers every session that was
@@ -51,6 +52,9 @@ type rpcComet struct {
 	conn   *grpc.ClientConn
 	client comet.CometClient
 	pushes pushes.PushesClient
+
+	mu     sync.Mutex
+	stream *pushStream // of calls of Push, nil before the first
 }
 
 // dial returns the comet at addr, host:port, whose connection is broken off where nothing is
@@ -92,23 +96,6 @@ func (c *rpcComet) PushMsg(ctx context.Context, keys []string, op int32, frames 
 func (c *rpcComet) BroadcastRoom(ctx context.Context, room string, frames Frames) error {
 	_, err := c.client.BroadcastRoom(ctx, &comet.BroadcastRoomReq{RoomID: room, Proto: raw(frames.Body), Accepted: frames.Accepted})
 	return err
-}
-
-func (c *rpcComet) Push(ctx context.Context, items []*pushes.Item, answer func(*pushes.PushReply)) error {
-	replies, err := c.pushes.Push(ctx, &pushes.PushReq{Items: items})
-	if err != nil {
-		return err
-	}
-	for {
-		reply, err := replies.Recv()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		answer(reply)
-	}
 }
 
 func (c *rpcComet) Broadcast(ctx context.Context, op, speed int32, frames Frames) error {

@@ -24,27 +24,29 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-type PushReq struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Items         []*Item                `protobuf:"bytes,1,rep,name=items,proto3" json:"items,omitempty"`
+type Call struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// number tells the calls of a stream apart.
+	Number        uint64  `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Items         []*Item `protobuf:"bytes,2,rep,name=items,proto3" json:"items,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *PushReq) Reset() {
-	*x = PushReq{}
+func (x *Call) Reset() {
+	*x = Call{}
 	mi := &file_pushes_pushes_proto_msgTypes[0]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *PushReq) String() string {
+func (x *Call) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*PushReq) ProtoMessage() {}
+func (*Call) ProtoMessage() {}
 
-func (x *PushReq) ProtoReflect() protoreflect.Message {
+func (x *Call) ProtoReflect() protoreflect.Message {
 	mi := &file_pushes_pushes_proto_msgTypes[0]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -56,12 +58,19 @@ func (x *PushReq) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use PushReq.ProtoReflect.Descriptor instead.
-func (*PushReq) Descriptor() ([]byte, []int) {
+// Deprecated: Use Call.ProtoReflect.Descriptor instead.
+func (*Call) Descriptor() ([]byte, []int) {
 	return file_pushes_pushes_proto_rawDescGZIP(), []int{0}
 }
 
-func (x *PushReq) GetItems() []*Item {
+func (x *Call) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Call) GetItems() []*Item {
 	if x != nil {
 		return x.Items
 	}
@@ -149,29 +158,31 @@ func (x *Item) GetAccepted() []int64 {
 	return nil
 }
 
-type PushReply struct {
+type Reply struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// taken are indexes into items.
-	Taken         []int32    `protobuf:"varint,1,rep,packed,name=taken,proto3" json:"taken,omitempty"`
-	Refused       []*Refusal `protobuf:"bytes,2,rep,name=refused,proto3" json:"refused,omitempty"`
+	// call is the number of the call.
+	Call uint64 `protobuf:"varint,1,opt,name=call,proto3" json:"call,omitempty"`
+	// taken are indexes into its items.
+	Taken         []int32    `protobuf:"varint,2,rep,packed,name=taken,proto3" json:"taken,omitempty"`
+	Refused       []*Refusal `protobuf:"bytes,3,rep,name=refused,proto3" json:"refused,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *PushReply) Reset() {
-	*x = PushReply{}
+func (x *Reply) Reset() {
+	*x = Reply{}
 	mi := &file_pushes_pushes_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *PushReply) String() string {
+func (x *Reply) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*PushReply) ProtoMessage() {}
+func (*Reply) ProtoMessage() {}
 
-func (x *PushReply) ProtoReflect() protoreflect.Message {
+func (x *Reply) ProtoReflect() protoreflect.Message {
 	mi := &file_pushes_pushes_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -183,19 +194,26 @@ func (x *PushReply) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use PushReply.ProtoReflect.Descriptor instead.
-func (*PushReply) Descriptor() ([]byte, []int) {
+// Deprecated: Use Reply.ProtoReflect.Descriptor instead.
+func (*Reply) Descriptor() ([]byte, []int) {
 	return file_pushes_pushes_proto_rawDescGZIP(), []int{2}
 }
 
-func (x *PushReply) GetTaken() []int32 {
+func (x *Reply) GetCall() uint64 {
+	if x != nil {
+		return x.Call
+	}
+	return 0
+}
+
+func (x *Reply) GetTaken() []int32 {
 	if x != nil {
 		return x.Taken
 	}
 	return nil
 }
 
-func (x *PushReply) GetRefused() []*Refusal {
+func (x *Reply) GetRefused() []*Refusal {
 	if x != nil {
 		return x.Refused
 	}
@@ -259,23 +277,25 @@ var File_pushes_pushes_proto protoreflect.FileDescriptor
 
 const file_pushes_pushes_proto_rawDesc = "" +
 	"\n" +
-	"\x13pushes/pushes.proto\x12\x0ebarrage.pushes\"5\n" +
-	"\aPushReq\x12*\n" +
-	"\x05items\x18\x01 \x03(\v2\x14.barrage.pushes.ItemR\x05items\"r\n" +
+	"\x13pushes/pushes.proto\x12\x0ebarrage.pushes\"J\n" +
+	"\x04Call\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12*\n" +
+	"\x05items\x18\x02 \x03(\v2\x14.barrage.pushes.ItemR\x05items\"r\n" +
 	"\x04Item\x12\x12\n" +
 	"\x04room\x18\x01 \x01(\tR\x04room\x12\x12\n" +
 	"\x04keys\x18\x02 \x03(\tR\x04keys\x12\x0e\n" +
 	"\x02op\x18\x03 \x01(\x05R\x02op\x12\x16\n" +
 	"\x06frames\x18\x04 \x01(\fR\x06frames\x12\x1a\n" +
-	"\baccepted\x18\x05 \x03(\x10R\baccepted\"T\n" +
-	"\tPushReply\x12\x14\n" +
-	"\x05taken\x18\x01 \x03(\x05R\x05taken\x121\n" +
-	"\arefused\x18\x02 \x03(\v2\x17.barrage.pushes.RefusalR\arefused\"5\n" +
+	"\baccepted\x18\x05 \x03(\x10R\baccepted\"d\n" +
+	"\x05Reply\x12\x12\n" +
+	"\x04call\x18\x01 \x01(\x04R\x04call\x12\x14\n" +
+	"\x05taken\x18\x02 \x03(\x05R\x05taken\x121\n" +
+	"\arefused\x18\x03 \x03(\v2\x17.barrage.pushes.RefusalR\arefused\"5\n" +
 	"\aRefusal\x12\x12\n" +
 	"\x04item\x18\x01 \x01(\x05R\x04item\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason2F\n" +
-	"\x06Pushes\x12<\n" +
-	"\x04Push\x12\x17.barrage.pushes.PushReq\x1a\x19.barrage.pushes.PushReply0\x01B\x1bZ\x19barrage/server/api/pushesb\x06proto3"
+	"\x06reason\x18\x02 \x01(\tR\x06reason2A\n" +
+	"\x06Pushes\x127\n" +
+	"\x04Push\x12\x14.barrage.pushes.Call\x1a\x15.barrage.pushes.Reply(\x010\x01B\x1bZ\x19barrage/server/api/pushesb\x06proto3"
 
 var (
 	file_pushes_pushes_proto_rawDescOnce sync.Once
@@ -291,16 +311,16 @@ func file_pushes_pushes_proto_rawDescGZIP() []byte {
 
 var file_pushes_pushes_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_pushes_pushes_proto_goTypes = []any{
-	(*PushReq)(nil),   // 0: barrage.pushes.PushReq
-	(*Item)(nil),      // 1: barrage.pushes.Item
-	(*PushReply)(nil), // 2: barrage.pushes.PushReply
-	(*Refusal)(nil),   // 3: barrage.pushes.Refusal
+	(*Call)(nil),    // 0: barrage.pushes.Call
+	(*Item)(nil),    // 1: barrage.pushes.Item
+	(*Reply)(nil),   // 2: barrage.pushes.Reply
+	(*Refusal)(nil), // 3: barrage.pushes.Refusal
 }
 var file_pushes_pushes_proto_depIdxs = []int32{
-	1, // 0: barrage.pushes.PushReq.items:type_name -> barrage.pushes.Item
-	3, // 1: barrage.pushes.PushReply.refused:type_name -> barrage.pushes.Refusal
-	0, // 2: barrage.pushes.Pushes.Push:input_type -> barrage.pushes.PushReq
-	2, // 3: barrage.pushes.Pushes.Push:output_type -> barrage.pushes.PushReply
+	1, // 0: barrage.pushes.Call.items:type_name -> barrage.pushes.Item
+	3, // 1: barrage.pushes.Reply.refused:type_name -> barrage.pushes.Refusal
+	0, // 2: barrage.pushes.Pushes.Push:input_type -> barrage.pushes.Call
+	2, // 3: barrage.pushes.Pushes.Push:output_type -> barrage.pushes.Reply
 	3, // [3:4] is the sub-list for method output_type
 	2, // [2:3] is the sub-list for method input_type
 	2, // [2:2] is the sub-list for extension type_name

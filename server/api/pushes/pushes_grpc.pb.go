@@ -29,14 +29,14 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 type PushesClient interface {
-	// Push sends each item to whom it is for. The first reply comes as soon as all items were
-	// tried, and names those that are in the logs of the comet; an item whose room has no space
-	// holds up only itself, and a later reply names it. All replies together name each item
-	// once, unless the call fails: then those that were not named are to be sent again.
+	// Push sends each item of each call to whom it is for. A call's first reply comes as soon as
+	// all its items were tried, and names those that are in the logs of the comet; an item whose
+	// room has no space holds up only itself, and a later reply names it. All replies to a call
+	// together name each item once. When the stream ends, those that were not named are to be
+	// sent again: the comet drops what still waits for space.
 	//
-	// Items for one room or key keep the order that they have here. Two calls do as soon as the
-	// second is made after the first has named the item.
-	Push(ctx context.Context, in *PushReq, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PushReply], error)
+	// Items for one room or key keep the order in which they are sent.
+	Push(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[Call, Reply], error)
 }
 
 type pushesClient struct {
@@ -47,37 +47,31 @@ func NewPushesClient(cc grpc.ClientConnInterface) PushesClient {
 	return &pushesClient{cc}
 }
 
-func (c *pushesClient) Push(ctx context.Context, in *PushReq, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PushReply], error) {
+func (c *pushesClient) Push(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[Call, Reply], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &Pushes_ServiceDesc.Streams[0], Pushes_Push_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
-	x := &grpc.GenericClientStream[PushReq, PushReply]{ClientStream: stream}
-	if err := x.ClientStream.SendMsg(in); err != nil {
-		return nil, err
-	}
-	if err := x.ClientStream.CloseSend(); err != nil {
-		return nil, err
-	}
+	x := &grpc.GenericClientStream[Call, Reply]{ClientStream: stream}
 	return x, nil
 }
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Pushes_PushClient = grpc.ServerStreamingClient[PushReply]
+type Pushes_PushClient = grpc.BidiStreamingClient[Call, Reply]
 
 // PushesServer is the server API for Pushes service.
 // All implementations must embed UnimplementedPushesServer
 // for forward compatibility.
 type PushesServer interface {
-	// Push sends each item to whom it is for. The first reply comes as soon as all items were
-	// tried, and names those that are in the logs of the comet; an item whose room has no space
-	// holds up only itself, and a later reply names it. All replies together name each item
-	// once, unless the call fails: then those that were not named are to be sent again.
+	// Push sends each item of each call to whom it is for. A call's first reply comes as soon as
+	// all its items were tried, and names those that are in the logs of the comet; an item whose
+	// room has no space holds up only itself, and a later reply names it. All replies to a call
+	// together name each item once. When the stream ends, those that were not named are to be
+	// sent again: the comet drops what still waits for space.
 	//
-	// Items for one room or key keep the order that they have here. Two calls do as soon as the
-	// second is made after the first has named the item.
-	Push(*PushReq, grpc.ServerStreamingServer[PushReply]) error
+	// Items for one room or key keep the order in which they are sent.
+	Push(grpc.BidiStreamingServer[Call, Reply]) error
 	mustEmbedUnimplementedPushesServer()
 }
 
@@ -88,7 +82,7 @@ type PushesServer interface {
 // pointer dereference when methods are called.
 type UnimplementedPushesServer struct{}
 
-func (UnimplementedPushesServer) Push(*PushReq, grpc.ServerStreamingServer[PushReply]) error {
+func (UnimplementedPushesServer) Push(grpc.BidiStreamingServer[Call, Reply]) error {
 	return status.Error(codes.Unimplemented, "method Push not implemented")
 }
 func (UnimplementedPushesServer) mustEmbedUnimplementedPushesServer() {}
@@ -113,15 +107,11 @@ func RegisterPushesServer(s grpc.ServiceRegistrar, srv PushesServer) {
 }
 
 func _Pushes_Push_Handler(srv interface{}, stream grpc.ServerStream) error {
-	m := new(PushReq)
-	if err := stream.RecvMsg(m); err != nil {
-		return err
-	}
-	return srv.(PushesServer).Push(m, &grpc.GenericServerStream[PushReq, PushReply]{ServerStream: stream})
+	return srv.(PushesServer).Push(&grpc.GenericServerStream[Call, Reply]{ServerStream: stream})
 }
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Pushes_PushServer = grpc.ServerStreamingServer[PushReply]
+type Pushes_PushServer = grpc.BidiStreamingServer[Call, Reply]
 
 // Pushes_ServiceDesc is the grpc.ServiceDesc for Pushes service.
 // It's only intended for direct use with grpc.RegisterService,
@@ -135,6 +125,7 @@ var Pushes_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "Push",
 			Handler:       _Pushes_Push_Handler,
 			ServerStreams: true,
+			ClientStreams: true,
 		},
 	},
 	Metadata: "pushes/pushes.proto",
