@@ -92,10 +92,10 @@ func (r *pushService) push(ctx context.Context, call *pushes.Call, out *outbox) 
 // pushOf returns the push that an item asks for and whether anybody here is in its room, or
 // the reason why it will never be taken.
 func (r *pushService) pushOf(item *pushes.Item) (p push, held bool, reason string) {
-	n, err := count(item.Frames)
+	n, err := count("frames", item.Frames)
 	switch {
 	case err != nil:
-		return push{}, false, "frames" + err.Error()
+		return push{}, false, err.Error()
 	case item.Room != "":
 		p, held = r.server.toRoom(item.Room, item.Frames, n)
 		return p, held, ""

@@ -2,7 +2,6 @@ package comet
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -78,21 +77,21 @@ func frames(p *protocol.Proto) (wire.Batch, int, error) {
 		f := wire.Frame{Ver: int16(p.Ver), Op: wire.Op(p.Op), Seq: p.Seq, Body: p.Body}
 		return wire.AppendFrame(nil, f), 1, nil
 	}
-	n, err := count(p.Body)
+	n, err := count("proto.body", p.Body)
 	if err != nil {
-		return nil, 0, status.Errorf(codes.InvalidArgument, "proto.body%v", err)
+		return nil, 0, status.Error(codes.InvalidArgument, err.Error())
 	}
 	return p.Body, n, nil
 }
 
-// count returns how many whole frames b is, one at least.
-func count(b wire.Batch) (int, error) {
+// count returns how many whole frames a field of a message is, one at least.
+func count(field string, b wire.Batch) (int, error) {
 	n, err := b.Count()
 	if err != nil {
-		return 0, fmt.Errorf(": %w", err)
+		return 0, fmt.Errorf("%s: %w", field, err)
 	}
 	if n == 0 {
-		return 0, errors.New(" has no frame")
+		return 0, fmt.Errorf("%s has no frame", field)
 	}
 	return n, nil
 }
