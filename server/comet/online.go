@@ -2,6 +2,7 @@ package comet
 
 import (
 	"context"
+	"math/rand/v2"
 	"sync/atomic"
 	"time"
 
@@ -17,15 +18,19 @@ import (
 const gzipRooms = 1024
 
 // reportOnline tells logic how many are in each room here, once a period, and takes back
-// how many there are on all comets.
+// how many there are on all comets. Comets that start together don't report together: for
+// thousands of rooms that is work for all of them, and for logic.
 func (s *Server) reportOnline(ctx context.Context) {
-	tick := time.NewTicker(s.cfg.Online.Period)
+	tick := time.NewTicker(max(1, rand.N(s.cfg.Online.Period)))
 	defer tick.Stop()
-	for {
+	for first := true; ; first = false {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		}
+		if first {
+			tick.Reset(s.cfg.Online.Period)
 		}
 		counts := s.rooms.counts()
 		var options []grpc.CallOption
