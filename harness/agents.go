@@ -124,7 +124,7 @@ func (r *run) agents() []report.Agent {
 }
 
 func machineLoadOf(l agent.Load) machineLoad {
-	return machineLoad{busy: l.Busy, steal: l.Steal, memoryWait: l.MemoryWait, wall: l.Wall}
+	return machineLoad{busy: l.Busy, steal: l.Steal, memoryWait: l.MemoryWait, wall: l.Wall, tcpShort: l.TCPShort, tcpDropped: l.TCPDropped}
 }
 
 // agentsHere is the processor time that agents on this machine used between the borders.

@@ -18,6 +18,8 @@ type machineLoad struct {
 	steal      time.Duration // that the hypervisor gave to others
 	memoryWait time.Duration // in which some task waited for memory
 	wall       time.Duration // the clock of day, less the one that only goes forward
+	tcpShort   int64         // times that TCP's memory (net.ipv4.tcp_mem) ran short in this network
+	tcpDropped int64         // packets with data for which a socket got no memory
 }
 
 // readMachineLoad reads it. What the kernel doesn't tell (PSI may be off) stays 0.
@@ -28,6 +30,9 @@ func readMachineLoad() machineLoad {
 	}
 	if text, err := os.ReadFile("/proc/pressure/memory"); err == nil {
 		l.memoryWait = parsePressure(string(text))
+	}
+	if text, err := os.ReadFile("/proc/self/net/netstat"); err == nil {
+		l.tcpShort, l.tcpDropped = parseNetstat(string(text))
 	}
 	var wall, forward unix.Timespec
 	if unix.ClockGettime(unix.CLOCK_REALTIME, &wall) == nil && unix.ClockGettime(unix.CLOCK_MONOTONIC, &forward) == nil {
@@ -64,6 +69,33 @@ func parsePressure(text string) time.Duration {
 	return 0
 }
 
+// parseNetstat reads two of the counters of TcpExt in /proc/net/netstat: a line of names, and
+// one of values.
+func parseNetstat(text string) (short, dropped int64) {
+	var names []string
+	for line := range strings.Lines(text) {
+		fields := strings.Fields(line)
+		if len(fields) == 0 || fields[0] != "TcpExt:" {
+			continue
+		}
+		if names == nil {
+			names = fields
+			continue
+		}
+		for i := range min(len(names), len(fields)) {
+			n, _ := strconv.ParseInt(fields[i], 10, 64)
+			switch names[i] {
+			case "TCPMemoryPressures":
+				short = n
+			case "TCPRcvQDrop":
+				dropped = n
+			}
+		}
+		break
+	}
+	return short, dropped
+}
+
 // disturbance is what the machine did between two loads that was not ours, where ours is
 // the processor time of the run's processes.
 func disturbance(from, to machineLoad, ours, took time.Duration, cores int) report.Disturbance {
@@ -74,6 +106,8 @@ func disturbance(from, to machineLoad, ours, took time.Duration, cores int) repo
 		Steal:       ratio((to.steal - from.steal).Seconds(), machine),
 		MemoryWait:  ratio((to.memoryWait - from.memoryWait).Seconds(), took.Seconds()),
 		ClockStep:   step.Seconds(),
+		TCPShort:    to.tcpShort - from.tcpShort,
+		TCPDropped:  to.tcpDropped - from.tcpDropped,
 		HasPressure: to.memoryWait > 0 || fileExists("/proc/pressure/memory"),
 	}
 }

@@ -82,6 +82,9 @@ func TestVerdict(t *testing.T) {
 			report.Invalid, []string{"the hypervisor took 20% of the machine for others, at most 5% is accepted (valid.steal)"}},
 		{"memory short", nil, func(r *report.Run) { r.Disturbance.MemoryWait = 0.2 },
 			report.Invalid, []string{"processes waited for memory for 20% of the time, at most 5% is accepted (valid.memory_wait)"}},
+		{"TCP without memory", nil, func(r *report.Run) { r.Disturbance.TCPShort, r.Disturbance.TCPDropped = 1, 1200 },
+			report.Invalid, []string{"the kernel's memory for TCP ran short (net.ipv4.tcp_mem), and it dropped 1,200 packets that had arrived: peers send them again when they have waited long enough"}},
+		{"peers that don't read", nil, func(r *report.Run) { r.Disturbance.TCPDropped = 1200 }, report.Good, nil},
 		{"an agent lost", nil, func(r *report.Run) {
 			r.Agents = []report.Agent{{Name: "a:1"}, {Name: "b:2", Clients: 1, Lost: "the agent was lost: it ended"}}
 		}, report.Invalid, []string{"agent b:2: the agent was lost: it ended; what its 1 client received is in none of the figures"}},
@@ -137,6 +140,15 @@ func TestMachineLoad(t *testing.T) {
 	d := disturbance(from, to, 8*time.Second, 10*time.Second, 2)
 	if d.OtherCPU != 0.1 || d.Steal != 0.05 || d.MemoryWait != 0.2 || d.ClockStep != -1 {
 		t.Errorf("%+v", d)
+	}
+	const netstat = "TcpExt: SyncookiesSent TCPMemoryPressures TCPRcvQDrop\nTcpExt: 5 6 7\nIpExt: InNoRoutes\nIpExt: 8\n"
+	if short, dropped := parseNetstat(netstat); short != 6 || dropped != 7 {
+		t.Errorf("TCP short of memory %d times, %d packets dropped", short, dropped)
+	}
+	for _, junk := range []string{"", "TcpExt: TCPMemoryPressures", "TcpExt: TCPMemoryPressures\nTcpExt:", "TcpExt: TCPMemoryPressures\nTcpExt: x y"} {
+		if short, dropped := parseNetstat(junk); short != 0 || dropped != 0 {
+			t.Errorf("%q: %d, %d", junk, short, dropped)
+		}
 	}
 	now := readMachineLoad()
 	if now.busy == 0 || now.wall == 0 {

@@ -111,6 +111,8 @@ func disturbanceDoubts(d *report.Disturbance, b scenario.Bounds) []string {
 	list.when(math.Abs(d.ClockStep) > clockStep.Seconds(), "the clock of day jumped by %s", seconds(d.ClockStep))
 	list.when(d.OtherCPU > b.OtherCPU, "other processes took %s of the machine, at most %s is accepted (valid.other_cpu)", percent(d.OtherCPU), percent(b.OtherCPU))
 	list.when(d.Steal > b.Steal, "the hypervisor took %s of the machine for others, at most %s is accepted (valid.steal)", percent(d.Steal), percent(b.Steal))
+	// A peer that doesn't read makes drops, too, but doesn't use up what all have.
+	list.when(d.TCPShort > 0 && d.TCPDropped > 0, "the kernel's memory for TCP ran short (net.ipv4.tcp_mem), and it dropped %s that had arrived: peers send them again when they have waited long enough", report.Plural(int(d.TCPDropped), "packet"))
 	list.when(d.MemoryWait > b.MemoryWait, "processes waited for memory for %s of the time, at most %s is accepted (valid.memory_wait)", percent(d.MemoryWait), percent(b.MemoryWait))
 	return list
 }

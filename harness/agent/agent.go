@@ -49,6 +49,8 @@ type Load struct {
 	Steal      time.Duration // that the hypervisor gave to others
 	MemoryWait time.Duration // in which some task waited for memory
 	Wall       time.Duration // the clock of day, less the one that only goes forward
+	TCPShort   int64         // times that TCP's memory ran short
+	TCPDropped int64         // packets with data that were dropped for want of memory
 	Usage      cluster.Usage // of the process
 }
 

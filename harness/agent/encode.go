@@ -199,13 +199,14 @@ func decodeUsage(p *agentpb.Usage) cluster.Usage {
 }
 
 func encodeLoad(l Load) *agentpb.Load {
-	return &agentpb.Load{Busy: int64(l.Busy), Steal: int64(l.Steal), MemoryWait: int64(l.MemoryWait), Wall: int64(l.Wall), Usage: encodeUsage(l.Usage)}
+	return &agentpb.Load{Busy: int64(l.Busy), Steal: int64(l.Steal), MemoryWait: int64(l.MemoryWait), Wall: int64(l.Wall), Usage: encodeUsage(l.Usage),
+		TcpShort: l.TCPShort, TcpDropped: l.TCPDropped}
 }
 
 func decodeLoad(p *agentpb.Load) Load {
 	return Load{
 		Busy: time.Duration(p.GetBusy()), Steal: time.Duration(p.GetSteal()), MemoryWait: time.Duration(p.GetMemoryWait()),
-		Wall: time.Duration(p.GetWall()), Usage: decodeUsage(p.GetUsage()),
+		Wall: time.Duration(p.GetWall()), Usage: decodeUsage(p.GetUsage()), TCPShort: p.GetTcpShort(), TCPDropped: p.GetTcpDropped(),
 	}
 }
 

@@ -370,6 +370,8 @@ type Disturbance struct {
 	MemoryWait  float64 `json:"memory_wait"`  // the part of the time in which some task waited for memory
 	ClockStep   float64 `json:"clock_step"`   // seconds by which the clock of day jumped
 	HasPressure bool    `json:"has_pressure"` // the kernel tells MemoryWait
+	TCPShort    int64   `json:"tcp_short"`    // times that the kernel's memory for TCP ran short
+	TCPDropped  int64   `json:"tcp_dropped"`  // packets with data that it dropped since a socket got no memory
 }
 
 // An Agent had a part of the clients, in a process of its own, which may be on a machine of

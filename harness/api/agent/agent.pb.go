@@ -811,6 +811,8 @@ type Load struct {
 	MemoryWait    int64                  `protobuf:"varint,3,opt,name=memory_wait,json=memoryWait,proto3" json:"memory_wait,omitempty"`
 	Wall          int64                  `protobuf:"varint,4,opt,name=wall,proto3" json:"wall,omitempty"` // the clock of day, less the one that only goes forward
 	Usage         *Usage                 `protobuf:"bytes,5,opt,name=usage,proto3" json:"usage,omitempty"`
+	TcpShort      int64                  `protobuf:"varint,6,opt,name=tcp_short,json=tcpShort,proto3" json:"tcp_short,omitempty"`       // times that TCP's memory ran short
+	TcpDropped    int64                  `protobuf:"varint,7,opt,name=tcp_dropped,json=tcpDropped,proto3" json:"tcp_dropped,omitempty"` // packets with data that were dropped for want of memory
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -878,6 +880,20 @@ func (x *Load) GetUsage() *Usage {
 		return x.Usage
 	}
 	return nil
+}
+
+func (x *Load) GetTcpShort() int64 {
+	if x != nil {
+		return x.TcpShort
+	}
+	return 0
+}
+
+func (x *Load) GetTcpDropped() int64 {
+	if x != nil {
+		return x.TcpDropped
+	}
+	return 0
 }
 
 type Usage struct {
@@ -1680,14 +1696,17 @@ const file_agent_agent_proto_rawDesc = "" +
 	"\x04Plan\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\rR\x06stream\x12\x16\n" +
 	"\x06pushed\x18\x02 \x01(\rR\x06pushed\x12\x18\n" +
-	"\aunknown\x18\x03 \x03(\rR\aunknown\"\x91\x01\n" +
+	"\aunknown\x18\x03 \x03(\rR\aunknown\"\xcf\x01\n" +
 	"\x04Load\x12\x12\n" +
 	"\x04busy\x18\x01 \x01(\x03R\x04busy\x12\x14\n" +
 	"\x05steal\x18\x02 \x01(\x03R\x05steal\x12\x1f\n" +
 	"\vmemory_wait\x18\x03 \x01(\x03R\n" +
 	"memoryWait\x12\x12\n" +
 	"\x04wall\x18\x04 \x01(\x03R\x04wall\x12*\n" +
-	"\x05usage\x18\x05 \x01(\v2\x14.barrage.agent.UsageR\x05usage\"Y\n" +
+	"\x05usage\x18\x05 \x01(\v2\x14.barrage.agent.UsageR\x05usage\x12\x1b\n" +
+	"\ttcp_short\x18\x06 \x01(\x03R\btcpShort\x12\x1f\n" +
+	"\vtcp_dropped\x18\a \x01(\x03R\n" +
+	"tcpDropped\"Y\n" +
 	"\x05Usage\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\x03R\x04user\x12\x16\n" +
 	"\x06system\x18\x02 \x01(\x03R\x06system\x12\x10\n" +
