@@ -230,6 +230,9 @@ func TestSmoke(t *testing.T) {
 	if r.Server.CPUSeconds <= 0 || r.Comet.UserBytesPerConnection <= 0 || r.Comet.Writes <= 0 || r.Comet.FramesPerWrite <= 0 {
 		t.Errorf("server %+v, comet %+v", r.Server, r.Comet)
 	}
+	if j := r.Job; j == nil || j.GivenUp != 0 || len(j.Dropped) == 0 || j.Dropped["comet_dead"] != 0 {
+		t.Errorf("job: %+v", j)
+	}
 	if g := r.Ceiling; g == nil || g.Clients != 200 || g.SweepMedian <= 0 || g.SendsPerSecond <= 0 || g.WritesFraction <= 0 {
 		t.Errorf("ceiling: %+v", g)
 	}
