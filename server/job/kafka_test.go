@@ -107,8 +107,10 @@ type rpcFake struct {
 	goim   bool // without the service of our own
 }
 
-func newRPCFake(t *testing.T) *rpcFake {
-	f := &rpcFake{fakeComet: newFakeComet(), t: t, addr: "127.0.0.1:0"}
+func newRPCFake(t *testing.T) *rpcFake { return startRPCFake(t, false) }
+
+func startRPCFake(t *testing.T, goim bool) *rpcFake {
+	f := &rpcFake{fakeComet: newFakeComet(), t: t, addr: "127.0.0.1:0", goim: goim}
 	f.start()
 	t.Cleanup(func() { f.server.Stop() })
 	return f

@@ -172,7 +172,7 @@ func (k *link) serve(l *lane) {
 		if k.ctx.Err() != nil {
 			return
 		}
-		c := l.take(l != k.broadcast && !k.single.Load())
+		c := l.take(!k.oneByOne(l))
 		if c == nil {
 			select {
 			case <-l.wake:
@@ -191,6 +191,9 @@ func (k *link) serve(l *lane) {
 	}
 }
 
+// oneByOne reports whether the batches of l need a call each.
+func (k *link) oneByOne(l *lane) bool { return l == k.broadcast || k.single.Load() }
+
 // deliver calls the comet until it took all of c, or what it didn't take is settled
 // otherwise. It calls tried when the first answer has come, at the latest at its end.
 func (k *link) deliver(l *lane, c *call, tried func()) {
@@ -200,7 +203,7 @@ func (k *link) deliver(l *lane, c *call, tried func()) {
 	wait := k.cfg.Comet.BackoffMin
 	for {
 		start := time.Now()
-		single := k.single.Load() || l == k.broadcast
+		single := k.oneByOne(l)
 		err := k.call(l, c, single, tried)
 		k.metrics.rpcSeconds.Observe(time.Since(start).Seconds())
 		if err == nil && len(c.batches) == 0 {
@@ -274,7 +277,7 @@ func (k *link) call(l *lane, c *call, single bool, tried func()) error {
 		k.took.Store(true)
 		k.answered()
 		k.taken(l, b)
-		c.batches = append(c.batches[:0], c.batches[1:]...)
+		c.batches = slices.Delete(c.batches, 0, 1)
 	}
 	return err
 }
@@ -292,39 +295,33 @@ func (k *link) callForAll(ctx context.Context, l *lane, c *call, tried func()) e
 			items[i].Keys, items[i].Op = first.keys, first.op
 		}
 	}
-	open := slices.Clone(c.batches) // nil where it is settled
+	// named takes the batch of an item out of c: nil where there is none, or it was named before.
+	named := func(item int32) (b *batch) {
+		if item >= 0 && int(item) < len(c.batches) {
+			b, c.batches[item] = c.batches[item], nil
+		}
+		return b
+	}
 	err := k.comet().Push(ctx, items, func(reply *pushes.Reply) {
 		k.took.Store(true)
 		k.answered()
-		for _, i := range reply.Taken {
-			if b := at(open, i); b != nil {
+		for _, item := range reply.Taken {
+			if b := named(item); b != nil {
 				k.taken(l, b)
-				open[i] = nil
 			}
 		}
 		for _, refusal := range reply.Refused {
-			if b := at(open, refusal.Item); b != nil {
+			if b := named(refusal.Item); b != nil {
 				k.refuse(l, b, dropRefused, errors.New(refusal.Reason))
-				open[refusal.Item] = nil
 			}
 		}
 		tried()
 	})
-	open = slices.DeleteFunc(open, func(b *batch) bool { return b == nil })
-	clear(c.batches)
-	c.batches = append(c.batches[:0], open...)
-	if err == nil && len(open) > 0 {
-		return status.Errorf(codes.Internal, "the comet did not answer for %d of %d items", len(open), len(items))
+	c.batches = slices.DeleteFunc(c.batches, func(b *batch) bool { return b == nil })
+	if err == nil && len(c.batches) > 0 {
+		return status.Errorf(codes.Internal, "the comet did not answer for %d of %d items", len(c.batches), len(items))
 	}
 	return err
-}
-
-// at returns the batch of that index, nil where there is none.
-func at(batches []*batch, i int32) *batch {
-	if i < 0 || int(i) >= len(batches) {
-		return nil
-	}
-	return batches[i]
 }
 
 // taken settles a batch that the comet has.

@@ -132,10 +132,11 @@ func decode(value []byte, scratch *logic.PushMsg) (*record, error) {
 		return bad(badType, "type %d", scratch.Type)
 	}
 	r.size = wire.HeaderLen + len(scratch.Msg)
-	if r.size+r.names() > maxFrame {
-		return bad(badSize, "%d bytes, a comet accepts %d", r.size+r.names(), maxFrame)
+	names := r.names()
+	if r.size+names > maxFrame {
+		return bad(badSize, "%d bytes, a comet accepts %d", r.size+names, maxFrame)
 	}
 	r.frame = wire.AppendFrame(make([]byte, 0, r.size), wire.Frame{Ver: wire.Version, Op: wire.Op(r.op), Body: scratch.Msg})
-	r.size += r.names() + overhead
+	r.size += names + overhead
 	return r, nil
 }

@@ -97,9 +97,7 @@ func TestCallThatIsGivenUpEndsItsStream(t *testing.T) {
 
 // A comet without the service says so to each call, at once, and goes on with the others.
 func TestPushToAGoimComet(t *testing.T) {
-	f := &rpcFake{fakeComet: newFakeComet(), t: t, addr: "127.0.0.1:0", goim: true}
-	f.start()
-	t.Cleanup(func() { f.server.Stop() })
+	f := startRPCFake(t, true)
 	c := dialed(t, f.addr)
 	for range 3 {
 		if err := c.Push(t.Context(), []*pushes.Item{itemTo("live://a", "1")}, func(*pushes.Reply) {}); status.Code(err) != codes.Unimplemented {
