@@ -342,11 +342,16 @@ func (r *run) job() *report.Job {
 	if len(d) == 0 {
 		return nil
 	}
-	j := &report.Job{GivenUp: int64(d.Sum("barrage_job_comets_given_up_total")), Dropped: map[string]int64{}}
-	for reason, n := range d.By("barrage_job_records_dropped_total") {
-		j.Dropped[reason] = int64(n)
+	return &report.Job{GivenUp: int64(d.Sum("barrage_job_comets_given_up_total")), Dropped: byReason(d, "barrage_job_records_dropped_total")}
+}
+
+// byReason returns a counter whose one label is a reason.
+func byReason(m cluster.Metrics, name string) map[string]int64 {
+	counts := map[string]int64{}
+	for reason, n := range m.By(name) {
+		counts[reason] = int64(n)
 	}
-	return j
+	return counts
 }
 
 func (r *run) comet(out *report.Run) report.Comet {
@@ -365,12 +370,8 @@ func (r *run) comet(out *report.Run) report.Comet {
 	c.Writes = int64(d.Sum(metricWrites))
 	c.WrittenBytes = int64(d.Sum(metricWrittenBytes))
 	c.EAGAIN = int64(d.Sum("barrage_comet_send_eagain_total"))
-	for reason, n := range d.By("barrage_comet_frames_skipped_total") {
-		c.Skipped[reason] = int64(n)
-	}
-	for reason, n := range r.end.comet().By("barrage_comet_closed_total") {
-		c.Closed[reason] = int64(n)
-	}
+	c.Skipped = byReason(d, "barrage_comet_frames_skipped_total")
+	c.Closed = byReason(r.end.comet(), "barrage_comet_closed_total")
 	writes := float64(c.Writes)
 	c.FramesPerWrite, c.BytesPerWrite = ratio(float64(c.Frames), writes), ratio(float64(c.WrittenBytes), writes)
 	shards := r.end.comet().Sum("barrage_comet_shards")
