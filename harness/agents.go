@@ -115,16 +115,12 @@ func (r *run) agents() []report.Agent {
 					ours += r.end.agents[n.Name].Usage.CPU() - r.begin.agents[n.Name].Usage.CPU()
 				}
 			}
-			d := disturbance(machineLoadOf(from), machineLoadOf(to), ours, took, m.Environment.Cores)
+			d := disturbance(from.MachineLoad, to.MachineLoad, ours, took, m.Environment.Cores)
 			a.Disturbance = &d
 		}
 		list = append(list, a)
 	}
 	return list
-}
-
-func machineLoadOf(l agent.Load) machineLoad {
-	return machineLoad{busy: l.Busy, steal: l.Steal, memoryWait: l.MemoryWait, wall: l.Wall, tcpShort: l.TCPShort, tcpDropped: l.TCPDropped}
 }
 
 // agentsHere is the processor time that agents on this machine used between the borders.

@@ -66,9 +66,8 @@ func agentWork(j agent.Job, sources []netip.Addr, m machine) (agent.Work, error)
 }
 
 func agentLoad() agent.Load {
-	l := readMachineLoad()
 	usage, _ := cluster.ReadUsage(os.Getpid()) // a machine whose /proc can't be read fails before a run
-	return agent.Load{Busy: l.busy, Steal: l.steal, MemoryWait: l.memoryWait, Wall: l.wall, TCPShort: l.tcpShort, TCPDropped: l.tcpDropped, Usage: usage}
+	return agent.Load{MachineLoad: readMachineLoad(), Usage: usage}
 }
 
 // bootID names the running kernel: containers and network namespaces of one machine have

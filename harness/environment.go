@@ -106,10 +106,38 @@ const (
 	memoryOfTLS     = 40 << 10 // on top, for both ends
 )
 
-// memoryNeeded returns what a run of s takes, in bytes.
-func memoryNeeded(s *scenario.Scenario) int64 {
+// memoryNeeded returns what a run of s takes of the machine, in bytes.
+func (m machine) memoryNeeded(s *scenario.Scenario) int64 {
 	n := float64(s.Clients.Count)
-	return memoryBeside + int64(n*memoryPerClient) + int64(n*s.Clients.Transport.Secure()*memoryOfTLS)
+	return memoryBeside + int64(n*memoryPerClient) + int64(n*s.Clients.Transport.Secure()*memoryOfTLS) - int64(s.Clients.Count)*m.elsewhere
+}
+
+// machine returns what this machine has, and spares, for a run with o.
+func (o *Options) machine() machine {
+	m := readMachine()
+	if o.Agents != nil {
+		m.elsewhere = agentMemoryPerClient
+	}
+	return m
+}
+
+// fits returns how many comets of its own a run gets, or an EnvironmentError.
+func (o *Options) fits(m machine) (comets int, err error) {
+	if o.Target == nil {
+		comets, err = preflight(o.Scenario, m)
+	} else {
+		err = fitTarget(o.Scenario, o.Target)
+	}
+	if err == nil {
+		err = checkReach(o)
+	}
+	return comets, err
+}
+
+// measuresCeiling reports whether a run ends with the ceiling: it is the machine's that the
+// server and the clients are on.
+func (o *Options) measuresCeiling() bool {
+	return !o.NoCeiling && o.Target == nil && o.Agents == nil
 }
 
 // fitTarget says what a scenario asks of a cluster that isn't there.
@@ -151,7 +179,7 @@ func preflight(s *scenario.Scenario, m machine) (comets int, err error) {
 			"a comet needs %d open files for its clients, the hard limit is %d: run `ulimit -Hn %d && ulimit -n %d` as root in this shell, or set cluster.comets: auto in the scenario",
 			need, m.openFiles, need, need))
 	}
-	if need := memoryNeeded(s) - int64(clients)*m.elsewhere; m.available > 0 && m.available < need {
+	if need := m.memoryNeeded(s); m.available > 0 && m.available < need {
 		problems = append(problems, fmt.Sprintf(
 			"%d clients and their servers need about %d MiB of memory, %d MiB are available: end other programs, or run it smaller with -scale %.2g",
 			clients, need>>20, m.available>>20, max(0.01, math.Floor(float64(m.available-memoryBeside)/float64(need-memoryBeside)*100)/100)))

@@ -23,33 +23,22 @@ const startTakes = 4 * time.Second
 // Explain says in plain words what a run with opt will do, what it needs and has of this
 // machine, and about how long it takes.
 func Explain(w io.Writer, opt *Options) error {
-	s, m := opt.Scenario, readMachine()
+	s, m := opt.Scenario, opt.machine()
 	l, err := newLayout(s)
 	if err != nil {
 		return err
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s: %s\n\n", s.Name, s.Description)
-	comets := 0
-	var problem error
+	comets, problem := opt.fits(m)
 	if t := opt.Target; t != nil {
-		problem = fitTarget(s, t)
 		fmt.Fprintf(&b, "It drives a cluster that runs already, and starts none: clients go to %s, pushes to %s.\n",
 			listing(slices.Concat(t.TCP, t.WS, t.TCPTLS, t.WSS)), t.Push)
 		if len(t.Pages) == 0 {
 			b.WriteString("What the cluster uses is left out, as none of its metrics are named.\n")
 		}
-	} else {
-		if opt.Agents != nil {
-			m.elsewhere = agentMemoryPerClient
-		}
-		comets, problem = preflight(s, m)
-		if err := explainCluster(&b, s, comets); err != nil {
-			return err
-		}
-	}
-	if problem == nil {
-		problem = checkReach(opt)
+	} else if err := explainCluster(&b, s, comets); err != nil {
+		return err
 	}
 	b.WriteString(explainNetwork(opt))
 	b.WriteString(explainClients(s, l))
@@ -64,8 +53,7 @@ func Explain(w io.Writer, opt *Options) error {
 		fmt.Fprintf(&b, "  %s deliveries are measured in all\n", many(total))
 	}
 	fmt.Fprintf(&b, "Then it waits for what is under way, up to %v.\n", s.Phases.Drain)
-	withCeiling := !opt.NoCeiling && opt.Target == nil && opt.Agents == nil
-	if withCeiling {
+	if opt.measuresCeiling() {
 		plain := ""
 		if l.crowd.secure() {
 			plain = ", without TLS,"
@@ -80,12 +68,11 @@ func Explain(w io.Writer, opt *Options) error {
 		fmt.Fprintf(&b, "  %s %s %s (%s)\n", t.Figure, t.Relation, f.Unit.Format(t.Value), f.Help)
 	}
 	if opt.Target == nil {
-		need := memoryNeeded(s) - int64(s.Clients.Count)*m.elsewhere
 		fmt.Fprintf(&b, "\nIt needs about %d MiB of memory (%d are available) and %d open files in each comet (the limit is %d).\n",
-			need>>20, m.available>>20, (s.Clients.Count+max(1, comets)-1)/max(1, comets)+filesBeside, m.openFiles)
+			m.memoryNeeded(s)>>20, m.available>>20, (s.Clients.Count+max(1, comets)-1)/max(1, comets)+filesBeside, m.openFiles)
 	}
 	takes := startTakes + s.Clients.Connect.Takes(s.Clients.Count) + s.Phases.Warmup + s.Phases.Measure
-	if withCeiling && s.Capacity == nil {
+	if opt.measuresCeiling() && s.Capacity == nil {
 		takes += ceiling.Takes(s.Clients.Count)
 	}
 	if c := s.Capacity; c != nil {

@@ -8,35 +8,26 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"barrage/harness/agent"
 	"barrage/harness/report"
 )
 
-// A machineLoad is what the whole machine has done so far, to tell a quiet one from one
-// that was disturbed.
-type machineLoad struct {
-	busy       time.Duration // processor time of all tasks
-	steal      time.Duration // that the hypervisor gave to others
-	memoryWait time.Duration // in which some task waited for memory
-	wall       time.Duration // the clock of day, less the one that only goes forward
-	tcpShort   int64         // times that TCP's memory (net.ipv4.tcp_mem) ran short in this network
-	tcpDropped int64         // packets with data for which a socket got no memory
-}
-
-// readMachineLoad reads it. What the kernel doesn't tell (PSI may be off) stays 0.
-func readMachineLoad() machineLoad {
-	var l machineLoad
+// readMachineLoad reads what the machine has done so far. What the kernel doesn't tell (PSI may
+// be off) stays 0.
+func readMachineLoad() agent.MachineLoad {
+	var l agent.MachineLoad
 	if text, err := os.ReadFile("/proc/stat"); err == nil {
-		l.busy, l.steal = parseStat(string(text))
+		l.Busy, l.Steal = parseStat(string(text))
 	}
 	if text, err := os.ReadFile("/proc/pressure/memory"); err == nil {
-		l.memoryWait = parsePressure(string(text))
+		l.MemoryWait = parsePressure(string(text))
 	}
 	if text, err := os.ReadFile("/proc/self/net/netstat"); err == nil {
-		l.tcpShort, l.tcpDropped = parseNetstat(string(text))
+		l.TCPShort, l.TCPDropped = parseNetstat(string(text))
 	}
 	var wall, forward unix.Timespec
 	if unix.ClockGettime(unix.CLOCK_REALTIME, &wall) == nil && unix.ClockGettime(unix.CLOCK_MONOTONIC, &forward) == nil {
-		l.wall = time.Duration(wall.Nano() - forward.Nano())
+		l.Wall = time.Duration(wall.Nano() - forward.Nano())
 	}
 	return l
 }
@@ -98,17 +89,17 @@ func parseNetstat(text string) (short, dropped int64) {
 
 // disturbance is what the machine did between two loads that was not ours, where ours is
 // the processor time of the run's processes.
-func disturbance(from, to machineLoad, ours, took time.Duration, cores int) report.Disturbance {
+func disturbance(from, to agent.MachineLoad, ours, took time.Duration, cores int) report.Disturbance {
 	machine := took.Seconds() * float64(cores)
-	step := to.wall - from.wall
+	step := to.Wall - from.Wall
 	return report.Disturbance{
-		OtherCPU:    max(0, ratio((to.busy-from.busy-ours).Seconds(), machine)),
-		Steal:       ratio((to.steal - from.steal).Seconds(), machine),
-		MemoryWait:  ratio((to.memoryWait - from.memoryWait).Seconds(), took.Seconds()),
+		OtherCPU:    max(0, ratio((to.Busy-from.Busy-ours).Seconds(), machine)),
+		Steal:       ratio((to.Steal - from.Steal).Seconds(), machine),
+		MemoryWait:  ratio((to.MemoryWait - from.MemoryWait).Seconds(), took.Seconds()),
 		ClockStep:   step.Seconds(),
-		TCPShort:    to.tcpShort - from.tcpShort,
-		TCPDropped:  to.tcpDropped - from.tcpDropped,
-		HasPressure: to.memoryWait > 0 || fileExists("/proc/pressure/memory"),
+		TCPShort:    to.TCPShort - from.TCPShort,
+		TCPDropped:  to.TCPDropped - from.TCPDropped,
+		HasPressure: to.MemoryWait > 0 || fileExists("/proc/pressure/memory"),
 	}
 }
 

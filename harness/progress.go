@@ -76,7 +76,7 @@ func planned(opt *Options) []live.Phase {
 		live.Phase{Name: live.Measure, Length: s.Phases.Measure},
 		live.Phase{Name: live.Drain, Length: s.Phases.Drain, AtMost: true},
 	)
-	if !opt.NoCeiling && opt.Target == nil && opt.Agents == nil {
+	if opt.measuresCeiling() {
 		list = append(list, live.Phase{Name: live.Ceiling, Length: ceiling.Takes(s.Clients.Count), About: true})
 	}
 	return list

@@ -77,19 +77,7 @@ var ErrInterrupted = errors.New("interrupted")
 // run that took place and went badly is no error, but a verdict. An interrupted run is
 // reported as cut short. Whatever happens, no process is left behind.
 func Run(ctx context.Context, opt Options) (*Result, error) {
-	comets, err := 0, error(nil)
-	if opt.Target == nil {
-		m := readMachine()
-		if opt.Agents != nil {
-			m.elsewhere = agentMemoryPerClient
-		}
-		comets, err = preflight(opt.Scenario, m)
-	} else {
-		err = fitTarget(opt.Scenario, opt.Target)
-	}
-	if err == nil {
-		err = checkReach(&opt)
-	}
+	comets, err := opt.fits(opt.machine())
 	if err != nil {
 		return nil, err
 	}
@@ -252,7 +240,7 @@ type border struct {
 	usage   map[string]cluster.Usage
 	harness cluster.Usage
 	metrics map[string]cluster.Metrics // by role, over all its processes
-	load    machineLoad
+	load    agent.MachineLoad
 	agents  map[string]agent.Load // by name
 }
 
@@ -287,8 +275,7 @@ func (r *run) take(ctx context.Context) error {
 		}
 		return stop
 	}
-	// The ceiling is the machine's that the server and the clients are on.
-	if r.cut || r.opt.NoCeiling || r.opt.Target != nil || r.fleet != nil {
+	if r.cut || !r.opt.measuresCeiling() {
 		return nil
 	}
 	if err := r.measureCeiling(ctx); err != nil && ctx.Err() == nil {

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"barrage/harness/agent"
 	"barrage/harness/report"
 	"barrage/harness/scenario"
 )
@@ -135,8 +136,8 @@ func TestMachineLoad(t *testing.T) {
 	if got := parsePressure("some avg10=0.00 avg60=0.00 avg300=0.00 total=1500\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=7\n"); got != 1500*time.Microsecond {
 		t.Errorf("pressure %v", got)
 	}
-	from := machineLoad{busy: time.Second, steal: time.Second, memoryWait: time.Second, wall: time.Hour}
-	to := machineLoad{busy: 11 * time.Second, steal: 2 * time.Second, memoryWait: 3 * time.Second, wall: time.Hour - time.Second}
+	from := agent.MachineLoad{Busy: time.Second, Steal: time.Second, MemoryWait: time.Second, Wall: time.Hour}
+	to := agent.MachineLoad{Busy: 11 * time.Second, Steal: 2 * time.Second, MemoryWait: 3 * time.Second, Wall: time.Hour - time.Second}
 	d := disturbance(from, to, 8*time.Second, 10*time.Second, 2)
 	if d.OtherCPU != 0.1 || d.Steal != 0.05 || d.MemoryWait != 0.2 || d.ClockStep != -1 {
 		t.Errorf("%+v", d)
@@ -151,7 +152,7 @@ func TestMachineLoad(t *testing.T) {
 		}
 	}
 	now := readMachineLoad()
-	if now.busy == 0 || now.wall == 0 {
+	if now.Busy == 0 || now.Wall == 0 {
 		t.Errorf("this machine: %+v", now)
 	}
 }

@@ -43,15 +43,21 @@ type Start struct {
 	After  time.Duration // from the schedule's start
 }
 
-// Load is what a machine, and this process on it, have used by now.
-type Load struct {
+// MachineLoad is what a whole machine has done so far, to tell a quiet one from one that was
+// disturbed.
+type MachineLoad struct {
 	Busy       time.Duration // processor time of all tasks
 	Steal      time.Duration // that the hypervisor gave to others
 	MemoryWait time.Duration // in which some task waited for memory
 	Wall       time.Duration // the clock of day, less the one that only goes forward
-	TCPShort   int64         // times that TCP's memory ran short
-	TCPDropped int64         // packets with data that were dropped for want of memory
-	Usage      cluster.Usage // of the process
+	TCPShort   int64         // times that TCP's memory (net.ipv4.tcp_mem) ran short in this network
+	TCPDropped int64         // packets with data for which a socket got no memory
+}
+
+// Load is what a machine, and this process on it, have used by now.
+type Load struct {
+	MachineLoad
+	Usage cluster.Usage // of the process
 }
 
 // ErrLost says that an agent ended, or can't be reached any more, before it was to.

@@ -205,8 +205,11 @@ func encodeLoad(l Load) *agentpb.Load {
 
 func decodeLoad(p *agentpb.Load) Load {
 	return Load{
-		Busy: time.Duration(p.GetBusy()), Steal: time.Duration(p.GetSteal()), MemoryWait: time.Duration(p.GetMemoryWait()),
-		Wall: time.Duration(p.GetWall()), Usage: decodeUsage(p.GetUsage()), TCPShort: p.GetTcpShort(), TCPDropped: p.GetTcpDropped(),
+		MachineLoad: MachineLoad{
+			Busy: time.Duration(p.GetBusy()), Steal: time.Duration(p.GetSteal()), MemoryWait: time.Duration(p.GetMemoryWait()),
+			Wall: time.Duration(p.GetWall()), TCPShort: p.GetTcpShort(), TCPDropped: p.GetTcpDropped(),
+		},
+		Usage: decodeUsage(p.GetUsage()),
 	}
 }
 
