@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"barrage/harness/fdtable"
+	"barrage/server/fdtable"
 )
 
 // A group is the connections that are in one table of file descriptors.

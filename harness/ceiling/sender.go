@@ -14,8 +14,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"barrage/harness/fdtable"
 	"barrage/harness/ledger"
+	"barrage/server/fdtable"
 )
 
 // Main is the sending side, run as a process of its own: the hidden subcommand "ceiling".

@@ -3,8 +3,8 @@ package ceiling
 import (
 	"golang.org/x/sys/unix"
 
-	"barrage/harness/fdtable"
 	"barrage/harness/ledger"
+	"barrage/server/fdtable"
 	"barrage/server/wire"
 )
 

@@ -18,8 +18,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"barrage/harness/fdtable"
 	"barrage/harness/ledger"
+	"barrage/server/fdtable"
 )
 
 // A Client is one simulated client. Its transport is its Kind.

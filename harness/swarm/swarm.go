@@ -12,8 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"barrage/harness/fdtable"
 	"barrage/harness/ledger"
+	"barrage/server/fdtable"
 	"barrage/server/wire"
 )
 

@@ -10,8 +10,8 @@ import (
 	"github.com/HdrHistogram/hdrhistogram-go"
 	"golang.org/x/sys/unix"
 
-	"barrage/harness/fdtable"
 	"barrage/harness/ledger"
+	"barrage/server/fdtable"
 )
 
 // A state is how far a client has come.
