@@ -110,6 +110,9 @@ func (l *listener) Accept() (net.Conn, error) {
 			l.refuseWithSpare()
 			return nil, nil
 		case l.closing.Load():
+			if err == nil {
+				refuse(fd)
+			}
 			return nil, net.ErrClosed
 		case err != nil:
 			return nil, os.NewSyscallError("accept", err)
@@ -222,6 +225,9 @@ type addressUse struct {
 func (l *limits) set(cfg LimitConfig) {
 	if cfg.Connections == 0 {
 		cfg.Connections = descriptorLimit() - reservedDescriptors
+		if n := cfg.DescriptorTables; n > 0 {
+			cfg.Connections = n * (descriptorLimit() - tableDescriptors)
+		}
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()

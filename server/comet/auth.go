@@ -38,30 +38,44 @@ func (s *Server) connect(c *session, auth wire.Frame, cookie string) {
 func (s *Server) answered(a *arrival, r answer[*logic.ConnectReply]) error {
 	c := a.session
 	defer c.closeOnPanic()
-	defer s.connecting.remove(c)
 	switch status.Code(r.err) {
 	case codes.OK:
 	case codes.AlreadyExists:
 		s.log.Debug("session rejected", "addr", c.addr, "err", r.err)
 		c.dismiss(reasonRejected)
+		s.connecting.remove(c)
 		return nil
 	case codes.InvalidArgument, codes.Unauthenticated, codes.PermissionDenied:
 		s.log.Debug("auth refused", "addr", c.addr, "err", r.err)
 		c.close(reasonAuthRefused)
+		s.connecting.remove(c)
 		return nil
 	default:
 		c.close(reasonAuthFailed)
+		s.connecting.remove(c)
 		return r.err
 	}
 	// Before it joins, so that none of them gets what is pushed from then on.
 	s.dismissOwn(r.reply.Replaced)
-	s.admit(c, a.auth, r.reply)
+	if s.front != nil {
+		s.front.run(func() { s.letIn(a, r.reply) })
+	} else {
+		s.letIn(a, r.reply)
+	}
+	return nil
+}
+
+// letIn makes the session a member of its shard.
+func (s *Server) letIn(a *arrival, r *logic.ConnectReply) {
+	c := a.session
+	defer c.closeOnPanic()
+	defer s.connecting.remove(c) // also where the next line panics
+	s.admit(c, a.auth, r)
 	s.connecting.remove(c)
 	// Whoever wanted it closed until now found it connecting, and left it to us.
 	if c.doomed.Load() {
 		c.shard.mailbox.put(dismissCommand{key: c.key, number: c.number, reason: reasonReplaced})
 	}
-	return nil
 }
 
 // admit makes the session a member of its shard, unless its connection has ended.
@@ -71,7 +85,7 @@ func (s *Server) admit(c *session, auth wire.Frame, r *logic.ConnectReply) {
 	defer c.inMu.Unlock()
 	c.mid, c.key, c.managed = r.Mid, r.Key, r.Managed
 	c.heartbeat = time.Duration(r.Heartbeat)
-	c.shard = s.shardOf(r.Key)
+	c.shard = s.shardFor(r.Key)
 	c.deadline.Store(deadlineAfter(now, c.heartbeat))
 	join := joinCommand{session: c}
 	for _, op := range r.Accepts[:min(len(r.Accepts), s.cfg.Session.MaxAccepts)] {
@@ -87,7 +101,7 @@ func (s *Server) admit(c *session, auth wire.Frame, r *logic.ConnectReply) {
 		return
 	}
 	if r.RoomID != "" {
-		join.ref = s.rooms.enter(r.RoomID)
+		join.ref = s.rooms.enter(r.RoomID, c.shard)
 		c.online.Store(join.ref)
 	}
 	c.out.joined = true
@@ -96,6 +110,9 @@ func (s *Server) admit(c *session, auth wire.Frame, r *logic.ConnectReply) {
 	}
 	s.sessions.Add(1)
 	s.metrics.session(c, 1)
+	if s.front != nil {
+		s.front.passLocked(c)
+	}
 	// The shard can't write before the reply is out, and misses nothing pushed behind it.
 	c.shard.mailbox.put(join)
 	lag, _ := c.writeLocked(c.reply(auth, wire.OpAuthReply, nil))
@@ -123,7 +140,7 @@ func (s *Server) forget(c *session, r reason, joined bool) {
 		s.metrics.session(c, -1)
 	}
 	if ref := c.online.Swap(nil); ref != nil {
-		s.rooms.leave(ref)
+		s.rooms.leave(ref, c.shard)
 	}
 }
 

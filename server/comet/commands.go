@@ -19,6 +19,9 @@ type joinCommand struct {
 
 func (c joinCommand) run(sh *shard) {
 	s := c.session
+	if sh.table != nil {
+		sh.table.adopt(s)
+	}
 	if !s.managed {
 		for old := sh.keys[s.key]; old != nil; old = old.older {
 			old.replaced = true
@@ -51,6 +54,7 @@ func (c leaveCommand) run(sh *shard) {
 	if !s.replaced || s.managed {
 		sh.server.disconnect(s)
 	}
+	sh.server.release(s)
 }
 
 // withdrawCommand takes back the registration of a session that ended before it could join,
@@ -61,6 +65,7 @@ func (c withdrawCommand) run(sh *shard) {
 	if _, ok := sh.keys[c.session.key]; !ok || c.session.managed {
 		sh.server.disconnect(c.session)
 	}
+	sh.server.release(c.session)
 }
 
 // lagCommand tells the shard of a session that became blocked outside of it.
@@ -268,7 +273,11 @@ func (sh *shard) answer(s *session, reply []byte) { _ = sh.write(s, reply, true)
 // stopCommand ends the shard's loop.
 type stopCommand struct{}
 
-func (stopCommand) run(sh *shard) { sh.stopped = true }
+func (stopCommand) run(sh *shard) {
+	sh.stopped = true
+	sh.gate.quit(sh)
+	sh.pages.close()
+}
 
 // drainCommand closes the shard's sessions, spread evenly over the window.
 type drainCommand struct{ window time.Duration }

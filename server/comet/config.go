@@ -98,10 +98,11 @@ type RoomConfig struct {
 
 // LimitConfig bounds connections. 0 is no limit.
 type LimitConfig struct {
-	Connections    int   `toml:"connections" range:"0..2147483647" doc:"Connections at a time, 0 for what the descriptor limit allows."`
-	PerAddress     int   `toml:"perAddress" range:"0..2147483647" doc:"Connections at a time from one address, 0 for no limit."`
-	PerAddressRate int   `toml:"perAddressRate" range:"0..2147483647" doc:"Connects a second from one address, 0 for no limit."`
-	Memory         int64 `toml:"memory" range:"0.." doc:"Bytes of memory in use above which no connection is accepted, 0 for no limit."`
+	Connections      int   `toml:"connections" range:"0..2147483647" doc:"Connections at a time, 0 for what the descriptor limit allows."`
+	PerAddress       int   `toml:"perAddress" range:"0..2147483647" doc:"Connections at a time from one address, 0 for no limit."`
+	PerAddressRate   int   `toml:"perAddressRate" range:"0..2147483647" doc:"Connects a second from one address, 0 for no limit."`
+	DescriptorTables int   `toml:"descriptorTables" range:"0..1024" doc:"Tables of file descriptors that sessions are spread over, each a thread and a shard with as many sessions as the limit of open files allows; room.shards then counts for nothing. 0 is the process's one table. Not for TLS."`
+	Memory           int64 `toml:"memory" range:"0.." doc:"Bytes of memory in use above which no connection is accepted, 0 for no limit."`
 }
 
 // OnlineConfig is the report of room counts to logic.
@@ -154,6 +155,9 @@ func (c *Config) Validate() error {
 		if l.open && (certs == 0 || certs != keys) {
 			return fmt.Errorf("%[1]s.certFile has %[2]d files and %[1]s.privateFile %[3]d: TLS needs at least one, and a key for each", l.section, certs, keys)
 		}
+	}
+	if c.Limit.DescriptorTables > 0 && (c.TCP.TLSOpen || c.WebSocket.TLSOpen) {
+		return fmt.Errorf("limit.descriptorTables is %d and tcp.tlsOpen or websocket.tlsOpen is true: TLS sessions can only be in the process's own table, so have one comet for each, or set limit.descriptorTables to 0", c.Limit.DescriptorTables)
 	}
 	if !c.TCP.TLSOpen && !c.WebSocket.TLSOpen && len(c.TCP.Bind)+len(c.WebSocket.Bind) == 0 {
 		return fmt.Errorf("tcp.bind and websocket.bind are both empty, one address is needed")

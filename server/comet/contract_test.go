@@ -187,7 +187,7 @@ func TestContract(t *testing.T) {
 			tr.say(wire.OpAuth, 1, `{"key":"k","room_id":"live://1"}`)
 			tr.hear(1)
 			eventually(tr.t, "the cluster's count is known", func() bool {
-				ref := c.rooms.get("live://1")
+				ref, _ := c.rooms.holders("live://1")
 				return ref != nil && ref.count() == 42
 			})
 			tr.note("the room has 42 members over all comets")

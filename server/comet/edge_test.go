@@ -76,7 +76,7 @@ func TestCommandFlood(t *testing.T) {
 // When a member that lagged leaves, the room lets go of what it kept for it.
 func TestLaggardLeaves(t *testing.T) {
 	sh, now := newTestShard(t, nil)
-	ref := sh.server.rooms.enter("live://1")
+	ref := sh.server.rooms.enter("live://1", sh)
 	fast, _ := newFakeSession(sh.server, "fast", false)
 	slow, out := newFakeSession(sh.server, "slow", false)
 	out.room = 10
@@ -105,7 +105,7 @@ func TestCatchingUpSweepsNobodyElse(t *testing.T) {
 		sh.mailbox.put(joinCommand{session: s})
 	}
 	slow, out := newFakeSession(sh.server, "slow", false)
-	ref := sh.server.rooms.enter("live://1")
+	ref := sh.server.rooms.enter("live://1", sh)
 	sh.mailbox.put(joinCommand{session: slow, ref: ref})
 	settle(sh, now)
 	for range 50 {
@@ -131,13 +131,13 @@ func TestCatchingUpSweepsNobodyElse(t *testing.T) {
 func TestRoomChangeWhilePushesWait(t *testing.T) {
 	sh, now := newTestShard(t, func(c *Config) { c.Room.LogBytes = 4096 })
 	s, out := newFakeSession(sh.server, "k", false)
-	ref := sh.server.rooms.enter("live://1")
+	ref := sh.server.rooms.enter("live://1", sh)
 	sh.mailbox.put(joinCommand{session: s, ref: ref})
 	sh.turn(*now)
 	for range 10 {
 		sh.putPush(pushCommand{kind: pushRoom, ref: ref, batch: pushFrame(1000, string(make([]byte, 1000)))})
 	}
-	sh.server.rooms.enter("live://1")
+	sh.server.rooms.enter("live://1", sh)
 	sh.mailbox.put(changeRoomCommand{session: s, ref: ref, reply: s.reply(wire.Frame{Ver: 1}, wire.OpChangeRoomReply, nil)})
 	settle(sh, now)
 	frames := decodeStream(t, out.got, false)
@@ -185,7 +185,7 @@ func TestPacedBroadcastWaitsForTheSweep(t *testing.T) {
 // Of broadcasts that a session fell behind, those that it accepts count as skipped.
 func TestOverrunCountsAcceptedFrames(t *testing.T) {
 	sh, now := newTestShard(t, func(c *Config) { c.Room.LogBytes = 64 << 10; c.Room.SlowPolicy = slowClose })
-	ref := sh.server.rooms.enter("live://1")
+	ref := sh.server.rooms.enter("live://1", sh)
 	slow, out := newFakeSession(sh.server, "slow", false)
 	fast, _ := newFakeSession(sh.server, "fast", false)
 	sh.mailbox.put(joinCommand{session: slow, ref: ref, ops: []wire.Op{1000}})

@@ -251,10 +251,10 @@ func (s *session) beat(f wire.Frame) {
 func (s *session) changeRoom(f wire.Frame) error {
 	var ref *roomRef
 	if len(f.Body) > 0 {
-		ref = s.server.rooms.enter(string(f.Body))
+		ref = s.server.rooms.enter(string(f.Body), s.shard)
 	}
 	if old := s.online.Swap(ref); old != nil {
-		s.server.rooms.leave(old)
+		s.server.rooms.leave(old, s.shard)
 	}
 	return s.post(changeRoomCommand{session: s, ref: ref, reply: s.reply(f, wire.OpChangeRoomReply, f.Body)})
 }

@@ -17,7 +17,7 @@ type mailbox struct {
 	mu    sync.Mutex
 	queue []command // mu guards
 
-	wake  chan struct{} // holds a token while the queue may be non-empty
+	wake  chan struct{} // holds a token while there may be something to do
 	bytes *semaphore.Weighted
 	limit int64
 }
@@ -35,6 +35,11 @@ func (m *mailbox) put(c command) {
 	m.mu.Lock()
 	m.queue = append(m.queue, c)
 	m.mu.Unlock()
+	m.rouse()
+}
+
+// rouse wakes the shard, which has something to do that is not in the mailbox.
+func (m *mailbox) rouse() {
 	select {
 	case m.wake <- struct{}{}:
 	default:

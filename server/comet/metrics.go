@@ -28,6 +28,7 @@ const (
 	reasonSlow                        // fell off the room log, with policy close
 	reasonBackedUp                    // pending bytes over the limit, with policy close
 	reasonWriteError                  // the socket failed
+	reasonDescriptors                 // its shard's table of descriptors is full
 	reasonPanic                       // a bug in the handler
 	reasonDrain                       // the server ends
 	numReasons
@@ -36,7 +37,7 @@ const (
 var reasonNames = [numReasons]string{
 	"peer", "auth_timeout", "auth_refused", "auth_failed", "first_frames", "bad_frame",
 	"bad_tls", "bad_upgrade", "bad_websocket", "text_message", "too_big", "input_overflow", "heartbeat",
-	"replaced", "rejected", "slow", "backed_up", "write_error", "panic", "drain",
+	"replaced", "rejected", "slow", "backed_up", "write_error", "descriptors", "panic", "drain",
 }
 
 func (r reason) String() string { return reasonNames[r] }

@@ -13,10 +13,10 @@ import (
 // file's pages themselves, where send(2) has the kernel find and fill as many for each of ten
 // thousand sockets. Pages that a socket holds live on by themselves, as they are, so they must
 // not be written again: a file that is emptied as a whole gets new ones.
-type pageFile struct {
-	file *os.File
-	fd   uintptr
-}
+//
+// It is a bare descriptor, as an os.File would be closed by whatever thread collects it, and
+// that may have another table of descriptors.
+type pageFile struct{ fd int }
 
 const (
 	// sharedUses is how many sessions must have got a chunk by send until it's put in a file,
@@ -41,7 +41,7 @@ func (p *pageFiles) hold(b []byte) *pageFile {
 	}
 	f, err := p.take()
 	if f != nil {
-		_, err = f.file.WriteAt(b, 0)
+		err = f.write(b)
 	}
 	if err != nil {
 		// send does it as well.
@@ -67,7 +67,19 @@ func (p *pageFiles) take() (*pageFile, error) {
 		return nil, os.NewSyscallError("memfd_create", err)
 	}
 	p.made++
-	return &pageFile{file: os.NewFile(uintptr(fd), "barrage-chunk"), fd: uintptr(fd)}, nil
+	return &pageFile{fd}, nil
+}
+
+// write puts b into the file, which is empty.
+func (f *pageFile) write(b []byte) error {
+	for done := 0; done < len(b); {
+		n, err := unix.Pwrite(f.fd, b[done:], int64(done))
+		if err != nil {
+			return os.NewSyscallError("pwrite", err)
+		}
+		done += n
+	}
+	return nil
 }
 
 // release empties a file that hold returned, for the next chunk. It may be nil.
@@ -75,18 +87,26 @@ func (p *pageFiles) release(f *pageFile) {
 	if f == nil {
 		return
 	}
-	if err := f.file.Truncate(0); err != nil {
-		f.file.Close() // its pages must not be written again
+	if err := unix.Ftruncate(f.fd, 0); err != nil {
+		_ = unix.Close(f.fd) // its pages must not be written again
 		p.made--
 		return
 	}
 	p.free = append(p.free, f)
 }
 
+// close ends the files that nobody holds. The shard is at its end.
+func (p *pageFiles) close() {
+	for _, f := range p.free {
+		_ = unix.Close(f.fd)
+	}
+	p.free = nil
+}
+
 // rawSendfile is sendfile(2) of the first n bytes of a file to a socket, which must not block.
-func rawSendfile(fd int, file uintptr, n int) (int, syscall.Errno) {
+func rawSendfile(fd, file, n int) (int, syscall.Errno) {
 	var offset int64
-	sent, _, errno := syscall.RawSyscall6(syscall.SYS_SENDFILE, uintptr(fd), file, uintptr(unsafe.Pointer(&offset)), uintptr(n), 0, 0)
+	sent, _, errno := syscall.RawSyscall6(syscall.SYS_SENDFILE, uintptr(fd), uintptr(file), uintptr(unsafe.Pointer(&offset)), uintptr(n), 0, 0)
 	if errno != 0 {
 		return 0, errno
 	}

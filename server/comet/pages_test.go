@@ -127,7 +127,7 @@ func TestSendfileFails(t *testing.T) {
 	}
 	defer dir.Close()
 	fd, peer := pair(t, l)
-	c.pages = &pageFile{fd: dir.Fd()} // no file
+	c.pages = &pageFile{fd: int(dir.Fd())} // no file
 	if n, err := (fdStream{fd}).sendChunk(c); n != 3 || err != nil {
 		t.Errorf("sent %d, %v", n, err)
 	}

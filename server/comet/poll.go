@@ -13,20 +13,26 @@ func (s *Server) onPrepare(websocket bool) netpoll.OnPrepare {
 	return func(c netpoll.Connection) context.Context {
 		shareBarrier(c)
 		client, _ := c.RemoteAddr().(remoteAddr)
-		ss := &session{server: s, addr: addrKey(client), websocket: websocket, number: s.numbers.Add(1)}
-		ss.out.stream = fdStream{c.(netpoll.Conn).Fd()}
-		if !websocket {
-			ss.in.phase = phaseAuth
-		}
-		s.metrics.accepted.Inc()
-		s.metrics.connections.Inc()
-		s.handshakes.add(handshake{session: ss, deadline: time.Now().Add(s.cfg.Protocol.HandshakeTimeout)})
+		ss := s.newSession(addrKey(client), websocket, fdStream{c.(netpoll.Conn).Fd()})
 		// Callbacks run last added first, so this one before the descriptor is closed.
 		if err := c.AddCloseCallback(func(netpoll.Connection) error { ss.gone(); return nil }); err != nil {
 			s.log.Error("watch a connection's end", "err", err)
 		}
 		return connContext{ss}
 	}
+}
+
+// newSession returns the session of an accepted connection, whose time to authenticate begins.
+func (s *Server) newSession(client addrKey, websocket bool, out stream) *session {
+	ss := &session{server: s, addr: client, websocket: websocket, number: s.numbers.Add(1)}
+	ss.out.stream = out
+	if !websocket {
+		ss.in.phase = phaseAuth
+	}
+	s.metrics.accepted.Inc()
+	s.metrics.connections.Inc()
+	s.handshakes.add(handshake{session: ss, deadline: time.Now().Add(s.cfg.Protocol.HandshakeTimeout)})
+	return ss
 }
 
 // onRequest takes all input of a connection. It runs on the poller's goroutine.

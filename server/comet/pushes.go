@@ -64,6 +64,7 @@ func (r *pushService) receive(stream grpc.BidiStreamingServer[pushes.Call, pushe
 func (r *pushService) push(ctx context.Context, call *pushes.Call, out *outbox) error {
 	s := r.server
 	p := &pushCall{out: out, number: call.Number, began: time.Now(), traces: make([]*trace, len(call.Items))}
+	var takers []*shard
 	for i, item := range call.Items {
 		to, held, reason := r.pushOf(item)
 		switch {
@@ -76,14 +77,19 @@ func (r *pushService) push(ctx context.Context, call *pushes.Call, out *outbox) 
 			if err := s.put(ctx, to, newPushDone(len(to.shards), i, p), p.traces[i]); err != nil {
 				return err
 			}
+			for _, sh := range to.shards {
+				if !slices.Contains(takers, sh) {
+					takers = append(takers, sh)
+				}
+			}
 		}
 	}
-	if len(p.refused)+len(p.unheld) == len(call.Items) {
+	if len(takers) == 0 {
 		p.settle(tried)
 		return nil
 	}
-	done := newPushDone(len(s.shards), tried, p)
-	for _, sh := range s.shards {
+	done := newPushDone(len(takers), tried, p)
+	for _, sh := range takers {
 		sh.mailbox.put(triedCommand{done})
 	}
 	return nil

@@ -137,14 +137,15 @@ func TestFullRoomHoldsUpOnlyItself(t *testing.T) {
 	sh, now := newTestShard(t, func(c *Config) { c.Room.LogBytes = 4096 })
 	join := func(room string) *fakeStream {
 		s, out := newFakeSession(sh.server, room, false)
-		sh.mailbox.put(joinCommand{session: s, ref: sh.server.rooms.enter(room)})
+		sh.mailbox.put(joinCommand{session: s, ref: sh.server.rooms.enter(room, sh)})
 		return out
 	}
 	full, other := join("live://full"), join("live://other")
 	sh.turn(*now)
 	large := string(make([]byte, 3000))
 	fill := func() {
-		sh.putPush(pushCommand{kind: pushRoom, ref: sh.server.rooms.get("live://full"), batch: pushFrame(1000, large)})
+		ref, _ := sh.server.rooms.holders("live://full")
+		sh.putPush(pushCommand{kind: pushRoom, ref: ref, batch: pushFrame(1000, large)})
 		sh.commands()
 	}
 

@@ -7,7 +7,7 @@ import (
 )
 
 // reloadable are the settings that Reload takes over.
-var reloadable = []string{"whitelist", "limit", "env.weight", "env.offline", "env.addrs", "tcp.certFile", "tcp.privateFile", "websocket.certFile", "websocket.privateFile"}
+var reloadable = []string{"whitelist", "limit.connections", "limit.perAddress", "limit.perAddressRate", "limit.memory", "env.weight", "env.offline", "env.addrs", "tcp.certFile", "tcp.privateFile", "websocket.certFile", "websocket.privateFile"}
 
 // Reload takes over what may change while the comet runs: the whitelist, for live sessions
 // too; the limits and the certificates, for new connections; and weight, offline and addrs, of
@@ -25,7 +25,7 @@ func (s *Server) Reload(cfg Config) (changed []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	white, err := openWhitelist(cfg.Whitelist, s.log)
+	white, err := s.openWhitelist(cfg.Whitelist)
 	if err != nil {
 		return nil, err
 	}

@@ -124,7 +124,7 @@ func BenchmarkSweep(b *testing.B) {
 	for _, websocket := range []bool{false, true} {
 		b.Run(fmt.Sprintf("websocket=%v", websocket), func(b *testing.B) {
 			sh, now := newTestShard(b, nil)
-			ref := sh.server.rooms.enter("live://1")
+			ref := sh.server.rooms.enter("live://1", sh)
 			const members = 10_000
 			for i := range members {
 				s, _ := newFakeSession(sh.server, fmt.Sprint(i), websocket)

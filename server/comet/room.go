@@ -12,7 +12,14 @@ import (
 type roomRef struct {
 	key     string
 	online  atomic.Int32 // sessions on this comet
+	parts   []roomPart   // roomRefs.mu guards
 	cluster atomic.Int32 // sessions on all comets as logic last said, or unknownCount
+}
+
+// A roomPart is how many of a room's sessions a shard has. None has none.
+type roomPart struct {
+	shard  *shard
+	online int32
 }
 
 const unknownCount = -1
@@ -33,8 +40,8 @@ type roomRefs struct {
 	refs map[string]*roomRef // mu guards
 }
 
-// enter counts one session more in the room.
-func (t *roomRefs) enter(key string) *roomRef {
+// enter counts one session more, of a shard, in the room.
+func (t *roomRefs) enter(key string, sh *shard) *roomRef {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	ref, ok := t.refs[key]
@@ -47,23 +54,53 @@ func (t *roomRefs) enter(key string) *roomRef {
 		t.refs[key] = ref
 	}
 	ref.online.Add(1)
+	if i := ref.partOf(sh); i < len(ref.parts) {
+		ref.parts[i].online++
+	} else {
+		ref.parts = append(ref.parts, roomPart{sh, 1})
+	}
 	return ref
 }
 
-// leave counts one session less and forgets the room behind the last.
-func (t *roomRefs) leave(ref *roomRef) {
+// partOf returns the index of a shard's part, which is that of the next one where it has none.
+// Those who come one behind the other are often of one shard, the latest.
+func (r *roomRef) partOf(sh *shard) int {
+	for i := len(r.parts) - 1; i >= 0; i-- {
+		if r.parts[i].shard == sh {
+			return i
+		}
+	}
+	return len(r.parts)
+}
+
+// leave counts one session less, of a shard, and forgets the room behind the last.
+func (t *roomRefs) leave(ref *roomRef, sh *shard) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	i, last := ref.partOf(sh), len(ref.parts)-1
+	if ref.parts[i].online--; ref.parts[i].online == 0 {
+		ref.parts[i] = ref.parts[last]
+		ref.parts[last] = roomPart{}
+		ref.parts = ref.parts[:last]
+	}
 	if ref.online.Add(-1) == 0 {
 		delete(t.refs, ref.key)
 	}
 }
 
-// get returns the room, or nil when nobody on this comet is in it.
-func (t *roomRefs) get(key string) *roomRef {
+// holders returns the room and the shards that have sessions in it, none where nobody is.
+func (t *roomRefs) holders(key string) (ref *roomRef, shards []*shard) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	return t.refs[key]
+	ref = t.refs[key]
+	if ref == nil {
+		return nil, nil
+	}
+	shards = make([]*shard, len(ref.parts))
+	for i := range ref.parts {
+		shards[i] = ref.parts[i].shard
+	}
+	return ref, shards
 }
 
 // counts returns the sessions of every room on this comet.

@@ -119,8 +119,8 @@ func (s *Server) toKeys(keys []string, op wire.Op, batch wire.Batch, n int) push
 
 // toRoom returns a push to a room, unless nobody here is in it.
 func (s *Server) toRoom(room string, batch wire.Batch, n int) (p push, held bool) {
-	ref := s.rooms.get(room)
-	return push{kind: "room", shards: s.shards, command: pushCommand{kind: pushRoom, ref: ref, batch: batch, n: n}}, ref != nil
+	ref, shards := s.rooms.holders(room)
+	return push{kind: "room", shards: shards, command: pushCommand{kind: pushRoom, ref: ref, batch: batch, n: n}}, ref != nil
 }
 
 // push gives each shard its part and waits until all have taken it. Two pushes whose calls

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"runtime"
 	"runtime/metrics"
 	"sync"
@@ -40,6 +41,10 @@ const maxWorkers = 128
 
 // reservedDescriptors are kept for what is not a client: listeners, RPCs, files.
 const reservedDescriptors = 200
+
+// tableDescriptors are those of a table that are not a client's: its chunks' files, and what it
+// shares with the process.
+const tableDescriptors = maxPageFiles + 48
 
 // Deps are what a comet depends on.
 type Deps struct {
@@ -71,6 +76,9 @@ type Server struct {
 	boot      string        // of this process, in the ids of its sessions
 	numbers   atomic.Uint64 // the last session's
 
+	directory  *directory // where the key's hash doesn't tell the shard
+	front      *front     // where sessions are in tables of their own, from Run on
+	aside      *aside     // then, too
 	connecting connecting
 	white      atomic.Pointer[whitelist]
 
@@ -97,18 +105,23 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("comet configuration: %w", err)
 	}
-	if err := configureNetpoll(); err != nil {
-		return nil, fmt.Errorf("configure netpoll: %w", err)
-	}
 	log := deps.Log
 	if log == nil {
 		log = slog.Default()
+	}
+	var others *aside
+	if cfg.Limit.DescriptorTables > 0 {
+		others = newAside()
+		log = slog.New(others.handler(log.Handler()))
+	} else if err := configureNetpoll(); err != nil {
+		return nil, fmt.Errorf("configure netpoll: %w", err)
 	}
 	s := &Server{
 		cfg:      cfg,
 		name:     cfg.Env.Host,
 		logic:    deps.Logic,
 		log:      log,
+		aside:    others,
 		register: deps.Register,
 		ws:       frameProfile,
 		drained:  make(chan struct{}),
@@ -122,7 +135,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	if err := s.loadCertificates(&cfg, deps.Metrics); err != nil {
 		return nil, fmt.Errorf("comet configuration: %w", err)
 	}
-	white, err := openWhitelist(cfg.Whitelist, log)
+	white, err := s.openWhitelist(cfg.Whitelist)
 	if err != nil {
 		return nil, fmt.Errorf("comet configuration: %w", err)
 	}
@@ -132,11 +145,21 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	s.registerGauges(deps.Metrics)
 	s.limits.set(cfg.Limit)
 	n := cfg.Room.Shards
-	if n == 0 {
+	switch {
+	case cfg.Limit.DescriptorTables > 0:
+		n = cfg.Limit.DescriptorTables
+	case n == 0:
 		n = runtime.GOMAXPROCS(0)
 	}
 	for range n {
 		s.shards = append(s.shards, newShard(s))
+	}
+	if cfg.Limit.DescriptorTables > 0 {
+		s.directory = newDirectory(s.shards)
+		g := &gate{free: min(n, processors())}
+		for _, sh := range s.shards {
+			sh.gate = g
+		}
 	}
 	s.metrics.shards.Set(float64(n))
 	s.rpc = grpc.NewServer(
@@ -259,20 +282,40 @@ func (s *Server) Ready() error {
 // connections, and closes the sessions, which get pushes to the last, over the drain window.
 func (s *Server) Run(ctx context.Context) error {
 	var shards, pollers, others sync.WaitGroup
-	for _, sh := range s.shards {
-		shards.Go(sh.loop)
-	}
-	failed := make(chan error, len(s.listeners)+len(s.secure)+1)
-	for _, l := range s.listeners {
-		loop, err := netpoll.NewEventLoop(onRequest, netpoll.WithOnPrepare(s.onPrepare(l.websocket)))
+	failed := make(chan error, len(s.listeners)+len(s.secure)+2)
+	if s.cfg.Limit.DescriptorTables > 0 {
+		f, err := newFront(s)
 		if err != nil {
-			return fmt.Errorf("make an event loop: %w", err)
+			return fmt.Errorf("make tables of descriptors: %w", err)
+		}
+		defer f.close()
+		s.front = f
+		// One more than large rooms take, so that a call or a small room needn't wait for the end of a
+		// slice: the kernel lets who has slept go first.
+		if n := processors(); runtime.GOMAXPROCS(0) == n && os.Getenv("GOMAXPROCS") == "" {
+			runtime.GOMAXPROCS(n + 1)
+		}
+		shards.Add(len(s.shards))
+		if err := f.start(shards.Done); err != nil {
+			return fmt.Errorf("start tables of descriptors: %w", err)
+		}
+		for _, l := range s.listeners {
+			if err := f.open(l); err != nil {
+				return fmt.Errorf("serve %v: %w", l.addr, err)
+			}
 		}
 		pollers.Go(func() {
-			if err := loop.Serve(l); err != nil && !l.closing.Load() {
-				failed <- fmt.Errorf("serve %v: %w", l.addr, err)
+			if err := f.loop(); err != nil {
+				failed <- err
 			}
 		})
+	} else {
+		for _, sh := range s.shards {
+			shards.Go(sh.loop)
+		}
+		if err := s.serveNetpoll(&pollers, failed); err != nil {
+			return err
+		}
 	}
 	for _, l := range s.secure {
 		others.Go(func() {
@@ -311,21 +354,47 @@ func (s *Server) Run(ctx context.Context) error {
 	close(s.drained)
 	stopRPC(s.rpc, s.cfg.Drain.Window+time.Second)
 	others.Wait()
+	if s.front != nil {
+		s.front.stop()
+	}
 	pollers.Wait()
 	for _, l := range s.listeners {
 		l.release()
+	}
+	if s.front != nil {
+		s.front.cut()
 	}
 	for _, sh := range s.shards {
 		sh.mailbox.put(stopCommand{})
 	}
 	shards.Wait()
-	s.white.Load().close()
+	s.aside.run(s.white.Load().close)
 	deadline := time.Now().Add(s.cfg.RPCClient.Timeout + 2*time.Second)
 	n := s.registrar.stop(deadline)
 	if n += s.workers.Stop(time.Until(deadline)); n > 0 {
 		s.log.Warn("logic was not told of every session's end in time", "sessions", n)
 	}
+	s.aside.stop(time.Second)
 	return err
+}
+
+// processors is how many shards may sweep large rooms at a time.
+func processors() int { return min(runtime.GOMAXPROCS(0), runtime.NumCPU()) }
+
+// serveNetpoll has netpoll accept and read connections.
+func (s *Server) serveNetpoll(pollers *sync.WaitGroup, failed chan<- error) error {
+	for _, l := range s.listeners {
+		loop, err := netpoll.NewEventLoop(onRequest, netpoll.WithOnPrepare(s.onPrepare(l.websocket)))
+		if err != nil {
+			return fmt.Errorf("make an event loop: %w", err)
+		}
+		pollers.Go(func() {
+			if err := loop.Serve(l); err != nil && !l.closing.Load() {
+				failed <- fmt.Errorf("serve %v: %w", l.addr, err)
+			}
+		})
+	}
+	return nil
 }
 
 // drain stops accepting and closes the sessions over the window.
@@ -371,9 +440,29 @@ func stopRPC(rpc *grpc.Server, wait time.Duration) {
 	}
 }
 
-// shardOf returns the shard that owns the sessions of key.
+// shardOf returns the shard that owns the sessions of key, if there are any.
 func (s *Server) shardOf(key string) *shard {
+	if s.directory != nil {
+		if sh := s.directory.find(key); sh != nil {
+			return sh
+		}
+	}
 	return s.shards[maphash.String(s.seed, key)%uint64(len(s.shards))]
+}
+
+// shardFor returns the shard that a new session under key is to join, and counts it there.
+func (s *Server) shardFor(key string) *shard {
+	if s.directory != nil {
+		return s.directory.enter(key)
+	}
+	return s.shardOf(key)
+}
+
+// release counts a session of a shard less, which has left it.
+func (s *Server) release(c *session) {
+	if s.directory != nil {
+		s.directory.leave(c.key)
+	}
 }
 
 // refused counts a refused connection, with a log line a second at most.

@@ -55,8 +55,12 @@ func startComet(t testing.TB, logic *fakeLogic, change func(*Config), register .
 	cfg.Env.Host = "test"
 	cfg.TCP.Bind, cfg.WebSocket.Bind, cfg.RPCServer.Addr = []string{"127.0.0.1:0"}, []string{"127.0.0.1:0"}, "127.0.0.1:0"
 	cfg.Drain.Window = 0
+	cfg.Limit.DescriptorTables = tables
 	if change != nil {
 		change(&cfg)
+	}
+	if cfg.TCP.TLSOpen || cfg.WebSocket.TLSOpen {
+		cfg.Limit.DescriptorTables = 0
 	}
 	deps := Deps{Logic: logic, Metrics: prometheus.NewRegistry(), Log: slog.New(slog.DiscardHandler)}
 	for _, r := range register {
@@ -654,6 +658,10 @@ func TestConfigValidate(t *testing.T) {
 		{func(c *Config) { c.Room.SlowPolicy = "drop" }, `room.slowPolicy: "drop" is none of skip, close`},
 		{func(c *Config) { c.Room.MinInterval = -time.Second }, "room.minInterval: -1s is outside 0s to 10s"},
 		{func(c *Config) { c.TCP.Bind, c.WebSocket.Bind = nil, nil }, "tcp.bind and websocket.bind are both empty, one address is needed"},
+		{func(c *Config) {
+			c.Limit.DescriptorTables, c.WebSocket.TLSOpen = 3, true
+			c.WebSocket.CertFile, c.WebSocket.PrivateFile = []string{"a"}, []string{"b"}
+		}, "limit.descriptorTables is 3 and tcp.tlsOpen or websocket.tlsOpen is true: TLS sessions can only be in the process's own table, so have one comet for each, or set limit.descriptorTables to 0"},
 	} {
 		cfg := DefaultConfig()
 		tc.change(&cfg)

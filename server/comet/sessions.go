@@ -100,6 +100,10 @@ func (s *session) dismissLocked(r reason) {
 	if s.out.closed {
 		return
 	}
+	if on, ok := s.out.stream.(tableStream); ok && !s.shard.table.here() {
+		s.shard.mailbox.put(onTableCommand{on, func() { s.dismissLocked(r) }})
+		return
+	}
 	if f := farewells[r]; s.out.backlog == nil {
 		b := f.tcp
 		if s.websocket {

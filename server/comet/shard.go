@@ -11,9 +11,17 @@ import (
 	"barrage/server/wire"
 )
 
-// sliceMembers is how many members a room may visit before the shard looks at its mailbox
-// and at other rooms: about a millisecond of sends.
-const sliceMembers = 256
+const (
+	// sliceMembers is how many members a room may visit before the shard looks at its mailbox
+	// and at other rooms: about a millisecond of sends.
+	sliceMembers = 256
+	// smallRoom is up to how many members a room has in the shard that doesn't wait for large
+	// ones.
+	smallRoom = sliceMembers / 4
+	// gateSlices is how many slices a shard has of its large rooms until it is another's turn,
+	// where not all shards have it at once.
+	gateSlices = 4
+)
 
 // Bounds of the time between two tries to write to a session whose peer doesn't read.
 const (
@@ -31,6 +39,7 @@ type shard struct {
 	metrics *cometMetrics
 	log     *slog.Logger
 	mailbox *mailbox
+	table   *table    // of its sessions' descriptors; nil where they are in the process's
 	queue   []command // taken from the mailbox
 	done    int       // of queue
 	stopped bool
@@ -43,7 +52,11 @@ type shard struct {
 	wheel    wheel
 	pages    pageFiles
 
-	ready    []*room // rooms to sweep, first come first served
+	small    roomQueue // rooms to sweep
+	large    roomQueue // and those with more than smallRoom members
+	gate     *gate     // to sweep large rooms
+	pass     pass
+	slices   int // of large rooms, in this pass of the gate
 	delayed  delayedRooms
 	laggards []laggard
 	drain    *drainPlan
@@ -95,6 +108,9 @@ func (sh *shard) loop() {
 			runtime.Gosched()
 			continue
 		}
+		if sh.table != nil {
+			sh.table.arm()
+		}
 		timer.Reset(sh.idleFor(now))
 		select {
 		case <-sh.mailbox.wake:
@@ -103,17 +119,16 @@ func (sh *shard) loop() {
 	}
 }
 
-// turn runs what is in the mailbox, what is due, and one slice of the room whose turn it
-// is. It reports whether there may be more to do at once.
+// turn runs what is in the mailbox and what has come in its table, what is due, small rooms as
+// far as a slice goes, and one slice of the large room whose turn it is. It reports whether there may be more to do at once.
 func (sh *shard) turn(now time.Time) bool {
 	more := sh.commands()
-	sh.tick(now)
-	r := sh.nextRoom(now)
-	if r == nil {
-		return more
+	if sh.table != nil {
+		more = sh.table.poll() || more
 	}
-	sh.sweepSlice(r, now)
-	return true
+	sh.tick(now)
+	swept := sh.sweepSmall(now)
+	return sh.sweepLarge(now) || swept || more
 }
 
 // maxTurn bounds the commands of one turn, so that a storm of them doesn't hold up sweeps.
@@ -144,7 +159,7 @@ func (sh *shard) tick(now time.Time) {
 	}
 	for len(sh.delayed) > 0 && !sh.delayed[0].at.After(now) {
 		d := heap.Pop(&sh.delayed).(delayedRoom)
-		sh.ready = append(sh.ready, d.room)
+		sh.line(d.room)
 	}
 	sh.retryLaggards(now)
 	if sh.drain != nil {
@@ -171,7 +186,16 @@ func (sh *shard) idleFor(now time.Time) time.Duration {
 func (sh *shard) schedule(r *room) {
 	if !r.queued {
 		r.queued = true
-		sh.ready = append(sh.ready, r)
+		sh.line(r)
+	}
+}
+
+// line puts a room that is to be swept at the end of its queue.
+func (sh *shard) line(r *room) {
+	if len(r.members) > smallRoom {
+		sh.large = append(sh.large, r)
+	} else {
+		sh.small = append(sh.small, r)
 	}
 }
 
@@ -181,11 +205,47 @@ func (sh *shard) scheduleAt(r *room, at time.Time) {
 	heap.Push(&sh.delayed, delayedRoom{r, at})
 }
 
-func (sh *shard) nextRoom(now time.Time) *room {
-	for len(sh.ready) > 0 {
-		r := sh.ready[0]
-		sh.ready[0] = nil
-		sh.ready = sh.ready[1:]
+// sweepSmall sweeps small rooms until they have had as many members as a slice, and reports
+// whether there were any.
+func (sh *shard) sweepSmall(now time.Time) (swept bool) {
+	for left := sliceMembers; left > 0; {
+		r := sh.nextRoom(&sh.small, now)
+		if r == nil {
+			break
+		}
+		left -= max(1, len(r.members))
+		sh.sweepSlice(r, now)
+		swept = true
+	}
+	return swept
+}
+
+// sweepLarge sweeps one slice of a large room, if there is one and the gate lets it.
+func (sh *shard) sweepLarge(now time.Time) (swept bool) {
+	if len(sh.large) > 0 && !sh.gate.enter(sh) {
+		return false
+	}
+	r := sh.nextRoom(&sh.large, now)
+	if r != nil {
+		sh.sweepSlice(r, now)
+		sh.slices++
+	}
+	if r == nil || sh.slices >= gateSlices {
+		sh.slices = 0
+		sh.gate.leave(sh)
+	}
+	return r != nil
+}
+
+// A roomQueue is rooms that wait for their turn, first come first served.
+type roomQueue []*room
+
+// nextRoom takes the first room of a queue that may be swept now, or returns nil.
+func (sh *shard) nextRoom(q *roomQueue, now time.Time) *room {
+	for len(*q) > 0 {
+		r := (*q)[0]
+		(*q)[0] = nil
+		*q = (*q)[1:]
 		r.queued = false
 		if r.sweep.next == 0 && sh.cfg.MinInterval > 0 {
 			if at := r.sweep.began.Add(sh.cfg.MinInterval); at.After(now) {
@@ -195,7 +255,7 @@ func (sh *shard) nextRoom(now time.Time) *room {
 		}
 		return r
 	}
-	sh.ready = nil
+	*q = nil
 	return nil
 }
 

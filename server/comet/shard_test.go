@@ -215,7 +215,7 @@ func runModel(t *testing.T, seed uint64, logBytes int) {
 		if key == "" {
 			return nil
 		}
-		return s.rooms.enter(key)
+		return s.rooms.enter(key, sh)
 	}
 	pad := func() string { return fmt.Sprintf("%0*d", 1+rng.IntN(300), 0) }
 	id := 0
@@ -251,7 +251,7 @@ func runModel(t *testing.T, seed uint64, logBytes int) {
 				c.room = rooms[rng.IntN(len(rooms))]
 				ref := refOf(c.room)
 				if old := c.session.online.Swap(ref); old != nil {
-					s.rooms.leave(old)
+					s.rooms.leave(old, sh)
 				}
 				sh.mailbox.put(changeRoomCommand{c.session, ref, c.session.reply(wire.Frame{Ver: 1}, wire.OpChangeRoomReply, []byte(c.room))})
 			}
@@ -264,7 +264,7 @@ func runModel(t *testing.T, seed uint64, logBytes int) {
 		case 6, 7, 8: // push to a room
 			id++
 			key, body := rooms[1+rng.IntN(3)], fmt.Sprint("r", id, " ", pad())
-			if ref := s.rooms.get(key); ref != nil {
+			if ref, _ := s.rooms.holders(key); ref != nil {
 				sh.putPush(pushCommand{kind: pushRoom, ref: ref, batch: pushFrame(1000, body)})
 			}
 			for _, c := range clients {
@@ -456,7 +456,7 @@ func TestFrameLogChunks(t *testing.T) {
 // A room that is swept keeps nothing, and one with a slow member no more than its limit.
 func TestFrameLogIsBounded(t *testing.T) {
 	sh, now := newTestShard(t, func(c *Config) { c.Room.LogBytes = 64 << 10 })
-	ref := sh.server.rooms.enter("live://1")
+	ref := sh.server.rooms.enter("live://1", sh)
 	fast, _ := newFakeSession(sh.server, "fast", false)
 	slow, out := newFakeSession(sh.server, "slow", true)
 	for _, s := range []*session{fast, slow} {
@@ -489,7 +489,7 @@ func TestFrameLogIsBounded(t *testing.T) {
 
 func TestSlowPolicyClose(t *testing.T) {
 	sh, now := newTestShard(t, func(c *Config) { c.Room.LogBytes = 8192; c.Room.SlowPolicy = slowClose })
-	ref := sh.server.rooms.enter("live://1")
+	ref := sh.server.rooms.enter("live://1", sh)
 	slow, out := newFakeSession(sh.server, "slow", false)
 	sh.mailbox.put(joinCommand{session: slow, ref: ref})
 	sh.turn(*now)
@@ -510,7 +510,7 @@ func TestSlowPolicyClose(t *testing.T) {
 // out of the log.
 func TestPushesWaitForSweeps(t *testing.T) {
 	sh, now := newTestShard(t, func(c *Config) { c.Room.LogBytes = 8192 })
-	ref := sh.server.rooms.enter("live://1")
+	ref := sh.server.rooms.enter("live://1", sh)
 	s, out := newFakeSession(sh.server, "k", false)
 	sh.mailbox.put(joinCommand{session: s, ref: ref})
 	sh.turn(*now)
@@ -540,7 +540,7 @@ func TestPushesWaitForSweeps(t *testing.T) {
 // A room of many must not hold up a room of one: its sweep is cut into slices.
 func TestRoomsTakeTurns(t *testing.T) {
 	sh, now := newTestShard(t, nil)
-	large, small := sh.server.rooms.enter("live://large"), sh.server.rooms.enter("live://small")
+	large, small := sh.server.rooms.enter("live://large", sh), sh.server.rooms.enter("live://small", sh)
 	var outs []*fakeStream
 	for i := range 10 * sliceMembers {
 		s, out := newFakeSession(sh.server, fmt.Sprint(i), false)
@@ -569,7 +569,7 @@ func TestRoomsTakeTurns(t *testing.T) {
 // With a least interval, what arrives between two sweeps goes out in one send.
 func TestMinInterval(t *testing.T) {
 	sh, now := newTestShard(t, func(c *Config) { c.Room.MinInterval = 100 * time.Millisecond })
-	ref := sh.server.rooms.enter("live://1")
+	ref := sh.server.rooms.enter("live://1", sh)
 	s, out := newFakeSession(sh.server, "k", false)
 	sh.mailbox.put(joinCommand{session: s, ref: ref})
 	sh.turn(*now)

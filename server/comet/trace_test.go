@@ -61,7 +61,7 @@ func (sh *shard) tracePush(c pushCommand, accepted ...time.Time) *trace {
 // until the last member of the room had it.
 func TestTraceOfARoom(t *testing.T) {
 	sh, now := newTestShard(t, nil)
-	ref := sh.server.rooms.enter("live://1")
+	ref := sh.server.rooms.enter("live://1", sh)
 	for i := range 2*sliceMembers + 10 { // three slices
 		s, _ := newFakeSession(sh.server, fmt.Sprint(i), i%2 == 0)
 		sh.mailbox.put(joinCommand{session: s, ref: ref})
@@ -110,7 +110,7 @@ func TestTraceSeesWhatIsForSomebody(t *testing.T) {
 		{"a push to a room", 7 * time.Millisecond, func(_ *shard, ref *roomRef) pushCommand { return pushCommand{kind: pushRoom, ref: ref} }, 1},
 		{"one of goim's job", 0, func(_ *shard, ref *roomRef) pushCommand { return pushCommand{kind: pushRoom, ref: ref} }, 0},
 		{"to a room that nobody in this shard is in", 7 * time.Millisecond, func(sh *shard, _ *roomRef) pushCommand {
-			return pushCommand{kind: pushRoom, ref: sh.server.rooms.enter("live://2")}
+			return pushCommand{kind: pushRoom, ref: sh.server.rooms.enter("live://2", sh)}
 		}, 0},
 		{"to a key", 7 * time.Millisecond, func(*shard, *roomRef) pushCommand { return pushCommand{kind: pushKeys, keys: []string{"gone", "k"}} }, 1},
 		{"to a key that is gone", 7 * time.Millisecond, func(*shard, *roomRef) pushCommand { return pushCommand{kind: pushKeys, keys: []string{"gone"}} }, 0},
@@ -120,7 +120,7 @@ func TestTraceSeesWhatIsForSomebody(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			sh, now := newTestShard(t, nil)
-			ref := sh.server.rooms.enter("live://1")
+			ref := sh.server.rooms.enter("live://1", sh)
 			s, _ := newFakeSession(sh.server, "k", false)
 			sh.mailbox.put(joinCommand{session: s, ref: ref, ops: []wire.Op{1000}})
 			sh.turn(*now)

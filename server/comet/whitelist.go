@@ -20,8 +20,8 @@ type whitelist struct {
 }
 
 // openWhitelist opens the log of cfg's members. With no members there is nothing to open.
-func openWhitelist(cfg WhitelistConfig, log *slog.Logger) (*whitelist, error) {
-	w := &whitelist{mids: make(map[int64]bool), log: log}
+func (s *Server) openWhitelist(cfg WhitelistConfig) (*whitelist, error) {
+	w := &whitelist{mids: make(map[int64]bool), log: s.log}
 	for _, mid := range cfg.Whitelist {
 		w.mids[mid] = true
 	}
@@ -32,7 +32,7 @@ func openWhitelist(cfg WhitelistConfig, log *slog.Logger) (*whitelist, error) {
 	if err != nil {
 		return nil, fmt.Errorf("whitelist.whiteLog: %w", err)
 	}
-	w.log, w.file = slog.New(slog.NewTextHandler(f, nil)), f
+	w.log, w.file = slog.New(s.aside.handler(slog.NewTextHandler(f, nil))), f
 	return w, nil
 }
 
@@ -100,7 +100,7 @@ func (s *Server) setWhitelist(w *whitelist) {
 		sh.mailbox.put(watchCommand{})
 	}
 	// What a shard is writing just now may still be lost; everything later is in the new one.
-	old.close()
+	s.aside.run(old.close)
 }
 
 // watchCommand marks the shard's sessions whose frames are logged.

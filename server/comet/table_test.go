@@ -1,0 +1,84 @@
+package comet
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+
+	cometpb "barrage/server/api/comet"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"golang.org/x/sys/unix"
+)
+
+// onShard runs f on the goroutine of a shard, and returns when it has.
+func onShard(sh *shard, f func(sh *shard)) {
+	done := make(chan struct{})
+	sh.mailbox.put(testCommand(func(sh *shard) {
+		defer close(done)
+		f(sh)
+	}))
+	<-done
+}
+
+// The sessions of a comet with tables are read in them, and nowhere else; a push reaches all.
+func TestTablesShareSessions(t *testing.T) {
+	const tables, sessions = 4, 300
+	c := startComet(t, &fakeLogic{}, func(cfg *Config) { cfg.Limit.DescriptorTables = tables })
+	var clients []*client
+	for i := range sessions {
+		clients = append(clients, c.login(t, i%2 == 1, fmt.Sprintf(`{"key":"k%d","room_id":"live://1","accepts":[1000]}`, i)))
+	}
+	var held []int
+	for _, sh := range c.shards {
+		onShard(sh, func(sh *shard) {
+			n := 0
+			for _, s := range sh.table.poller.sessions {
+				if s != nil {
+					n++
+				}
+			}
+			held = append(held, n)
+		})
+	}
+	slices.Sort(held)
+	if want := []int{0, 0, sessions - sliceMembers, sliceMembers}; !slices.Equal(held, want) {
+		t.Errorf("the tables hold %v, want %v", held, want)
+	}
+	if _, err := c.rpc.BroadcastRoom(context.Background(), &cometpb.BroadcastRoomReq{RoomID: "live://1", Proto: raw(1000, "x")}); err != nil {
+		t.Fatal(err)
+	}
+	for _, cl := range clients {
+		cl.wants("x")
+	}
+}
+
+// A session that comes to a full table is closed for that, and the next one that finds a place
+// is served.
+func TestTableIsFull(t *testing.T) {
+	c := startComet(t, &fakeLogic{}, func(cfg *Config) { cfg.Limit.DescriptorTables = 1 })
+	c.login(t, false, `{"key":"first"}`)
+	var filling []int
+	onShard(c.shards[0], func(sh *shard) {
+		for {
+			fd, err := unix.Dup(sh.table.poller.epfd)
+			if err != nil {
+				return
+			}
+			filling = append(filling, fd)
+		}
+	})
+	full := c.login(t, false, `{"key":"second"}`)
+	full.ended()
+	if n := testutil.ToFloat64(c.metrics.closed[reasonDescriptors]); n != 1 {
+		t.Errorf("%v are closed for the lack of a descriptor, want 1", n)
+	}
+	onShard(c.shards[0], func(*shard) {
+		for _, fd := range filling {
+			unix.Close(fd)
+		}
+	})
+	c.login(t, true, `{"key":"third","accepts":[1000]}`)
+	eventually(t, "the refused session is forgotten", func() bool { return c.sessions.Load() == 2 })
+}
