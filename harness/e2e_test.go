@@ -72,6 +72,12 @@ func (w *watched) String() string {
 // start runs `barrage bench args` in a folder that holds nothing.
 func start(t *testing.T, args ...string) *bench {
 	t.Helper()
+	return startLimited(t, "unlimited", args...)
+}
+
+// startLimited is start with a limit of open files, or with none of its own.
+func startLimited(t *testing.T, openFiles string, args ...string) *bench {
+	t.Helper()
 	exe, err := binary()
 	if err != nil {
 		t.Fatal(err)
@@ -79,7 +85,11 @@ func start(t *testing.T, args ...string) *bench {
 	b := &bench{results: t.TempDir(), stderr: new(watched)}
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	t.Cleanup(cancel)
-	b.cmd = exec.CommandContext(ctx, exe, append([]string{"bench", "-results", b.results}, args...)...)
+	args = append([]string{exe, "bench", "-results", b.results}, args...)
+	if openFiles != "unlimited" {
+		args = append([]string{"sh", "-c", "ulimit -n " + openFiles + ` && exec "$@"`, "sh"}, args...)
+	}
+	b.cmd = exec.CommandContext(ctx, args[0], args[1:]...)
 	b.cmd.Dir = t.TempDir()
 	b.cmd.Stdout, b.cmd.Stderr = &b.stdout, b.stderr
 	if err := b.cmd.Start(); err != nil {
@@ -261,6 +271,28 @@ func TestSeveralComets(t *testing.T) {
 	}
 	if comets != 3 || r.Ceiling != nil || r.Deliveries.Measured.Delivered != r.Deliveries.Measured.Expected || len(r.Scenario.Overrides) != 3 {
 		t.Errorf("%d comets, %+v", comets, r.Deliveries)
+	}
+}
+
+// One comet holds more clients than the limit of open files, and nothing is missing.
+func TestTables(t *testing.T) {
+	b := startLimited(t, "800", "-ceiling=false", "-set", "cluster.tables=auto", "-set", "clients.count=1200",
+		"-set", "clients.heartbeat=2s", "-set", "phases.measure=3s", "smoke")
+	if status := b.wait(t); status != 0 {
+		t.Fatalf("exit status %d\n%s%s%s", status, b.stdout.String(), b.stderr, b.logs())
+	}
+	r := b.run(t)
+	comets := 0
+	for _, p := range r.Processes {
+		if p.Role == "comet" {
+			comets++
+		}
+	}
+	if comets != 1 || r.Clients.Joined != 1200 || r.Deliveries.Measured.Delivered != r.Deliveries.Measured.Expected {
+		t.Errorf("%d comets, %+v, %+v", comets, r.Clients, r.Deliveries)
+	}
+	if log := b.logs(); !strings.Contains(log, "-limit.descriptorTables=5") || !strings.Contains(log, "connections=3680") {
+		t.Errorf("not five tables of 800:\n%s", log)
 	}
 }
 

@@ -121,17 +121,54 @@ func (o *Options) machine() machine {
 	return m
 }
 
-// fits returns how many comets of its own a run gets, or an EnvironmentError.
-func (o *Options) fits(m machine) (comets int, err error) {
+// A cometPlan is the comets of a run.
+type cometPlan struct {
+	comets int
+	tables int // of descriptors in each, 0 for the process's one
+}
+
+// filesInTable are descriptors of a table that are no clients, and those by which one may be fuller than
+// another.
+const filesInTable = 512
+
+// clients returns how many a comet can have where a table has so many open files.
+func (f cometPlan) clients(openFiles int) int {
+	if f.tables == 0 {
+		return max(0, openFiles-filesBeside)
+	}
+	return f.tables * tableHolds(openFiles)
+}
+
+// flags returns what each comet is told.
+func (f cometPlan) flags() []string {
+	if f.tables == 0 {
+		return nil
+	}
+	return []string{fmt.Sprintf("-limit.descriptorTables=%d", f.tables)}
+}
+
+// openFiles returns how many a comet, or a table of its, needs for its part of the clients.
+func (f cometPlan) openFiles(clients int) int {
+	each := ratioUp(clients, max(1, f.comets))
+	if f.tables == 0 {
+		return each + filesBeside
+	}
+	return ratioUp(each, f.tables) + filesInTable
+}
+
+func tableHolds(openFiles int) int { return max(0, openFiles-filesInTable) }
+
+// fits returns the comets of its own that a run gets, or an EnvironmentError.
+func (o *Options) fits(m machine) (f cometPlan, err error) {
 	if o.Target == nil {
-		comets, err = preflight(o.Scenario, m)
+		f, err = preflight(o.Scenario, m)
 	} else {
 		err = fitTarget(o.Scenario, o.Target)
 	}
 	if err == nil {
 		err = checkReach(o)
 	}
-	return comets, err
+	return f, err
 }
 
 // measuresCeiling reports whether a run ends with the ceiling: it is the machine's that the
@@ -164,20 +201,28 @@ func fitTarget(s *scenario.Scenario, t *cluster.Target) error {
 	return nil
 }
 
-// preflight returns how many comets the scenario gets, or an EnvironmentError.
-func preflight(s *scenario.Scenario, m machine) (comets int, err error) {
+// preflight returns the comets that the scenario gets, or an EnvironmentError.
+func preflight(s *scenario.Scenario, m machine) (f cometPlan, err error) {
 	var problems []string
-	clients := s.Clients.Count
-	comets = s.Cluster.Comets
-	perComet := int(min(m.openFiles, 1<<30)) - filesBeside
-	if comets == 0 && perComet > 0 {
-		comets = (clients + perComet - 1) / perComet
+	clients, openFiles := s.Clients.Count, int(min(m.openFiles, 1<<30))
+	f = cometPlan{comets: s.Cluster.Comets, tables: s.Cluster.Tables}
+	if f.tables == scenario.AsNeeded {
+		f.comets = max(1, f.comets)
+		f.tables = ratioUp(ratioUp(clients, f.comets), tableHolds(openFiles))
+	} else if f.comets == 0 {
+		f.comets = ratioUp(clients, f.clients(openFiles))
 	}
-	if comets == 0 || (clients+comets-1)/comets > perComet {
-		need := (clients+max(1, comets)-1)/max(1, comets) + filesBeside
+	if each := ratioUp(clients, f.comets); f.comets == 0 || each > f.clients(openFiles) {
+		need := each + filesBeside
+		if f.comets == 0 {
+			need = clients + filesBeside
+		}
 		problems = append(problems, fmt.Sprintf(
-			"a comet needs %d open files for its clients, the hard limit is %d: run `ulimit -Hn %d && ulimit -n %d` as root in this shell, or set cluster.comets: auto in the scenario",
+			"a comet needs %d open files for its clients, the hard limit is %d: run `ulimit -Hn %d && ulimit -n %d` as root in this shell, or set cluster.comets: auto or cluster.tables: auto in the scenario",
 			need, m.openFiles, need, need))
+	}
+	if f.tables > 0 && s.Clients.Transport.Secure() > 0 {
+		problems = append(problems, "clients inside TLS can't be in tables of descriptors: set cluster.tables: 0, or clients.transport without tcp+tls and wss")
 	}
 	if need := m.memoryNeeded(s); m.available > 0 && m.available < need {
 		problems = append(problems, fmt.Sprintf(
@@ -188,7 +233,15 @@ func preflight(s *scenario.Scenario, m machine) (comets int, err error) {
 		problems = append(problems, "/proc is not mounted: mount -t proc proc /proc")
 	}
 	if len(problems) > 0 {
-		return comets, &EnvironmentError{Problems: problems}
+		return f, &EnvironmentError{Problems: problems}
 	}
-	return comets, nil
+	return f, nil
+}
+
+// ratioUp returns a/b rounded up, and 0 where b is 0.
+func ratioUp(a, b int) int {
+	if b == 0 {
+		return 0
+	}
+	return (a + b - 1) / b
 }

@@ -68,8 +68,12 @@ func Explain(w io.Writer, opt *Options) error {
 		fmt.Fprintf(&b, "  %s %s %s (%s)\n", t.Figure, t.Relation, f.Unit.Format(t.Value), f.Help)
 	}
 	if opt.Target == nil {
-		fmt.Fprintf(&b, "\nIt needs about %d MiB of memory (%d are available) and %d open files in each comet (the limit is %d).\n",
-			m.memoryNeeded(s)>>20, m.available>>20, (s.Clients.Count+max(1, comets)-1)/max(1, comets)+filesBeside, m.openFiles)
+		holder := "comet"
+		if comets.tables > 0 {
+			holder = "table"
+		}
+		fmt.Fprintf(&b, "\nIt needs about %d MiB of memory (%d are available) and %d open files in each %s (the limit is %d).\n",
+			m.memoryNeeded(s)>>20, m.available>>20, comets.openFiles(s.Clients.Count), holder, m.openFiles)
 	}
 	takes := startTakes + s.Clients.Connect.Takes(s.Clients.Count) + s.Phases.Warmup + s.Phases.Measure
 	if opt.measuresCeiling() && s.Capacity == nil {
@@ -90,14 +94,17 @@ func Explain(w io.Writer, opt *Options) error {
 }
 
 // explainCluster says which processes are under test.
-func explainCluster(b *strings.Builder, s *scenario.Scenario, comets int) error {
+func explainCluster(b *strings.Builder, s *scenario.Scenario, f cometPlan) error {
 	redis := "Redis and discovery"
 	if found, version, err := cluster.Redis(s.Cluster.Redis).Resolve(); err != nil {
 		return err
 	} else if found == cluster.RedisServer {
 		redis = "discovery, redis-server " + version
 	}
-	fmt.Fprintf(b, "It starts an embedded Kafka, %s, logic, job and %s as processes of their own.\n", redis, report.Plural(max(1, comets), "comet"))
+	fmt.Fprintf(b, "It starts an embedded Kafka, %s, logic, job and %s as processes of their own.\n", redis, report.Plural(max(1, f.comets), "comet"))
+	if f.tables > 0 {
+		fmt.Fprintf(b, "  comet has its clients in %s of file descriptors\n", report.Plural(f.tables, "table"))
+	}
 	for _, role := range []struct {
 		name     string
 		settings []scenario.Setting

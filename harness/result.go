@@ -376,7 +376,7 @@ func (r *run) comet(out *report.Run) report.Comet {
 	c.FramesPerWrite, c.BytesPerWrite = ratio(float64(c.Frames), writes), ratio(float64(c.WrittenBytes), writes)
 	shards := r.end.comet().Sum("barrage_comet_shards")
 	if shards == 0 { // an older version
-		shards = float64(r.comets * r.shards())
+		shards = float64(r.comets.comets * r.shards())
 	}
 	c.SweepingSeconds = min(r.seconds(), ratio(d.Sum("barrage_comet_sweep_seconds_sum"), shards))
 	c.WritesPerSecond = ratio(writes, r.seconds())
@@ -385,8 +385,12 @@ func (r *run) comet(out *report.Run) report.Comet {
 	return c
 }
 
-// shards returns how many shards each comet has: what the scenario says, or one a processor.
+// shards returns how many shards each comet has: one a table, or what the scenario says, or one a
+// processor.
 func (r *run) shards() int {
+	if r.comets.tables > 0 {
+		return r.comets.tables
+	}
 	for _, s := range r.opt.Scenario.Cluster.Comet {
 		n := 0
 		if _, err := fmt.Sscan(s.Value, &n); s.Key == "room.shards" && err == nil && n > 0 {

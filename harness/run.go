@@ -198,7 +198,7 @@ func makeDir(results, name string, at time.Time) (string, error) {
 type run struct {
 	opt      Options
 	layout   *layout
-	comets   int
+	comets   cometPlan
 	dir      string
 	began    time.Time
 	progress *progress
@@ -299,17 +299,17 @@ func (r *run) startCluster(ctx context.Context, died func(*cluster.ExitError)) (
 			return &EnvironmentError{Problems: []string{err.Error()}}
 		}
 	}
-	r.progress.phase(live.Start, fmt.Sprintf("services, logic, job and %d comet(s)", r.comets))
+	r.progress.phase(live.Start, fmt.Sprintf("services, logic, job and %d comet(s)", r.comets.comets))
 	cl := &r.opt.Scenario.Cluster
 	var redis cluster.Redis
 	if redis, r.redisVersion, err = cluster.Redis(cl.Redis).Resolve(); err != nil {
 		return &StartError{Err: err}
 	}
 	r.cluster, err = cluster.Start(ctx, cluster.Config{
-		Exe: r.opt.Exe, Logs: filepath.Join(r.dir, logsFolder), Comets: r.comets, Advertise: r.opt.Advertise,
+		Exe: r.opt.Exe, Logs: filepath.Join(r.dir, logsFolder), Comets: r.comets.comets, Advertise: r.opt.Advertise,
 		Redis: redis, Grace: r.forAll(cluster.DefaultGrace),
 		CometEnv: cl.CometRuntime.Environment(), CometTimerSlack: cl.CometRuntime.TimerSlack,
-		Comet: flags(cl.Comet), Logic: flags(cl.Logic), Job: flags(cl.Job),
+		Comet: append(flags(cl.Comet), r.comets.flags()...), Logic: flags(cl.Logic), Job: flags(cl.Job),
 		TLS: r.layout.crowd.secure(),
 	}, died)
 	if err != nil {

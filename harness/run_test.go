@@ -161,30 +161,40 @@ func TestPreflight(t *testing.T) {
 	s := func(clients, comets int) *scenario.Scenario {
 		return &scenario.Scenario{Clients: scenario.Clients{Count: clients}, Cluster: scenario.Cluster{Comets: comets}}
 	}
+	tables := func(clients, comets, tables int, tls float64) *scenario.Scenario {
+		s := s(clients, comets)
+		s.Cluster.Tables, s.Clients.Transport.WSS = tables, tls
+		return s
+	}
 	const gib = 1 << 30
 	cases := []struct {
 		name     string
 		scenario *scenario.Scenario
 		machine  machine
-		comets   int
+		comets   cometPlan
 		problem  string
 	}{
-		{"fits", s(10_000, 1), machine{20_000, 8 * gib, 0}, 1, ""},
-		{"auto takes one", s(10_000, 0), machine{20_000, 8 * gib, 0}, 1, ""},
-		{"auto takes three", s(50_000, 0), machine{20_000, 8 * gib, 0}, 3, ""},
-		{"too few descriptors", s(10_000, 1), machine{1024, 8 * gib, 0}, 0, "ulimit -Hn 10512 && ulimit -n 10512"},
-		{"two comets are too few", s(10_000, 2), machine{4096, 8 * gib, 0}, 0, "ulimit -n 5512"},
-		{"none at all", s(10, 0), machine{64, 8 * gib, 0}, 0, "the hard limit is 64"},
-		{"too little memory", s(100_000, 0), machine{200_000, gib, 0}, 0, "need about 2262 MiB of memory, 1024 MiB are available"},
-		{"enough memory where agents have the clients", s(100_000, 0), machine{200_000, 2 * gib, agentMemoryPerClient}, 1, ""},
-		{"memory unknown", s(10, 1), machine{openFiles: 20_000}, 1, ""},
+		{"fits", s(10_000, 1), machine{20_000, 8 * gib, 0}, cometPlan{comets: 1}, ""},
+		{"auto takes one", s(10_000, 0), machine{20_000, 8 * gib, 0}, cometPlan{comets: 1}, ""},
+		{"auto takes three", s(50_000, 0), machine{20_000, 8 * gib, 0}, cometPlan{comets: 3}, ""},
+		{"too few descriptors", s(10_000, 1), machine{1024, 8 * gib, 0}, cometPlan{}, "ulimit -Hn 10512 && ulimit -n 10512"},
+		{"two comets are too few", s(10_000, 2), machine{4096, 8 * gib, 0}, cometPlan{}, "ulimit -n 5512"},
+		{"none at all", s(10, 0), machine{64, 8 * gib, 0}, cometPlan{}, "the hard limit is 64"},
+		{"too little memory", s(100_000, 0), machine{200_000, gib, 0}, cometPlan{}, "need about 2262 MiB of memory, 1024 MiB are available"},
+		{"enough memory where agents have the clients", s(100_000, 0), machine{200_000, 2 * gib, agentMemoryPerClient}, cometPlan{comets: 1}, ""},
+		{"one comet with tables", tables(1_000_000, 0, scenario.AsNeeded, 0), machine{20_000, 20 * gib, 0}, cometPlan{comets: 1, tables: 52}, ""},
+		{"two comets with tables", tables(1_000_000, 2, scenario.AsNeeded, 0), machine{20_000, 20 * gib, 0}, cometPlan{comets: 2, tables: 26}, ""},
+		{"so many tables", tables(30_000, 0, 2, 0), machine{20_000, 20 * gib, 0}, cometPlan{comets: 1, tables: 2}, ""},
+		{"too few tables", tables(50_000, 1, 2, 0), machine{20_000, 20 * gib, 0}, cometPlan{}, "a comet needs 50512 open files"},
+		{"tables and TLS", tables(10_000, 1, 2, 1), machine{20_000, 20 * gib, 0}, cometPlan{}, "clients inside TLS can't be in tables"},
+		{"memory unknown", s(10, 1), machine{openFiles: 20_000}, cometPlan{comets: 1}, ""},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			comets, err := preflight(c.scenario, c.machine)
 			if c.problem == "" {
 				if err != nil || comets != c.comets {
-					t.Errorf("%d comets, %v", comets, err)
+					t.Errorf("%+v, %v", comets, err)
 				}
 				return
 			}

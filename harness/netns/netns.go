@@ -46,6 +46,7 @@ func Enter(exe string, sockets int) error {
 	if err := raiseLoopback(); err != nil {
 		return err
 	}
+	lengthenQueues()
 	if err := unix.Exec(exe, os.Args, append(os.Environ(), variable+"=1")); err != nil {
 		return fmt.Errorf("start %s in its own network: %w", exe, err)
 	}
@@ -83,6 +84,12 @@ func askFor(sockets int) (restore func()) {
 		f.Close()
 	}
 }
+
+// lengthenQueues lets listeners have as many connections wait as the kernel allows, and not the
+// 4,096 of a new network: with everything on one machine a server that wants to accept may have to
+// wait for a processor for longer than so many clients take to connect. Without the right to, it
+// stays as it is.
+func lengthenQueues() { _ = os.WriteFile("/proc/sys/net/core/somaxconn", []byte("65535"), 0) }
 
 // raiseLoopback brings the loopback interface up, which a new namespace has, but down.
 func raiseLoopback() error {

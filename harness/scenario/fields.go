@@ -48,7 +48,8 @@ var fields = []field{
 	{path: "description", form: formText, help: "The question that the run answers, in a sentence."},
 
 	{path: "cluster", form: formObject, help: "The processes under test. With -target it is not used."},
-	{path: "cluster.comets", form: formWhole, least: "1", most: "256", absent: "1", words: []string{"auto"}, help: "How many comets; auto takes as many as the limit of open files needs."},
+	{path: "cluster.comets", form: formWhole, least: "1", most: "256", absent: "1", words: []string{"auto"}, help: "How many comets; auto takes as many as the limit of open files needs, which is one where each has tables: auto."},
+	{path: "cluster.tables", form: formWhole, least: "0", most: "1024", absent: "0", words: []string{"auto"}, help: "Tables of file descriptors in each comet (limit.descriptorTables): the limit of open files holds for each, so that a comet has more clients than that. auto takes as many as the clients need. 0 is the process's own, without limit.descriptorTables. Not for clients inside TLS."},
 	{path: "cluster.redis", form: formText, absent: "embedded", words: []string{"embedded", "server", "auto"}, help: "Where logic keeps sessions: the embedded Redis of the services process; redis-server from the PATH; or that where it is installed and else the embedded one."},
 	{path: "cluster.network", form: formText, absent: "auto", words: []string{"auto", "host", "own"}, help: "Which network the processes and the clients are in: the machine's (host); a network namespace of their own, where the kernel's table of connections is as large as they need (own, which takes root, and goes with neither agents nor metrics that others read or are sent); or that from 100,000 clients on where it can be had, and else the machine's."},
 	{path: "cluster.comet", form: formSettings, help: "Settings of every comet over its defaults, by their keys (room.minInterval: 10ms)."},

@@ -106,6 +106,11 @@ func readCluster(o *object) Cluster {
 	if n := o.get("comets"); n == nil || n.Value != "auto" {
 		c.Comets = scalar(o, "comets", whole)
 	}
+	if n := o.get("tables"); n != nil && n.Value == "auto" {
+		c.Tables = AsNeeded
+	} else {
+		c.Tables = scalar(o, "tables", whole)
+	}
 	c.Redis, c.Network = clusterWord(o, "redis"), clusterWord(o, "network")
 	c.Comet, c.Logic, c.Job = o.settings("comet"), o.settings("logic"), o.settings("job")
 	if r := o.object("comet_runtime"); r.node != nil {

@@ -35,6 +35,7 @@ type Scenario struct {
 // Cluster is the processes under test.
 type Cluster struct {
 	Comets  int       // 0: as many as the descriptor limit needs
+	Tables  int       // of descriptors in each comet, AsNeeded, or 0 for the process's one
 	Redis   string    // embedded, server or auto
 	Network string    // auto, host or own
 	Comet   []Setting // configuration of every comet, over its defaults
@@ -43,6 +44,9 @@ type Cluster struct {
 
 	CometRuntime Runtime
 }
+
+// AsNeeded is a number of tables that the clients' count tells.
+const AsNeeded = -1
 
 // Runtime is what a process may take of the machine; zeros leave it as it is.
 type Runtime struct {
