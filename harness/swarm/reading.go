@@ -88,8 +88,8 @@ func (t *thread) input(i, kept, n int) bool {
 				several = false
 				continue
 			}
-			if several {
-				t.again(i, read, &in, behind, arrival)
+			if several || len(in) > 0 {
+				t.again(i, read, &in, behind, !several, arrival)
 			}
 			behind, several = t.dec.stamp, true
 		case gotPing:

@@ -89,11 +89,16 @@ func (tr *train) cut(n int) {
 
 // again takes in what of in comes behind the decoder's current frame and is as it was for
 // another client. read is what the decoder took that frame off, and behind is the stamp of
-// the push before it in the same read.
-func (t *thread) again(i int, read []byte, in *[]byte, behind ledger.Stamp, arrival int64) {
+// the push before it in the same read, unless it is the first of it.
+//
+// The first frame of a read goes on a train, too: what the next read brings is right behind
+// what the last one has, and a gap would begin the train anew, also for the clients that are
+// still where it was.
+func (t *thread) again(i int, read []byte, in *[]byte, behind ledger.Stamp, first bool, arrival int64) {
 	d := &t.dec
 	tr := &t.trains[d.stamp.Stream%trainCount]
-	if taken := len(read) - len(*in); uint64(d.size) <= uint64(taken) && behind.Stream == d.stamp.Stream && behind.Seq+1 == d.stamp.Seq {
+	if taken := len(read) - len(*in); uint64(d.size) <= uint64(taken) &&
+		(first || behind.Stream == d.stamp.Stream && behind.Seq+1 == d.stamp.Seq) {
 		tr.extend(d.stamp, read[taken-int(d.size):taken])
 	}
 	room := min(uint64(d.room()), uint64(len(*in)))

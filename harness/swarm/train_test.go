@@ -194,6 +194,28 @@ func TestTrainFollow(t *testing.T) {
 	})
 }
 
+// A train goes on from one read of a client to the next, wherever the read cuts a frame, so that
+// clients that are behind find all in it.
+func TestTrainGoesOn(t *testing.T) {
+	streams := newStreams(t, ledger.Stream{ID: 1, Pushes: 1 << 20})
+	th := readers(t, streams, 2, 1)
+	var all []byte
+	for seq := range uint32(300) {
+		s := ledger.Stamp{Stream: 1, Seq: seq, Intended: ledger.Now()}
+		all = wire.AppendFrame(all, wire.Frame{Ver: 1, Op: 1000, Body: ledger.AppendBody(nil, s, ledger.BodyMin)})
+	}
+	for rest := all; len(rest) > 0; {
+		n := min(len(rest), 1001)
+		if !th.readBytes(0, rest[:n]) {
+			t.Fatal("the client is gone")
+		}
+		rest = rest[n:]
+	}
+	if n := len(th.trains[1].stamps); n != 300 {
+		t.Errorf("the train has %d of 300 frames", n)
+	}
+}
+
 // BenchmarkInput is what a push costs from the read buffer to the book, where a read has so
 // many of them, of 16 bytes, and the thread's clients get the same.
 func BenchmarkInput(b *testing.B) {
