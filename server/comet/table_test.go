@@ -71,9 +71,9 @@ func TestTableIsFull(t *testing.T) {
 	})
 	full := c.login(t, false, `{"key":"second"}`)
 	full.ended()
-	if n := testutil.ToFloat64(c.metrics.closed[reasonDescriptors]); n != 1 {
-		t.Errorf("%v are closed for the lack of a descriptor, want 1", n)
-	}
+	eventually(t, "it is closed for the lack of a descriptor", func() bool {
+		return testutil.ToFloat64(c.metrics.closed[reasonDescriptors]) == 1
+	})
 	onShard(c.shards[0], func(*shard) {
 		for _, fd := range filling {
 			unix.Close(fd)
