@@ -3,11 +3,11 @@ package swarm
 import (
 	"fmt"
 	"math"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"barrage/harness/ledger"
+	"barrage/server/fdtable"
 )
 
 // partial is a joined client in the middle of a frame.
@@ -30,7 +30,7 @@ func (t *thread) take(i, limit int) int {
 		kept = t.resume(c)
 		into = t.buf[kept:]
 	}
-	n, errno := read(c.fd, into[:min(limit, len(into))])
+	n, errno := fdtable.Read(c.fd, into[:min(limit, len(into))])
 	var cause Cause
 	var ended error
 	switch {
@@ -195,10 +195,4 @@ func (t *thread) takePartial() int32 {
 	}
 	t.partials = append(t.partials, partial{})
 	return int32(len(t.partials) - 1)
-}
-
-// read is read(2), like fdtable.Send.
-func read(fd int32, b []byte) (int, unix.Errno) {
-	n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
-	return int(n), errno
 }

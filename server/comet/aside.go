@@ -9,8 +9,8 @@ import (
 )
 
 // An aside does on a goroutine of its own, in order, what can't be done on a thread with
-// another table of file descriptors than the process's: writing to a log, above all. A nil
-// aside does it at once.
+// another table of file descriptors than the process's: writing to a log, and closing what
+// the process's table holds. A nil aside does it at once.
 type aside struct{ tasks *gather.Group[func()] }
 
 func newAside() *aside {

@@ -38,38 +38,34 @@ func (s *Server) connect(c *session, auth wire.Frame, cookie string) {
 func (s *Server) answered(a *arrival, r answer[*logic.ConnectReply]) error {
 	c := a.session
 	defer c.closeOnPanic()
+	if r.err != nil { // else it is letIn's to say
+		defer s.connecting.remove(c)
+	}
 	switch status.Code(r.err) {
 	case codes.OK:
 	case codes.AlreadyExists:
 		s.log.Debug("session rejected", "addr", c.addr, "err", r.err)
 		c.dismiss(reasonRejected)
-		s.connecting.remove(c)
 		return nil
 	case codes.InvalidArgument, codes.Unauthenticated, codes.PermissionDenied:
 		s.log.Debug("auth refused", "addr", c.addr, "err", r.err)
 		c.close(reasonAuthRefused)
-		s.connecting.remove(c)
 		return nil
 	default:
 		c.close(reasonAuthFailed)
-		s.connecting.remove(c)
 		return r.err
 	}
-	// Before it joins, so that none of them gets what is pushed from then on.
-	s.dismissOwn(r.reply.Replaced)
-	if s.front != nil {
-		s.front.run(func() { s.letIn(a, r.reply) })
-	} else {
-		s.letIn(a, r.reply)
-	}
+	s.front.run(func() { s.letIn(a, r.reply) })
 	return nil
 }
 
-// letIn makes the session a member of its shard.
+// letIn makes the session a member of its shard, instead of those that it replaces.
 func (s *Server) letIn(a *arrival, r *logic.ConnectReply) {
 	c := a.session
 	defer c.closeOnPanic()
-	defer s.connecting.remove(c) // also where the next line panics
+	defer s.connecting.remove(c) // also where something panics
+	// Before it joins, so that none of them gets what is pushed from then on.
+	s.dismissOwn(r.Replaced)
 	s.admit(c, a.auth, r)
 	s.connecting.remove(c)
 	// Whoever wanted it closed until now found it connecting, and left it to us.

@@ -5,12 +5,11 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"barrage/server/fdtable"
-	"barrage/server/gather"
 
 	"golang.org/x/sys/unix"
 )
@@ -29,7 +28,6 @@ type front struct {
 	pidfd  int // this process, to take descriptors out of its table
 	doors  map[int]*listener
 	tables map[int]*table // by their epolls
-	closer *gather.Group[castOff]
 
 	stopping atomic.Bool
 
@@ -38,25 +36,9 @@ type front struct {
 	ended bool     // mu guards; it runs no more
 }
 
-// A castOff is a descriptor in the process's table that is to be closed.
-type castOff struct {
-	fd      int
-	session *session // that ends with it; nil for one that has been taken over
-}
-
 // newFront makes the front and as many tables as there are shards, which are to run them.
 func newFront(s *Server) (f *front, err error) {
 	f = &front{server: s, wake: -1, pidfd: -1, doors: make(map[int]*listener), tables: make(map[int]*table)}
-	f.closer = gather.New(gather.Bounds{Calls: 1, Items: 256}, nil, func(all []castOff) {
-		for _, c := range all {
-			if c.session != nil {
-				_ = unix.Shutdown(c.fd, unix.SHUT_RDWR)
-				c.session.gone()
-				discardInput(c.fd)
-			}
-			_ = unix.Close(c.fd)
-		}
-	})
 	epfd, err := openEpoll()
 	if err != nil {
 		return nil, err
@@ -89,9 +71,33 @@ func newFront(s *Server) (f *front, err error) {
 	return f, nil
 }
 
+// serve runs the shards in their tables, and accepts and reads connections.
+func (f *front) serve(shards, pollers *sync.WaitGroup, failed chan<- error) error {
+	// One more than large rooms take, so that a call or a small room needn't wait for the end of a
+	// slice: the kernel lets who has slept go first.
+	if n := processors(); runtime.GOMAXPROCS(0) == n && os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(n + 1)
+	}
+	if err := f.start(shards); err != nil {
+		return fmt.Errorf("start tables of descriptors: %w", err)
+	}
+	for _, l := range f.server.listeners {
+		f.doors[l.fd] = l
+		if err := f.poller.watch(l.fd, unix.EPOLLIN); err != nil {
+			return fmt.Errorf("serve %v: %w", l.addr, err)
+		}
+	}
+	pollers.Go(func() {
+		if err := f.loop(); err != nil {
+			failed <- err
+		}
+	})
+	return nil
+}
+
 // start runs the shards, each on a thread with a table of its own, and returns when all have
-// one. ended is called as each ends.
-func (f *front) start(ended func()) error {
+// one.
+func (f *front) start(shards *sync.WaitGroup) error {
 	keep, err := fdtable.Shared()
 	if err != nil {
 		return err
@@ -99,8 +105,9 @@ func (f *front) start(ended func()) error {
 	keep = append(keep, f.pidfd)
 	started := make(chan error, len(f.tables))
 	for _, t := range f.tables {
+		shards.Add(1)
 		fdtable.Go(keep, func(err error) {
-			defer ended()
+			defer shards.Done()
 			if err == nil {
 				t.tid = unix.Gettid()
 				err = t.probe()
@@ -124,12 +131,6 @@ func (f *front) start(ended func()) error {
 	return err
 }
 
-// open lets connections in by l.
-func (f *front) open(l *listener) error {
-	f.doors[l.fd] = l
-	return f.poller.watch(l.fd, unix.EPOLLIN)
-}
-
 // loop is the front's goroutine. It ends with stop, and ends those who have come no further.
 func (f *front) loop() error {
 	defer f.end()
@@ -139,21 +140,27 @@ func (f *front) loop() error {
 			return err
 		}
 		for i := range events {
-			fd := int(events[i].Fd)
-			if t := f.tables[fd]; t != nil {
-				t.rouse()
-			} else if l := f.doors[fd]; l != nil {
-				if err := f.accept(l); err != nil {
-					return err
-				}
-			} else if fd == f.wake {
-				var b [8]byte
-				_, _ = rawRead(f.wake, b[:])
-				f.runTasks()
-			} else {
-				f.poller.read(fd)
+			if err := f.event(int(events[i].Fd)); err != nil {
+				return err
 			}
 		}
+	}
+	return nil
+}
+
+// event does what there is to do on fd.
+func (f *front) event(fd int) error {
+	switch {
+	case fd == f.wake:
+		var b [8]byte
+		_, _ = fdtable.Read(int32(fd), b[:])
+		f.runTasks()
+	case f.tables[fd] != nil:
+		f.tables[fd].rouse()
+	case f.doors[fd] != nil:
+		return f.accept(f.doors[fd])
+	default:
+		f.poller.read(fd)
 	}
 	return nil
 }
@@ -185,8 +192,12 @@ func (f *front) accept(l *listener) error {
 	return nil
 }
 
-// run runs task on the front's goroutine, or at once when that has ended.
+// run runs task on the front's goroutine, or at once where that has ended or there is no front.
 func (f *front) run(task func()) {
+	if f == nil {
+		task()
+		return
+	}
 	f.mu.Lock()
 	ended, first := f.ended, len(f.tasks) == 0
 	if !ended {
@@ -252,7 +263,6 @@ func (f *front) cut() {
 
 // close ends what newFront made, when nothing runs any more.
 func (f *front) close() {
-	f.closer.Stop(time.Second)
 	for fd := range f.tables {
 		_ = unix.Close(fd)
 	}
@@ -273,7 +283,12 @@ type passingStream struct {
 // shutdown has the connection closed, as no poller will. It may be called on a thread with
 // another table.
 func (p passingStream) shutdown() {
-	p.session.server.front.closer.Add(castOff{fd: p.fd, session: p.session})
+	p.session.server.aside.run(func() {
+		p.fdStream.shutdown()
+		p.session.gone()
+		discardInput(p.fd)
+		_ = unix.Close(p.fd)
+	})
 }
 
 // discardInput reads what the peer has sent, so that closing fd doesn't become a reset, which
@@ -281,7 +296,7 @@ func (p passingStream) shutdown() {
 func discardInput(fd int) {
 	var b [4 << 10]byte
 	for {
-		if n, errno := rawRead(fd, b[:]); n == 0 || errno != 0 && errno != unix.EINTR {
+		if n, errno := fdtable.Read(int32(fd), b[:]); n == 0 || errno != 0 && errno != unix.EINTR {
 			return
 		}
 	}

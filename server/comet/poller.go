@@ -3,6 +3,9 @@ package comet
 import (
 	"fmt"
 	"os"
+	"unsafe"
+
+	"barrage/server/fdtable"
 
 	"golang.org/x/sys/unix"
 )
@@ -92,7 +95,7 @@ func (p *poller) read(fd int) {
 		return // it ended earlier among the same events
 	}
 	s := p.sessions[fd]
-	n, errno := rawRead(fd, p.buf)
+	n, errno := fdtable.Read(int32(fd), p.buf)
 	switch {
 	case errno == unix.EAGAIN || errno == unix.EINTR:
 	case errno != 0 || n == 0:
@@ -123,4 +126,13 @@ func (p *poller) endAll() {
 func (s *session) take(b []byte) {
 	defer s.closeOnPanic()
 	s.feed(b)
+}
+
+// rawEpollWait is epoll_wait(2) that doesn't wait.
+func rawEpollWait(epfd int, events []unix.EpollEvent) (int, unix.Errno) {
+	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epfd), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), 0, 0, 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), 0
 }

@@ -12,7 +12,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"os"
 	"runtime"
 	"runtime/metrics"
 	"sync"
@@ -27,6 +26,7 @@ import (
 	"barrage/server/api/sessions"
 	"barrage/server/comet/secure"
 	"barrage/server/discovery"
+	"barrage/server/fdtable"
 	"barrage/server/gather"
 
 	"github.com/cloudwego/netpoll"
@@ -283,39 +283,17 @@ func (s *Server) Ready() error {
 func (s *Server) Run(ctx context.Context) error {
 	var shards, pollers, others sync.WaitGroup
 	failed := make(chan error, len(s.listeners)+len(s.secure)+2)
+	serve := s.serveNetpoll
 	if s.cfg.Limit.DescriptorTables > 0 {
-		f, err := newFront(s)
+		front, err := newFront(s)
 		if err != nil {
 			return fmt.Errorf("make tables of descriptors: %w", err)
 		}
-		defer f.close()
-		s.front = f
-		// One more than large rooms take, so that a call or a small room needn't wait for the end of a
-		// slice: the kernel lets who has slept go first.
-		if n := processors(); runtime.GOMAXPROCS(0) == n && os.Getenv("GOMAXPROCS") == "" {
-			runtime.GOMAXPROCS(n + 1)
-		}
-		shards.Add(len(s.shards))
-		if err := f.start(shards.Done); err != nil {
-			return fmt.Errorf("start tables of descriptors: %w", err)
-		}
-		for _, l := range s.listeners {
-			if err := f.open(l); err != nil {
-				return fmt.Errorf("serve %v: %w", l.addr, err)
-			}
-		}
-		pollers.Go(func() {
-			if err := f.loop(); err != nil {
-				failed <- err
-			}
-		})
-	} else {
-		for _, sh := range s.shards {
-			shards.Go(sh.loop)
-		}
-		if err := s.serveNetpoll(&pollers, failed); err != nil {
-			return err
-		}
+		defer front.close()
+		s.front, serve = front, front.serve
+	}
+	if err := serve(&shards, &pollers, failed); err != nil {
+		return err
 	}
 	for _, l := range s.secure {
 		others.Go(func() {
@@ -381,8 +359,11 @@ func (s *Server) Run(ctx context.Context) error {
 // processors is how many shards may sweep large rooms at a time.
 func processors() int { return min(runtime.GOMAXPROCS(0), runtime.NumCPU()) }
 
-// serveNetpoll has netpoll accept and read connections.
-func (s *Server) serveNetpoll(pollers *sync.WaitGroup, failed chan<- error) error {
+// serveNetpoll runs the shards, and has netpoll accept and read connections.
+func (s *Server) serveNetpoll(shards, pollers *sync.WaitGroup, failed chan<- error) error {
+	for _, sh := range s.shards {
+		shards.Go(sh.loop)
+	}
 	for _, l := range s.listeners {
 		loop, err := netpoll.NewEventLoop(onRequest, netpoll.WithOnPrepare(s.onPrepare(l.websocket)))
 		if err != nil {
@@ -497,7 +478,7 @@ func sendNonblock(fd int, b []byte) (int, error) {
 	if len(b) == 0 {
 		return 0, nil
 	}
-	return written(func() (int, syscall.Errno) { return rawSend(fd, b) })
+	return written(func() (int, syscall.Errno) { return fdtable.Send(int32(fd), b) })
 }
 
 // written makes what one of the raw calls returns a stream's.

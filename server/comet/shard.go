@@ -120,7 +120,8 @@ func (sh *shard) loop() {
 }
 
 // turn runs what is in the mailbox and what has come in its table, what is due, small rooms as
-// far as a slice goes, and one slice of the large room whose turn it is. It reports whether there may be more to do at once.
+// far as a slice goes, and one slice of the large room whose turn it is. It reports whether
+// there may be more to do at once.
 func (sh *shard) turn(now time.Time) bool {
 	more := sh.commands()
 	if sh.table != nil {

@@ -92,7 +92,7 @@ func (t *table) adopt(s *session) {
 		return
 	}
 	s.out.stream = tableStream{session: s, fd: int32(fd)}
-	t.front.closer.Add(castOff{fd: from.fd})
+	t.shard.server.aside.run(func() { _ = unix.Close(from.fd) })
 }
 
 // take returns a descriptor of this table for what is fd in the process's, which it reads for s.

@@ -125,3 +125,9 @@ func Send(fd int32, b []byte) (int, unix.Errno) {
 		unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
 	return int(n), errno
 }
+
+// Read is read(2) of fd into b, like Send.
+func Read(fd int32, b []byte) (int, unix.Errno) {
+	n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+	return int(n), errno
+}
