@@ -123,6 +123,16 @@ func (b *bench) run(t *testing.T) *report.Run {
 	return r
 }
 
+// cometsOf returns how many comets a run had.
+func cometsOf(r *report.Run) (n int) {
+	for _, p := range r.Processes {
+		if p.Role == "comet" {
+			n++
+		}
+	}
+	return n
+}
+
 // logs returns the logs of the processes under test, for a failed test's message.
 func (b *bench) logs() string {
 	var text strings.Builder
@@ -259,12 +269,7 @@ func TestSeveralComets(t *testing.T) {
 		t.Fatalf("exit status %d\n%s%s%s", status, b.stdout.String(), b.stderr, b.logs())
 	}
 	r := b.run(t)
-	comets := 0
-	for _, p := range r.Processes {
-		if p.Role == "comet" {
-			comets++
-		}
-	}
+	comets := cometsOf(r)
 	files, err := filepath.Glob(filepath.Join(b.results, "smoke", "*", "profiles", "*.pb.gz"))
 	if err != nil || len(files) != 7*6 || r.Profiles.Taken != len(files) || len(r.Profiles.Problems) > 0 {
 		t.Errorf("profiles %v, %v, %+v; want six kinds of seven processes", files, err, r.Profiles)
@@ -282,12 +287,7 @@ func TestTables(t *testing.T) {
 		t.Fatalf("exit status %d\n%s%s%s", status, b.stdout.String(), b.stderr, b.logs())
 	}
 	r := b.run(t)
-	comets := 0
-	for _, p := range r.Processes {
-		if p.Role == "comet" {
-			comets++
-		}
-	}
+	comets := cometsOf(r)
 	if comets != 1 || r.Clients.Joined != 1200 || r.Deliveries.Measured.Delivered != r.Deliveries.Measured.Expected {
 		t.Errorf("%d comets, %+v, %+v", comets, r.Clients, r.Deliveries)
 	}

@@ -212,11 +212,8 @@ func preflight(s *scenario.Scenario, m machine) (f cometPlan, err error) {
 	} else if f.comets == 0 {
 		f.comets = ratioUp(clients, f.clients(openFiles))
 	}
-	if each := ratioUp(clients, f.comets); f.comets == 0 || each > f.clients(openFiles) {
+	if each := ratioUp(clients, max(1, f.comets)); f.comets == 0 || each > f.clients(openFiles) {
 		need := each + filesBeside
-		if f.comets == 0 {
-			need = clients + filesBeside
-		}
 		problems = append(problems, fmt.Sprintf(
 			"a comet needs %d open files for its clients, the hard limit is %d: run `ulimit -Hn %d && ulimit -n %d` as root in this shell, or set cluster.comets: auto or cluster.tables: auto in the scenario",
 			need, m.openFiles, need, need))

@@ -103,14 +103,7 @@ func (r *reader) scenario(n *yaml.Node) *Scenario {
 
 func readCluster(o *object) Cluster {
 	var c Cluster
-	if n := o.get("comets"); n == nil || n.Value != "auto" {
-		c.Comets = scalar(o, "comets", whole)
-	}
-	if n := o.get("tables"); n != nil && n.Value == "auto" {
-		c.Tables = AsNeeded
-	} else {
-		c.Tables = scalar(o, "tables", whole)
-	}
+	c.Comets, c.Tables = wholeOrAuto(o, "comets", 0), wholeOrAuto(o, "tables", AsNeeded)
 	c.Redis, c.Network = clusterWord(o, "redis"), clusterWord(o, "network")
 	c.Comet, c.Logic, c.Job = o.settings("comet"), o.settings("logic"), o.settings("job")
 	if r := o.object("comet_runtime"); r.node != nil {
@@ -119,6 +112,14 @@ func readCluster(o *object) Cluster {
 	}
 	o.done()
 	return c
+}
+
+// wholeOrAuto reads a whole number, or the word auto, which is that of the given number.
+func wholeOrAuto(o *object, name string, auto int) int {
+	if n := o.get(name); n != nil && n.Value == "auto" {
+		return auto
+	}
+	return scalar(o, name, whole)
 }
 
 // clusterWord reads a field of the cluster that has one of a few words.

@@ -106,8 +106,8 @@ func TestKeepAliveProbes(t *testing.T) {
 	for _, on := range []bool{true, false} {
 		c := startComet(t, &fakeLogic{}, func(cfg *Config) { cfg.TCP.KeepAlive = on })
 		c.login(t, false, `{"key":"k"}`)
-		got := make(chan int, 1)
-		c.shardOf("k").mailbox.put(testCommand(func(sh *shard) {
+		var got int
+		onShard(c.shardOf("k"), func(sh *shard) {
 			s := sh.keys["k"]
 			s.mu.Lock()
 			defer s.mu.Unlock()
@@ -115,10 +115,10 @@ func TestKeepAliveProbes(t *testing.T) {
 			if err != nil {
 				v = -1
 			}
-			got <- v
-		}))
-		if v := <-got; (v == 1) != on {
-			t.Errorf("keepalive = %v: SO_KEEPALIVE is %d", on, v)
+			got = v
+		})
+		if (got == 1) != on {
+			t.Errorf("keepalive = %v: SO_KEEPALIVE is %d", on, got)
 		}
 	}
 }

@@ -214,21 +214,28 @@ func TestReplaced(t *testing.T) {
 // reportNow has the next heartbeat of the key's session passed on to logic.
 func reportNow(t testing.TB, c *testComet, key string) {
 	t.Helper()
-	done := make(chan struct{})
-	c.shardOf(key).mailbox.put(testCommand(func(sh *shard) {
+	onShard(c.shardOf(key), func(sh *shard) {
 		s := sh.keys[key]
 		s.inMu.Lock()
 		s.in.reportAt = 0
 		s.inMu.Unlock()
-		close(done)
-	}))
-	<-done
+	})
 }
 
 // A testCommand runs in a shard.
 type testCommand func(*shard)
 
 func (c testCommand) run(sh *shard) { c(sh) }
+
+// onShard runs f on the goroutine of a shard, and returns when it has.
+func onShard(sh *shard, f func(sh *shard)) {
+	done := make(chan struct{})
+	sh.mailbox.put(testCommand(func(sh *shard) {
+		defer close(done)
+		f(sh)
+	}))
+	<-done
+}
 
 func TestRejected(t *testing.T) {
 	everyTransport(t, func(t *testing.T, tr transport) {

@@ -12,16 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// onShard runs f on the goroutine of a shard, and returns when it has.
-func onShard(sh *shard, f func(sh *shard)) {
-	done := make(chan struct{})
-	sh.mailbox.put(testCommand(func(sh *shard) {
-		defer close(done)
-		f(sh)
-	}))
-	<-done
-}
-
 // The sessions of a comet with tables are read in them, and nowhere else; a push reaches all.
 func TestTablesShareSessions(t *testing.T) {
 	const tables, sessions = 4, 300
