@@ -232,55 +232,50 @@ func (b *Book) Account(client int, s Stamp, arrival int64) {
 	}
 }
 
-// AccountAll is Account of consecutive pushes of a stream: each has the sequence number after
-// that of the one before it. What they have in common is looked up once, and the times of
-// clients that receive runs one right after the other are entered once: their latencies are
-// taken up to 1 in 4096 longer than they were, which is less than half of a histogram's bucket.
-func (b *Book) AccountAll(client int, run []Stamp, arrival int64) {
-	if len(run) == 0 {
+// AccountAll is Account of a run of one of the book's series. What the pushes have in common is
+// looked up once, and the times of clients that receive runs one right after the other are
+// entered once: their latencies are taken up to 1 in 4096 longer than they were, which is less
+// than half of a histogram's bucket.
+func (b *Book) AccountAll(client int, run Run, arrival int64) {
+	if run.Len() == 0 {
 		return
 	}
 	a := &b.clients[client]
 	kind := Kind(a.set & (1<<kindBits - 1))
-	p := b.sets[a.set>>kindBits].place(run[0].Stream)
-	if p.slot < 0 || b.cells[a.cell+uint32(p.slot)] != run[0].Seq {
-		for _, s := range run {
+	p := b.sets[a.set>>kindBits].place(run.stamps[0].Stream)
+	if p.slot < 0 || b.cells[a.cell+uint32(p.slot)] != run.stamps[0].Seq {
+		for _, s := range run.stamps {
 			b.Account(client, s, arrival)
 		}
 		return
 	}
 	t := &b.tallies[p.listed]
-	half := 0
-	switch ahead := int64(t.middle) - int64(run[0].Seq); {
-	case ahead > 0 && ahead < int64(len(run)):
-		b.AccountAll(client, run[:ahead], arrival)
-		b.AccountAll(client, run[ahead:], arrival)
-		return
-	case len(run) > crowdMost:
-		b.AccountAll(client, run[:crowdMost], arrival)
-		b.AccountAll(client, run[crowdMost:], arrival)
-		return
-	case ahead <= 0:
+	half, most := 0, crowdMost
+	if ahead := int64(t.middle) - int64(run.stamps[0].Seq); ahead > 0 {
+		most = int(min(ahead, crowdMost))
+	} else {
 		half = 1
 	}
-	b.cells[a.cell+uint32(p.slot)] += uint32(len(run))
-	b.accepted += int64(len(run))
-	for len(run) > 0 {
+	run, rest := run.parts(min(run.Len(), most))
+	b.cells[a.cell+uint32(p.slot)] += uint32(run.Len())
+	b.accepted += int64(run.Len())
+	for run.Len() > 0 {
 		c, n := b.crowdOf(kind, run, arrival)
-		switch sum, ok := b.join(c, t, kind, run[:n], arrival); {
-		case !ok:
-			b.enter(t, kind, &a.waits[half], run[:n], arrival)
+		var part Run
+		part, run = run.parts(n)
+		switch {
+		case !b.join(c, t, kind, part, arrival):
+			b.enter(t, kind, &a.waits[half], part.stamps, arrival)
 		case !t.warmUp:
-			a.waits[half].addAll(int64(n), sum)
+			a.waits[half].addAll(int64(n), part.waits(arrival))
 		}
-		run = run[n:]
 	}
+	b.AccountAll(client, rest, arrival)
 }
 
 // enter enters the times of consecutive pushes of a half of a stream.
 func (b *Book) enter(t *tally, kind Kind, waits *wait, run []Stamp, arrival int64) {
-	from := min(int(run[0].Seq-t.first), len(t.receipts))
-	receipts := t.receipts[from:min(from+len(run), len(t.receipts))]
+	receipts := t.receipts[run[0].Seq-t.first:][:len(run)]
 	for i := range receipts {
 		receipts[i].note(run[i].Intended, max(arrival-run[i].Intended, 0))
 	}

@@ -429,6 +429,23 @@ func sameWaits(t *testing.T, got, want *Report) {
 	got.waits = want.waits
 }
 
+// accountRun enters a run as a client does that follows another one: as far as the book has its
+// pushes all at once.
+func (b *Book) accountRun(client int, run []Stamp, arrival int64) {
+	for len(run) > 0 {
+		series := b.NewSeries()
+		for series.Len() < len(run) && series.Append(run[series.Len()]) {
+		}
+		n := series.Len()
+		if n == 0 {
+			b.Account(client, run[0], arrival)
+			n = 1
+		}
+		b.AccountAll(client, series.Run(0, series.Len()), arrival)
+		run = run[n:]
+	}
+}
+
 // Clients that receive runs one right after the other are entered together. Nothing but the
 // histograms and the times of receipts may tell, and these by no more than is said.
 func TestCrowds(t *testing.T) {
@@ -449,8 +466,10 @@ func TestCrowds(t *testing.T) {
 			for at := uint32(0); at < pushes; {
 				n := min(pushes-at, 1+r.Uint32N(60))
 				var run []Stamp
+				intended := arrival
 				for k := range n {
-					run = append(run, Stamp{Stream: id, Seq: at + k, Intended: arrival + int64(k)*r.Int64N(1e6)})
+					intended += r.Int64N(1e6)
+					run = append(run, Stamp{Stream: id, Seq: at + k, Intended: intended})
 				}
 				arrival += 1 + r.Int64N(2e9)
 				for client := range clients {
@@ -459,8 +478,8 @@ func TestCrowds(t *testing.T) {
 						all.Rotate()
 					}
 					cut := r.IntN(len(run) + 1)
-					all.AccountAll(client, run[:cut], arrival)
-					all.AccountAll(client, run[cut:], arrival)
+					all.accountRun(client, run[:cut], arrival)
+					all.accountRun(client, run[cut:], arrival)
 					for _, c := range all.crowds[client/40] {
 						if c.low < c.end && c.from < c.to {
 							crowds++
@@ -548,7 +567,7 @@ func TestAccountAllIsAccountOfEach(t *testing.T) {
 				run = append(run, Stamp{Stream: id, Seq: at + k, Intended: int64(at+k+1) * 1e9})
 			}
 			arrival := r.Int64N(120e9)
-			all.AccountAll(client, run, arrival)
+			all.accountRun(client, run, arrival)
 			for _, s := range run {
 				each.Account(client, s, arrival)
 			}
@@ -568,4 +587,73 @@ func TestAccountAllIsAccountOfEach(t *testing.T) {
 			t.Fatalf("seed %d:\n%+v\nwant\n%+v", seed, got, want)
 		}
 	}
+}
+
+// A series has what the book has entered, in order, and nothing else.
+func TestSeries(t *testing.T) {
+	streams := mustStreams(t, Stream{ID: 1, First: 10, Pushes: 20}, Stream{ID: 2, Pushes: 20})
+	book := NewBook(streams, 1, 2)
+	book.Join(book.Add(mustSubscribe(t, streams, 1, 2), TCP), nil)
+	stamp := func(seq uint32) Stamp { return Stamp{Stream: 1, Seq: seq, Intended: int64(seq) * 1000} }
+	for seq := range uint32(15) {
+		book.Account(0, stamp(10+seq), 1e9)
+		book.Account(0, Stamp{Stream: 2, Seq: seq, Intended: 100_000 - int64(seq)}, 1e9)
+	}
+	for _, c := range []struct {
+		name string
+		of   []Stamp
+		want int
+	}{
+		{"in order", []Stamp{stamp(10), stamp(11), stamp(12)}, 3},
+		{"from the middle", []Stamp{stamp(20), stamp(21)}, 2},
+		{"a gap", []Stamp{stamp(10), stamp(12)}, 1},
+		{"twice the same", []Stamp{stamp(10), stamp(10)}, 1},
+		{"another stream", []Stamp{stamp(10), {Stream: 2, Seq: 11, Intended: 99_989}}, 1},
+		{"due before the last", []Stamp{{Stream: 2, Seq: 3, Intended: 99_997}, {Stream: 2, Seq: 4, Intended: 99_996}}, 1},
+		{"another intended time", []Stamp{{Stream: 1, Seq: 10, Intended: 10_001}}, 0},
+		{"not entered", []Stamp{stamp(25)}, 0},
+		{"not entered, with no time", []Stamp{{Stream: 1, Seq: 25}}, 0},
+		{"outside of the plan", []Stamp{stamp(30)}, 0},
+		{"before the plan", []Stamp{stamp(9)}, 0},
+		{"an unknown stream", []Stamp{{Stream: 3, Seq: 10, Intended: 10_000}}, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s, n := book.NewSeries(), 0
+			for _, st := range c.of {
+				if s.Append(st) {
+					n++
+				}
+			}
+			if n != c.want || s.Len() != c.want {
+				t.Errorf("%d taken, %d kept, want %d", n, s.Len(), c.want)
+			}
+			for i := range s.Len() {
+				if s.At(i) != c.of[i] {
+					t.Errorf("stamp %d is %v, want %v", i, s.At(i), c.of[i])
+				}
+			}
+		})
+	}
+	t.Run("its runs", func(t *testing.T) {
+		s := book.NewSeries()
+		for seq := uint32(10); s.Append(stamp(seq)); seq++ {
+		}
+		s.Cut(3) // 13 to 24 are left
+		run := s.Run(2, 6)
+		if run.Len() != 4 || run.At(0) != stamp(15) || run.At(3) != stamp(18) {
+			t.Fatalf("run of %d", run.Len())
+		}
+		if got, want := run.waits(100_000), int64(400_000-15_000-16_000-17_000-18_000); got != want {
+			t.Errorf("waits %d, want %d", got, want)
+		}
+		for then, want := range map[int64]int{15_000: 1, 16_999: 2, 17_000: 3, 1e9: 4} {
+			if got := run.until(then); got != want {
+				t.Errorf("until %d: %d, want %d", then, got, want)
+			}
+		}
+		first, rest := run.parts(1)
+		if first.Len() != 1 || first.waits(20_000) != 5000 || rest.Len() != 3 || rest.waits(20_000) != 4000+3000+2000 {
+			t.Errorf("parts: %d of %d, %d of %d", first.waits(20_000), first.Len(), rest.waits(20_000), rest.Len())
+		}
+	})
 }

@@ -1,7 +1,5 @@
 package ledger
 
-import "sort"
-
 // A crowd is clients that received runs of one stream's pushes within so short a time that the
 // latencies of all are taken with the last one's arrival. Of each push it is known how many of
 // them received it, by where runs begin and end, so the times are entered once for all: of a
@@ -33,45 +31,31 @@ const (
 )
 
 // crowdOf returns the crowd for what the run, which is not empty, begins with, and how much of
-// it that is. What is too fresh for any is for none.
-func (b *Book) crowdOf(kind Kind, run []Stamp, arrival int64) (c *crowd, n int) {
-	latency, level, least := arrival-run[0].Intended, 0, int64(crowdLeast)
-	if latency < least {
-		return nil, len(run)
+// it that is. What is too fresh or too short for any is for none.
+func (b *Book) crowdOf(kind Kind, run Run, arrival int64) (c *crowd, n int) {
+	latency, level, least := arrival-run.stamps[0].Intended, 0, int64(crowdLeast)
+	if latency < least || run.Len() < crowdRun {
+		return nil, run.Len()
 	}
 	for level < crowdCount-1 && latency >= least*crowdStep {
 		level++
 		least *= crowdStep
 	}
-	// Later pushes have shorter latencies.
-	return &b.crowds[kind][level], max(1, sort.Search(len(run), func(i int) bool { return arrival-run[i].Intended < least }))
+	return &b.crowds[kind][level], run.until(arrival - least)
 }
 
-// join enters that a client of the crowd's kind received run at arrival, and returns the sum of
-// its latencies. It enters nothing, and says so, where a run is none for a crowd.
-func (b *Book) join(c *crowd, t *tally, kind Kind, run []Stamp, arrival int64) (sum int64, ok bool) {
-	at := int(run[0].Seq - t.first)
-	if c == nil || len(run) < crowdRun || at+len(run) > len(t.receipts) {
-		return 0, false
+// join enters that a client of the crowd's kind received run at arrival. It enters nothing, and
+// says so, where a run is none for a crowd.
+func (b *Book) join(c *crowd, t *tally, kind Kind, run Run, arrival int64) bool {
+	if c == nil || run.Len() < crowdRun {
+		return false
 	}
-	receipts := t.receipts[at:][:len(run)]
-	first, last := run[0].Intended, run[0].Intended
-	for i := range receipts {
-		intended := run[i].Intended
-		switch receipts[i].intended {
-		case intended:
-		case 0:
-			receipts[i] = receipt{intended: intended, first: 1<<32 - 1}
-		default:
-			return 0, false // they don't agree
-		}
-		sum += arrival - intended
-		first, last = min(first, intended), max(last, intended)
-	}
+	first, last := run.stamps[0].Intended, run.stamps[run.Len()-1].Intended
 	spare := (arrival - last) / crowdTime
 	if spare < crowdLeast/crowdTime || arrival+spare-first > LatencyHighest {
-		return 0, false
+		return false
 	}
+	at := int(run.stamps[0].Seq - t.first)
 	if c.tally != t || arrival < c.to || arrival >= c.until {
 		b.disperse(c, kind)
 		if len(c.runs) <= len(t.receipts) {
@@ -80,10 +64,10 @@ func (b *Book) join(c *crowd, t *tally, kind Kind, run []Stamp, arrival int64) (
 		c.tally, c.low, c.end, c.from, c.until = t, at, at, arrival, LatencyHighest+arrival
 	}
 	c.runs[at]++
-	c.runs[at+len(run)]--
-	c.low, c.end = min(c.low, at), max(c.end, at+len(run))
+	c.runs[at+run.Len()]--
+	c.low, c.end = min(c.low, at), max(c.end, at+run.Len())
 	c.to, c.until = arrival, min(c.until, arrival+spare)
-	return sum, true
+	return true
 }
 
 // disperse enters what a crowd of the kind received.

@@ -96,7 +96,8 @@ type Config struct {
 	// WebSocket ones start with frames, without the HTTP upgrade.
 	Raw bool
 
-	run int // consecutive clients that have a thread and a target in common
+	run     int // consecutive clients that have a thread and a target in common
+	abreast int // threads that connect at a time, in the order of their numbers
 }
 
 // Bounds and defaults of Config.
@@ -116,6 +117,11 @@ const (
 	// one after the other they would wake each comet for a single login at a time, which
 	// costs a 2-core machine half of its connects a second. In runs each comet meets the
 	// crowd that a larger one would.
+	//
+	// Where there is one target and there are more threads than processors, a run is a whole
+	// thread, and the threads connect one after the other. Who comes together is together in
+	// the target too, so that what it sends to all wakes one thread for many clients, and not
+	// each thread for a few.
 	longestRun = 64
 	runsEach   = 16 // a thread or target has about so many runs at least, so that parts are even
 )
@@ -156,7 +162,7 @@ func (c Config) fill() (Config, error) {
 			c.Clients, c.Threads, need+fdReserve, limit, need+fdReserve)
 	}
 	c.ConnectRate = orDefault(c.ConnectRate, defaultConnectRate)
-	c.ConnectPending = max(orDefault(c.ConnectPending, defaultConnectPending), c.Threads)
+	c.ConnectPending = orDefault(c.ConnectPending, defaultConnectPending)
 	c.ConnectTimeout = orDefault(c.ConnectTimeout, defaultConnectTimeout)
 	c.Heartbeat = orDefault(c.Heartbeat, defaultHeartbeat)
 	c.Gather = orDefault(c.Gather, defaultGather*time.Duration(max(1, c.Threads/runtime.NumCPU())))
@@ -167,11 +173,16 @@ func (c Config) fill() (Config, error) {
 	return c, nil
 }
 
-// deal sets how long a run is, and no more threads than there are clients for.
+// deal sets how long a run is, and how many threads connect at a time, and no more threads than
+// there are clients for.
 func (c *Config) deal() {
 	c.Threads = max(1, min(c.Threads, c.Clients))
-	parts := max(c.Threads, len(c.Targets.TCP), len(c.Targets.WS), len(c.Targets.TCPTLS), len(c.Targets.WSS))
-	c.run = max(1, min(c.Clients/(runsEach*parts), longestRun))
+	targets := max(len(c.Targets.TCP), len(c.Targets.WS), len(c.Targets.TCPTLS), len(c.Targets.WSS))
+	if processors := runtime.NumCPU(); targets == 1 && c.Threads > processors {
+		c.run, c.abreast = (c.Clients+c.Threads-1)/c.Threads, processors
+		return
+	}
+	c.run, c.abreast = max(1, min(c.Clients/(runsEach*max(c.Threads, targets)), longestRun)), c.Threads
 }
 
 // perThread returns how many clients a thread has at most.
@@ -181,7 +192,7 @@ func (c *Config) perThread() int {
 }
 
 // slots is how many clients of a thread may be on their way to joined at a time.
-func (c *Config) slots() int { return max(1, c.ConnectPending/c.Threads) }
+func (c *Config) slots() int { return max(1, c.ConnectPending/c.abreast) }
 
 // threadOf returns the thread that client i belongs to.
 func (c *Config) threadOf(i int) int { return i / c.run % c.Threads }

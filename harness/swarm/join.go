@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -26,18 +27,51 @@ var (
 
 // connectWaits says whether a client waits for the rate alone to let it connect.
 func (t *thread) connectWaits() bool {
-	return t.open.Load() && t.nextClient < len(t.clients) && len(t.freePending) >= t.burst(t.lastCredit)
+	return t.connects() && t.slotsLeft() >= t.burst(t.lastCredit)
+}
+
+// connects says whether it is the thread's turn to connect clients.
+func (t *thread) connects() bool {
+	return t.open.Load() && t.relay.runs(t.number) && t.nextClient < len(t.clients)
+}
+
+// slotsLeft returns how many more clients may be under way: of this thread's, and while it follows
+// another, of all.
+func (t *thread) slotsLeft() int {
+	return min(t.cfg.slots()-t.underWay(), max(t.cfg.ConnectPending, t.cfg.Threads)-int(t.relay.underWay.Load()))
+}
+
+// underWay returns how many clients are.
+func (t *thread) underWay() int { return len(t.pending) - len(t.freePending) }
+
+// A relay says which threads may connect clients: so many that are not through with their own, in
+// the order of their numbers.
+type relay struct {
+	threads []*thread
+	abreast int
+	through atomic.Int32
+
+	underWay atomic.Int32 // clients of all threads
+}
+
+func (r *relay) runs(thread int) bool { return thread < int(r.through.Load())+r.abreast }
+
+// pass says that a thread has begun the connects of all of its clients.
+func (r *relay) pass() {
+	if next := int(r.through.Add(1)) + r.abreast - 1; next < len(r.threads) {
+		r.threads[next].wakeup.signal()
+	}
 }
 
 // burst returns how many clients the thread connects at a time: as many of a run as the rate
 // of all threads lets connect in 20 ms.
 func (t *thread) burst(now int64) int {
-	return max(1, min(t.cfg.run, t.cfg.slots()/2, int(t.connectRate(now)*0.02)))
+	return max(1, min(t.cfg.run, longestRun, t.cfg.slots()/2, int(t.connectRate(now)*0.02)))
 }
 
 // connectNext returns when the rate lets the thread connect again.
 func (t *thread) connectNext(now int64) int64 {
-	rate := t.connectRate(now) / float64(t.cfg.Threads)
+	rate := t.connectRate(now) / float64(t.cfg.abreast)
 	return now + int64((float64(t.burst(now))-t.credit)/rate*1e9)
 }
 
@@ -45,12 +79,12 @@ func (t *thread) connectNext(now int64) int64 {
 func (t *thread) connectDue(now int64) {
 	if !t.open.Load() {
 		// The threads' bursts follow each other.
-		t.credit = float64(t.burst(now)*t.number) / float64(t.cfg.Threads)
+		t.credit = float64(t.burst(now)*(t.number%t.cfg.abreast)) / float64(t.cfg.abreast)
 		t.lastCredit, t.opened = now, now
 		return
 	}
 	burst := float64(t.burst(now))
-	rate := t.connectRate(now) / float64(t.cfg.Threads)
+	rate := t.connectRate(now) / float64(t.cfg.abreast)
 	t.credit += rate * float64(now-t.lastCredit) / 1e9
 	t.lastCredit = now
 	if t.credit < burst || !t.connectWaits() {
@@ -59,9 +93,12 @@ func (t *thread) connectDue(now int64) {
 	}
 	// A stall is not made up for by a burst of more than 20 ms.
 	t.credit = min(t.credit, max(burst, rate*0.02))
-	for ; t.credit >= 1 && t.nextClient < len(t.clients) && len(t.freePending) > 0; t.credit-- {
+	for ; t.credit >= 1 && t.nextClient < len(t.clients) && t.slotsLeft() > 0; t.credit-- {
 		t.connect(t.nextClient, now)
 		t.nextClient++
+	}
+	if t.nextClient == len(t.clients) {
+		t.relay.pass()
 	}
 }
 
@@ -79,13 +116,14 @@ func (t *thread) connectRate(now int64) float64 {
 // connect starts client i's connection.
 func (t *thread) connect(i int, now int64) {
 	c := &t.clients[i]
-	if len(t.freePending) == 0 { // of those that come back any number may be under way
+	if len(t.freePending) == 0 {
 		t.freePending = append(t.freePending, int32(len(t.pending)))
 		t.pending = append(t.pending, pending{client: -1})
 	}
 	last := len(t.freePending) - 1
 	c.slot = t.freePending[last]
 	t.freePending = t.freePending[:last]
+	t.relay.underWay.Add(1)
 	p := &t.pending[c.slot]
 	*p = pending{client: i, started: now, kept: p.kept[:0]}
 	t.move(c, connecting)
@@ -278,9 +316,13 @@ func (t *thread) giveUp(i int, cause Cause, err error) {
 }
 
 func (t *thread) release(c *client) {
+	t.relay.underWay.Add(-1)
 	t.pending[c.slot].client = -1
 	t.freePending = append(t.freePending, c.slot)
 	c.slot = -1
+	if t.nextClient == len(t.clients) && t.underWay() == 0 {
+		t.pending, t.freePending = nil, nil
+	}
 }
 
 func (t *thread) checkSettled() {
@@ -295,8 +337,9 @@ func (t *thread) expire(now int64) {
 		return
 	}
 	t.lastScan = now
-	for k := range t.pending {
-		p := &t.pending[k]
+	pending := t.pending // release may let go of it
+	for k := range pending {
+		p := &pending[k]
 		if p.client < 0 || now-p.started < int64(t.cfg.ConnectTimeout) {
 			continue
 		}

@@ -59,7 +59,7 @@ func New(cfg Config) (*Swarm, error) {
 func (s *Swarm) makeThreads(cfg Config) error {
 	keySeed := rand.Uint64()
 	perThread := cfg.perThread()
-	slots := cfg.slots()
+	relay := &relay{abreast: cfg.abreast}
 	var cells, accounts [2][]int // by lags, and thread
 	for lags := range cells {
 		cells[lags], accounts[lags] = make([]int, cfg.Threads), make([]int, cfg.Threads)
@@ -89,7 +89,7 @@ func (s *Swarm) makeThreads(cfg Config) error {
 			events:      make([]unix.EpollEvent, maxEvents),
 			buf:         make([]byte, cfg.ReadBuffer),
 			overflow:    make(map[int32][]byte),
-			pending:     make([]pending, slots),
+			relay:       relay,
 			heartbeat:   wire.AppendFrame(nil, wire.Frame{Ver: wire.Version, Op: wire.OpHeartbeat}),
 			lag:         ledger.NewLiveHistogram(),
 			connectTime: ledger.NewLiveHistogram(),
@@ -105,12 +105,12 @@ func (s *Swarm) makeThreads(cfg Config) error {
 		if cfg.TLS != nil {
 			t.sealedBuf = make([]byte, cfg.ReadBuffer)
 		}
-		for slot := range t.pending {
-			t.pending[slot].client = -1
-			t.freePending = append(t.freePending, int32(slot))
+		for i := range t.trains {
+			t.trains[i].stamps = t.book.NewSeries()
 		}
 		s.threads = append(s.threads, t)
 	}
+	relay.threads = s.threads
 	for i := range cfg.Clients {
 		c := cfg.Client(i)
 		if int(c.Kind) >= ledger.Kinds || len(s.addrs.targets[c.Kind]) == 0 {

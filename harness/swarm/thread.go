@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -87,6 +88,7 @@ type thread struct {
 
 	pending     []pending
 	freePending []int32
+	relay       *relay
 	nextClient  int     // the first that is still waiting
 	credit      float64 // connects that the rate allows now
 	lastCredit  int64   // when credit was last added to
@@ -141,6 +143,7 @@ const (
 	maxEvents   = 512
 	fewEvents   = 64 // a round of fewer is followed by a rest of Config.Gather
 	scanPeriod  = int64(100 * time.Millisecond)
+	connectPoll = int64(10 * time.Millisecond)
 	wakeupEvent = -1 // in place of a client's number
 )
 
@@ -170,13 +173,13 @@ func (t *thread) loop() error {
 	defer t.queue.close()
 	defer t.closeAll()
 	for !t.stopping.Load() {
-		n, err := unix.EpollWait(t.epfd, t.events, t.timeout(now))
-		if err != nil && err != unix.EINTR {
+		n, err := t.poll(now)
+		if err != nil {
 			return fmt.Errorf("swarm: wait for events: %w", err)
 		}
 		woken := ledger.Now()
 		t.waited += woken - now
-		for i := range max(n, 0) {
+		for i := range n {
 			t.handle(&t.events[i])
 		}
 		now = ledger.Now()
@@ -192,14 +195,22 @@ func (t *thread) loop() error {
 		t.beats.due(now, t.beat)
 		t.publish(now)
 		if n > 0 && n < fewEvents && t.cfg.Gather > 0 {
-			rest := unix.NsecToTimespec(int64(t.cfg.Gather))
-			_ = unix.Nanosleep(&rest, nil) // a signal only shortens it
+			fdtable.Rest(t.cfg.Gather) // a signal only shortens it
 			woken = ledger.Now()
 			t.waited += woken - now
 			now = woken
 		}
 	}
 	return nil
+}
+
+// poll returns the number of events that there are, or waits for the first.
+func (t *thread) poll(now int64) (int, error) {
+	n, errno := fdtable.Poll(t.epfd, t.events, t.timeout(now))
+	if errno != 0 && errno != unix.EINTR {
+		return 0, os.NewSyscallError("epoll_wait", errno)
+	}
+	return n, nil
 }
 
 // closeAll closes the clients' connections. The thread's end would, but only some time
@@ -222,11 +233,14 @@ func (t *thread) bookOf(c *client) *ledger.Book {
 func (t *thread) timeout(now int64) int {
 	const ms = int64(time.Millisecond)
 	due := t.lastSecond + int64(time.Second)
-	if len(t.freePending) < len(t.pending) {
+	if t.underWay() > 0 {
 		due = min(due, t.lastScan+scanPeriod)
 	}
-	if t.connectWaits() {
+	switch {
+	case t.connectWaits():
 		due = min(due, t.connectNext(now))
+	case t.connects() && t.underWay() == 0: // no event of its own tells when others let it
+		due = min(due, now+connectPoll)
 	}
 	due = min(due, t.beats.soonest(), t.rooms.next(len(t.clients)))
 	if len(t.agenda) > 0 {

@@ -27,6 +27,9 @@ func readers(t testing.TB, streams *ledger.Streams, n int, ids ...uint16) *threa
 		book.Join(int(c.account), nil)
 		th.clients = append(th.clients, c)
 	}
+	for i := range th.trains {
+		th.trains[i].stamps = book.NewSeries()
+	}
 	return th
 }
 
@@ -110,7 +113,7 @@ func TestTrainsChangeNothing(t *testing.T) {
 			}
 		}
 		for _, tr := range th.trains {
-			fast += len(tr.stamps)
+			fast += tr.stamps.Len()
 			if len(tr.frames) > trainMost+bodySize+wire.HeaderLen {
 				t.Fatalf("seed %d: a train has %d bytes", seed, len(tr.frames))
 			}
@@ -141,14 +144,16 @@ func TestTrainsChangeNothing(t *testing.T) {
 
 func TestTrainFollow(t *testing.T) {
 	frame := func(seq uint32) (ledger.Stamp, []byte) {
-		s := ledger.Stamp{Stream: 3, Seq: seq, Intended: int64(seq) * 10}
+		s := ledger.Stamp{Stream: 3, Seq: seq, Intended: int64(seq+1) * 10}
 		return s, wire.AppendFrame(nil, wire.Frame{Ver: 1, Op: 1000, Body: ledger.AppendBody(nil, s, 20)})
 	}
-	var tr train
+	th := readers(t, newStreams(t, ledger.Stream{ID: 3, Pushes: 10}), 1, 3)
+	tr := &th.trains[3]
 	var all []byte
 	var stamps []ledger.Stamp
 	for seq := range uint32(10) {
 		s, b := frame(seq)
+		th.book.Account(0, s, ledger.Now())
 		tr.extend(s, b)
 		all, stamps = append(all, b...), append(stamps, s)
 	}
@@ -175,21 +180,21 @@ func TestTrainFollow(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			run, n := tr.follow(c.s, c.b)
-			if len(run) != c.want || n != c.want*size {
-				t.Fatalf("%d frames, %d bytes; want %d frames", len(run), n, c.want)
+			if run.Len() != c.want || n != c.want*size {
+				t.Fatalf("%d frames, %d bytes; want %d frames", run.Len(), n, c.want)
 			}
-			if c.want > 0 && run[0].Seq != c.s.Seq+1 {
-				t.Errorf("begins with %v", run[0])
+			if c.want > 0 && run.At(0).Seq != c.s.Seq+1 {
+				t.Errorf("begins with %v", run.At(0))
 			}
 		})
 	}
 	t.Run("behind the first", func(t *testing.T) {
 		tr.cut(3)
-		if run, _ := tr.follow(stamps[1], all[2*size:]); run != nil {
-			t.Errorf("got %v", run)
+		if run, _ := tr.follow(stamps[1], all[2*size:]); run.Len() != 0 {
+			t.Errorf("%d frames before the cut", run.Len())
 		}
-		if run, _ := tr.follow(stamps[3], all[4*size:]); len(run) != 6 {
-			t.Errorf("%d frames after a cut, want 6", len(run))
+		if run, _ := tr.follow(stamps[3], all[4*size:]); run.Len() != 6 {
+			t.Errorf("%d frames after a cut, want 6", run.Len())
 		}
 	})
 }
@@ -211,7 +216,7 @@ func TestTrainGoesOn(t *testing.T) {
 		}
 		rest = rest[n:]
 	}
-	if n := len(th.trains[1].stamps); n != 300 {
+	if n := th.trains[1].stamps.Len(); n != 300 {
 		t.Errorf("the train has %d of 300 frames", n)
 	}
 }
@@ -230,7 +235,7 @@ func BenchmarkInput(b *testing.B) {
 				for n := 0; n < b.N; {
 					var in []byte
 					for range perRead {
-						s := ledger.Stamp{Stream: 1, Seq: seq, Intended: ledger.Now() - int64(seq%997)*1_000_000}
+						s := ledger.Stamp{Stream: 1, Seq: seq, Intended: ledger.Now() - 1e9}
 						in = wire.AppendFrame(in, wire.Frame{Ver: 1, Op: 1000, Body: ledger.AppendBody(nil, s, ledger.BodyMin)})
 						seq++
 					}

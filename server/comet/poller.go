@@ -3,7 +3,6 @@ package comet
 import (
 	"fmt"
 	"os"
-	"unsafe"
 
 	"barrage/server/fdtable"
 
@@ -76,7 +75,7 @@ func (p *poller) wait(block bool) ([]unix.EpollEvent, error) {
 				errno = err.(unix.Errno)
 			}
 		} else {
-			n, errno = rawEpollWait(p.epfd, p.events)
+			n, errno = fdtable.Poll(p.epfd, p.events, 0)
 		}
 		switch errno {
 		case 0:
@@ -126,13 +125,4 @@ func (p *poller) endAll() {
 func (s *session) take(b []byte) {
 	defer s.closeOnPanic()
 	s.feed(b)
-}
-
-// rawEpollWait is epoll_wait(2) that doesn't wait.
-func rawEpollWait(epfd int, events []unix.EpollEvent) (int, unix.Errno) {
-	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epfd), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), 0, 0, 0)
-	if errno != 0 {
-		return 0, errno
-	}
-	return int(n), 0
 }
