@@ -62,7 +62,7 @@ type Book struct {
 	rotated   *liveTotals // until the last Rotate; mu guards it
 
 	disorder Disorder
-	crowds   [Kinds][crowdCount]crowd // of AccountAll
+	crowds   [Kinds][crowdStreams][crowdCount]crowd // of AccountAll; by Kind, position of the stream, and latency
 }
 
 // account is where a client's cells begin, which they are, and how long the client waited
@@ -260,7 +260,7 @@ func (b *Book) AccountAll(client int, run Run, arrival int64) {
 	b.cells[a.cell+uint32(p.slot)] += uint32(run.Len())
 	b.accepted += int64(run.Len())
 	for run.Len() > 0 {
-		c, n := b.crowdOf(kind, run, arrival)
+		c, n := crowdOf(&b.crowds[kind][p.listed%crowdStreams], run, arrival)
 		var part Run
 		part, run = run.parts(n)
 		switch {

@@ -28,11 +28,14 @@ const (
 	crowdMost = 4096
 	// crowdRun is how many pushes are worth it.
 	crowdRun = 8
+	// crowdStreams is how many streams can have crowds at a time: clients that receive the end of
+	// one and the beginning of another would end each other's.
+	crowdStreams = 2
 )
 
 // crowdOf returns the crowd for what the run, which is not empty, begins with, and how much of
 // it that is. What is too fresh or too short for any is for none.
-func (b *Book) crowdOf(kind Kind, run Run, arrival int64) (c *crowd, n int) {
+func crowdOf(crowds *[crowdCount]crowd, run Run, arrival int64) (c *crowd, n int) {
 	latency, level, least := arrival-run.stamps[0].Intended, 0, int64(crowdLeast)
 	if latency < least || run.Len() < crowdRun {
 		return nil, run.Len()
@@ -41,7 +44,7 @@ func (b *Book) crowdOf(kind Kind, run Run, arrival int64) (c *crowd, n int) {
 		level++
 		least *= crowdStep
 	}
-	return &b.crowds[kind][level], run.until(arrival - least)
+	return &crowds[level], run.until(arrival - least)
 }
 
 // join enters that a client of the crowd's kind received run at arrival. It enters nothing, and
@@ -98,8 +101,10 @@ func (b *Book) disperse(c *crowd, kind Kind) {
 
 func (b *Book) disperseAll() {
 	for kind := range b.crowds {
-		for level := range b.crowds[kind] {
-			b.disperse(&b.crowds[kind][level], Kind(kind))
+		for stream := range b.crowds[kind] {
+			for level := range b.crowds[kind][stream] {
+				b.disperse(&b.crowds[kind][stream][level], Kind(kind))
+			}
 		}
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"runtime"
 	"sync"
 	"time"
 
@@ -21,11 +20,8 @@ import (
 type Swarm struct {
 	threads []*thread
 	addrs   addresses
-	procs   procs
+	closed  sync.Once
 }
-
-// procs is what New did to GOMAXPROCS.
-type procs struct{ before, set int }
 
 // New starts the swarm's threads. No client connects before Connect. It raises GOMAXPROCS
 // so that the threads don't take the processors of the goroutines beside them; Close puts
@@ -48,7 +44,7 @@ func New(cfg Config) (*Swarm, error) {
 		s.closeWakeups()
 		return nil, err
 	}
-	s.procs = raiseProcs(cfg.Threads)
+	changeProcs(cfg.Threads)
 	for _, t := range s.threads {
 		fdtable.Go(keep, t.run)
 	}
@@ -138,24 +134,6 @@ func (s *Swarm) makeThreads(cfg Config) error {
 		}
 	}
 	return nil
-}
-
-// raiseProcs makes room for n threads beside the process's other goroutines. Without it a
-// goroutine that becomes ready while they all run waits for the scheduler's preemption, 10 ms,
-// and each of them waits for another to hand over its place whenever it wakes.
-func raiseProcs(n int) procs {
-	p := procs{before: runtime.GOMAXPROCS(0)}
-	if p.set = n + runtime.NumCPU(); p.set > p.before {
-		runtime.GOMAXPROCS(p.set)
-		return p
-	}
-	return procs{}
-}
-
-func (p procs) restore() {
-	if p.set != 0 && runtime.GOMAXPROCS(0) == p.set {
-		runtime.GOMAXPROCS(p.before)
-	}
 }
 
 // Connect connects the clients at the configured rate, and returns when each of them has
@@ -356,7 +334,7 @@ func (s *Swarm) Close() error {
 		}
 	}
 	s.closeWakeups()
-	s.procs.restore()
+	s.closed.Do(func() { changeProcs(-len(s.threads)) })
 	return errors.Join(errs...)
 }
 
