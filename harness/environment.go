@@ -132,43 +132,43 @@ type cometPlan struct {
 const filesInTable = 512
 
 // clients returns how many a comet can have where a table has so many open files.
-func (f cometPlan) clients(openFiles int) int {
-	if f.tables == 0 {
+func (p cometPlan) clients(openFiles int) int {
+	if p.tables == 0 {
 		return max(0, openFiles-filesBeside)
 	}
-	return f.tables * tableHolds(openFiles)
+	return p.tables * tableHolds(openFiles)
 }
 
 // flags returns what each comet is told.
-func (f cometPlan) flags() []string {
-	if f.tables == 0 {
+func (p cometPlan) flags() []string {
+	if p.tables == 0 {
 		return nil
 	}
-	return []string{fmt.Sprintf("-limit.descriptorTables=%d", f.tables)}
+	return []string{fmt.Sprintf("-limit.descriptorTables=%d", p.tables)}
 }
 
 // openFiles returns how many a comet, or a table of its, needs for its part of the clients.
-func (f cometPlan) openFiles(clients int) int {
-	each := ratioUp(clients, max(1, f.comets))
-	if f.tables == 0 {
+func (p cometPlan) openFiles(clients int) int {
+	each := ratioUp(clients, max(1, p.comets))
+	if p.tables == 0 {
 		return each + filesBeside
 	}
-	return ratioUp(each, f.tables) + filesInTable
+	return ratioUp(each, p.tables) + filesInTable
 }
 
 func tableHolds(openFiles int) int { return max(0, openFiles-filesInTable) }
 
 // fits returns the comets of its own that a run gets, or an EnvironmentError.
-func (o *Options) fits(m machine) (f cometPlan, err error) {
+func (o *Options) fits(m machine) (plan cometPlan, err error) {
 	if o.Target == nil {
-		f, err = preflight(o.Scenario, m)
+		plan, err = preflight(o.Scenario, m)
 	} else {
 		err = fitTarget(o.Scenario, o.Target)
 	}
 	if err == nil {
 		err = checkReach(o)
 	}
-	return f, err
+	return plan, err
 }
 
 // measuresCeiling reports whether a run ends with the ceiling: it is the machine's that the
@@ -202,23 +202,23 @@ func fitTarget(s *scenario.Scenario, t *cluster.Target) error {
 }
 
 // preflight returns the comets that the scenario gets, or an EnvironmentError.
-func preflight(s *scenario.Scenario, m machine) (f cometPlan, err error) {
+func preflight(s *scenario.Scenario, m machine) (plan cometPlan, err error) {
 	var problems []string
 	clients, openFiles := s.Clients.Count, int(min(m.openFiles, 1<<30))
-	f = cometPlan{comets: s.Cluster.Comets, tables: s.Cluster.Tables}
-	if f.tables == scenario.AsNeeded {
-		f.comets = max(1, f.comets)
-		f.tables = ratioUp(ratioUp(clients, f.comets), tableHolds(openFiles))
-	} else if f.comets == 0 {
-		f.comets = ratioUp(clients, f.clients(openFiles))
+	plan = cometPlan{comets: s.Cluster.Comets, tables: s.Cluster.Tables}
+	if plan.tables == scenario.AsNeeded {
+		plan.comets = max(1, plan.comets)
+		plan.tables = ratioUp(ratioUp(clients, plan.comets), tableHolds(openFiles))
+	} else if plan.comets == 0 {
+		plan.comets = ratioUp(clients, plan.clients(openFiles))
 	}
-	if each := ratioUp(clients, max(1, f.comets)); f.comets == 0 || each > f.clients(openFiles) {
+	if each := ratioUp(clients, max(1, plan.comets)); plan.comets == 0 || each > plan.clients(openFiles) {
 		need := each + filesBeside
 		problems = append(problems, fmt.Sprintf(
 			"a comet needs %d open files for its clients, the hard limit is %d: run `ulimit -Hn %d && ulimit -n %d` as root in this shell, or set cluster.comets: auto or cluster.tables: auto in the scenario",
 			need, m.openFiles, need, need))
 	}
-	if f.tables > 0 && s.Clients.Transport.Secure() > 0 {
+	if plan.tables > 0 && s.Clients.Transport.Secure() > 0 {
 		problems = append(problems, "clients inside TLS can't be in tables of descriptors: set cluster.tables: 0, or clients.transport without tcp+tls and wss")
 	}
 	if need := m.memoryNeeded(s); m.available > 0 && m.available < need {
@@ -230,9 +230,9 @@ func preflight(s *scenario.Scenario, m machine) (f cometPlan, err error) {
 		problems = append(problems, "/proc is not mounted: mount -t proc proc /proc")
 	}
 	if len(problems) > 0 {
-		return f, &EnvironmentError{Problems: problems}
+		return plan, &EnvironmentError{Problems: problems}
 	}
-	return f, nil
+	return plan, nil
 }
 
 // ratioUp returns a/b rounded up, and 0 where b is 0.

@@ -367,6 +367,7 @@ func (r *run) comet(out *report.Run) report.Comet {
 		c.RSSBytesPerConnection = ratio(r.connected.rss-r.idle.rss, clients)
 	}
 	c.Frames = int64(d.Sum(metricFrames))
+	c.Tables = r.plan.tables
 	c.Writes = int64(d.Sum(metricWrites))
 	c.WrittenBytes = int64(d.Sum(metricWrittenBytes))
 	c.EAGAIN = int64(d.Sum("barrage_comet_send_eagain_total"))
@@ -376,7 +377,7 @@ func (r *run) comet(out *report.Run) report.Comet {
 	c.FramesPerWrite, c.BytesPerWrite = ratio(float64(c.Frames), writes), ratio(float64(c.WrittenBytes), writes)
 	shards := r.end.comet().Sum("barrage_comet_shards")
 	if shards == 0 { // an older version
-		shards = float64(r.comets.comets * r.shards())
+		shards = float64(r.plan.comets * r.shards())
 	}
 	c.SweepingSeconds = min(r.seconds(), ratio(d.Sum("barrage_comet_sweep_seconds_sum"), shards))
 	c.WritesPerSecond = ratio(writes, r.seconds())
@@ -388,8 +389,8 @@ func (r *run) comet(out *report.Run) report.Comet {
 // shards returns how many shards each comet has: one a table, or what the scenario says, or one a
 // processor.
 func (r *run) shards() int {
-	if r.comets.tables > 0 {
-		return r.comets.tables
+	if r.plan.tables > 0 {
+		return r.plan.tables
 	}
 	for _, s := range r.opt.Scenario.Cluster.Comet {
 		n := 0

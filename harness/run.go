@@ -77,7 +77,7 @@ var ErrInterrupted = errors.New("interrupted")
 // run that took place and went badly is no error, but a verdict. An interrupted run is
 // reported as cut short. Whatever happens, no process is left behind.
 func Run(ctx context.Context, opt Options) (*Result, error) {
-	comets, err := opt.fits(opt.machine())
+	plan, err := opt.fits(opt.machine())
 	if err != nil {
 		return nil, err
 	}
@@ -95,7 +95,7 @@ func Run(ctx context.Context, opt Options) (*Result, error) {
 		return nil, err
 	}
 	r := &run{
-		opt: opt, layout: l, comets: comets, dir: dir, began: time.Now(),
+		opt: opt, layout: l, plan: plan, dir: dir, began: time.Now(),
 		unread: map[string]string{}, profiled: map[string]time.Duration{},
 	}
 	r.progress = newProgress(&opt, dir, r.began)
@@ -198,7 +198,7 @@ func makeDir(results, name string, at time.Time) (string, error) {
 type run struct {
 	opt      Options
 	layout   *layout
-	comets   cometPlan
+	plan     cometPlan
 	dir      string
 	began    time.Time
 	progress *progress
@@ -299,17 +299,17 @@ func (r *run) startCluster(ctx context.Context, died func(*cluster.ExitError)) (
 			return &EnvironmentError{Problems: []string{err.Error()}}
 		}
 	}
-	r.progress.phase(live.Start, fmt.Sprintf("services, logic, job and %d comet(s)", r.comets.comets))
+	r.progress.phase(live.Start, fmt.Sprintf("services, logic, job and %d comet(s)", r.plan.comets))
 	cl := &r.opt.Scenario.Cluster
 	var redis cluster.Redis
 	if redis, r.redisVersion, err = cluster.Redis(cl.Redis).Resolve(); err != nil {
 		return &StartError{Err: err}
 	}
 	r.cluster, err = cluster.Start(ctx, cluster.Config{
-		Exe: r.opt.Exe, Logs: filepath.Join(r.dir, logsFolder), Comets: r.comets.comets, Advertise: r.opt.Advertise,
+		Exe: r.opt.Exe, Logs: filepath.Join(r.dir, logsFolder), Comets: r.plan.comets, Advertise: r.opt.Advertise,
 		Redis: redis, Grace: r.forAll(cluster.DefaultGrace),
 		CometEnv: cl.CometRuntime.Environment(), CometTimerSlack: cl.CometRuntime.TimerSlack,
-		Comet: append(flags(cl.Comet), r.comets.flags()...), Logic: flags(cl.Logic), Job: flags(cl.Job),
+		Comet: append(flags(cl.Comet), r.plan.flags()...), Logic: flags(cl.Logic), Job: flags(cl.Job),
 		TLS: r.layout.crowd.secure(),
 	}, died)
 	if err != nil {

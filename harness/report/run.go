@@ -305,6 +305,8 @@ type Job struct {
 
 // Comet is what all comets did, measured, by their own counters.
 type Comet struct {
+	Tables int `json:"tables,omitempty"` // of file descriptors in each that clients are in; absent where they are in the process's
+
 	// Memory per connection: what grew from the idle comet to all clients connected, after
 	// a garbage collection at both ends, by the clients.
 	UserBytesPerConnection float64 `json:"user_bytes_per_connection"` // Go's heap and stacks in use

@@ -324,6 +324,9 @@ func (e *errWriter) server(s *Server) {
 
 func (e *errWriter) comet(r *Run) {
 	c := &r.Comet
+	if c.Tables > 0 {
+		e.printf("  %s of file descriptors in each\n", Plural(c.Tables, "table"))
+	}
 	if r.Target == nil { // else it is not known
 		e.printf("  memory per connection: %s of Go heap and stacks, %s of RSS\n", size(c.UserBytesPerConnection), size(c.RSSBytesPerConnection))
 	}

@@ -284,7 +284,6 @@ func (k *link) call(l *lane, c *call, single bool, tried func()) error {
 
 // callForAll hands over all batches of c. Those that the comet did not answer for stay in c.
 func (k *link) callForAll(ctx context.Context, l *lane, c *call, tried func()) error {
-	k.metrics.callBatches.Observe(float64(len(c.batches)))
 	items := make([]*pushes.Item, len(c.batches))
 	for i, b := range c.batches {
 		first := b.records[0]
@@ -318,6 +317,9 @@ func (k *link) callForAll(ctx context.Context, l *lane, c *call, tried func()) e
 		tried()
 	})
 	c.batches = slices.DeleteFunc(c.batches, func(b *batch) bool { return b == nil })
+	if n := len(items) - len(c.batches); n > 0 {
+		k.metrics.callBatches.Observe(float64(n))
+	}
 	if err == nil && len(c.batches) > 0 {
 		return status.Errorf(codes.Internal, "the comet did not answer for %d of %d items", len(c.batches), len(items))
 	}

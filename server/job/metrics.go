@@ -95,7 +95,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	m.unheld = counter("records_unheld_total", "Room records that were kept from a comet because it held no member of the room.")
 	closed(m.batches[:], "batches_total", "type", kindNames[:], "Batches that comets took: frames for one room or key, or for all, handed over together. A call carries one or more.")
 	m.batchFrames = histogram("batch_frames", "Frames of one batch that a comet took.", prometheus.ExponentialBuckets(1, 4, 8))
-	m.callBatches = histogram("call_batches", "Batches that one call to a comet carried.", prometheus.ExponentialBuckets(1, 4, 6))
+	m.callBatches = histogram("call_batches", "Batches that a comet answered for in one call.", prometheus.ExponentialBuckets(1, 4, 6))
 	m.retries = counter("rpc_retries_total", "Calls to comets that were repeated after a failure.")
 	m.rpcSeconds = histogram("rpc_duration_seconds", "Time that calls to comets took, failed ones included.", prometheus.ExponentialBuckets(0.0001, 2.5, 14))
 	m.untilRead = histogram("read_seconds", "Time from when logic accepted a push until its record was read from Kafka, by the clocks of both. Records of goim's logic don't say.", admin.StageBuckets())
