@@ -195,7 +195,8 @@ func (t *thread) loop() error {
 		t.beats.due(now, t.beat)
 		t.publish(now)
 		if n > 0 && n < fewEvents && t.cfg.Gather > 0 {
-			fdtable.Rest(t.cfg.Gather) // a signal only shortens it
+			rest := unix.NsecToTimespec(int64(t.cfg.Gather))
+			_ = unix.Nanosleep(&rest, nil) // a signal only shortens it
 			woken = ledger.Now()
 			t.waited += woken - now
 			now = woken
@@ -206,7 +207,13 @@ func (t *thread) loop() error {
 
 // poll returns the number of events that there are, or waits for the first.
 func (t *thread) poll(now int64) (int, error) {
-	n, errno := fdtable.Poll(t.epfd, t.events, t.timeout(now))
+	n, errno := fdtable.Poll(t.epfd, t.events)
+	if wait := t.timeout(now); n == 0 && errno == 0 && wait > 0 {
+		var err error
+		if n, err = unix.EpollWait(t.epfd, t.events, wait); err != nil {
+			n, errno = 0, err.(unix.Errno)
+		}
+	}
 	if errno != 0 && errno != unix.EINTR {
 		return 0, os.NewSyscallError("epoll_wait", errno)
 	}

@@ -75,7 +75,7 @@ func (p *poller) wait(block bool) ([]unix.EpollEvent, error) {
 				errno = err.(unix.Errno)
 			}
 		} else {
-			n, errno = fdtable.Poll(p.epfd, p.events, 0)
+			n, errno = fdtable.Poll(p.epfd, p.events)
 		}
 		switch errno {
 		case 0:

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -133,23 +132,12 @@ func Read(fd int32, b []byte) (int, unix.Errno) {
 	return int(n), errno
 }
 
-// Poll is epoll_wait(2) on epfd for so many milliseconds at most, 0 for no wait and -1 for
-// any. It returns how many events there are. The scheduler isn't told of the wait either: it
-// takes the processor away from a goroutine that sleeps in a system call, and while it finds
-// such it looks for more every 20 us, which with fifty threads costs an eighth of a processor.
-// To it the goroutine runs, so what needs it to stop, such as garbage collection, sends it a
-// signal (every 10 ms at most), which ends the wait with EINTR. There must be processors
-// (GOMAXPROCS) left for other goroutines.
-func Poll(epfd int, events []unix.EpollEvent, ms int) (int, unix.Errno) {
-	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epfd), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), uintptr(ms), 0, 0)
+// Poll is epoll_wait(2) on epfd that doesn't wait, like Read. It returns how many events there
+// are.
+func Poll(epfd int, events []unix.EpollEvent) (int, unix.Errno) {
+	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epfd), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), 0, 0, 0)
 	if errno != 0 {
 		return 0, errno
 	}
 	return int(n), 0
-}
-
-// Rest sleeps for d, or until a signal comes, without telling the scheduler, like Poll.
-func Rest(d time.Duration) {
-	rest := unix.NsecToTimespec(int64(d))
-	_, _, _ = unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&rest)), 0, 0)
 }
