@@ -30,7 +30,7 @@ func (t *thread) take(i, limit int) int {
 		kept = t.resume(c)
 		into = t.buf[kept:]
 	}
-	n, errno := fdtable.Read(c.fd, into[:min(limit, len(into))])
+	n, errno := fdtable.Receive(c.fd, into[:min(limit, len(into))])
 	var cause Cause
 	var ended error
 	switch {

@@ -153,7 +153,7 @@ func (f *front) event(fd int) error {
 	switch {
 	case fd == f.wake:
 		var b [8]byte
-		_, _ = fdtable.Read(int32(fd), b[:])
+		_, _ = unix.Read(fd, b[:])
 		f.runTasks()
 	case f.tables[fd] != nil:
 		f.tables[fd].rouse()
@@ -296,7 +296,7 @@ func (p passingStream) shutdown() {
 func discardInput(fd int) {
 	var b [4 << 10]byte
 	for {
-		if n, errno := fdtable.Read(int32(fd), b[:]); n == 0 || errno != 0 && errno != unix.EINTR {
+		if n, errno := fdtable.Receive(int32(fd), b[:]); n == 0 || errno != 0 && errno != unix.EINTR {
 			return
 		}
 	}

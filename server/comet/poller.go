@@ -94,7 +94,7 @@ func (p *poller) read(fd int) {
 		return // it ended earlier among the same events
 	}
 	s := p.sessions[fd]
-	n, errno := fdtable.Read(int32(fd), p.buf)
+	n, errno := fdtable.Receive(int32(fd), p.buf)
 	switch {
 	case errno == unix.EAGAIN || errno == unix.EINTR:
 	case errno != 0 || n == 0:

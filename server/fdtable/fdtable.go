@@ -126,13 +126,14 @@ func Send(fd int32, b []byte) (int, unix.Errno) {
 	return int(n), errno
 }
 
-// Read is read(2) of fd into b, like Send.
-func Read(fd int32, b []byte) (int, unix.Errno) {
-	n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
+// Receive is recv(2) into b from fd, like Send. It spares what read(2) does for files of any kind.
+func Receive(fd int32, b []byte) (int, unix.Errno) {
+	n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)),
+		unix.MSG_DONTWAIT, 0, 0)
 	return int(n), errno
 }
 
-// Poll is epoll_wait(2) on epfd that doesn't wait, like Read. It returns how many events there
+// Poll is epoll_wait(2) on epfd that doesn't wait, like Receive. It returns how many events there
 // are.
 func Poll(epfd int, events []unix.EpollEvent) (int, unix.Errno) {
 	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epfd), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), 0, 0, 0)
