@@ -96,8 +96,9 @@ func (tr *train) cut(n int) {
 }
 
 // again takes in what of in comes behind the decoder's current frame and is as it was for
-// another client. Those that lag have a book of their own, and are on no train. read is what the decoder took that frame off, and behind is the stamp of
-// the push before it in the same read, unless it is the first of it.
+// another client. Those that lag have a book of their own, and are on no train. read is what
+// the decoder took that frame off, and behind is the stamp of the push before it in the same
+// read, unless it is the first of it.
 //
 // The first frame of a read goes on a train, too: what the next read brings is right behind
 // what the last one has, and a gap would begin the train anew, also for the clients that are
