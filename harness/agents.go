@@ -46,7 +46,7 @@ func swarmConfig(l *layout, targets swarm.Targets, trusts *x509.CertPool, source
 		Targets: targets, LocalAddrs: sources, Streams: l.streams, Heartbeat: c.Heartbeat, ReceiveBuffer: c.ReceiveBuffer,
 		Clients: load.Part(c.Count, part, parts), Client: func(i int) swarm.Client { return l.client(i*parts + part) },
 		ConnectRate: share(c.Connect.Rate), ConnectFrom: share(c.Connect.From), ConnectOver: c.Connect.Over,
-		ConnectPending: max(1, c.Connect.Pending/parts),
+		ConnectPending: max(1, c.Connect.Pending/parts), InTurn: c.Rooms.Count == 1,
 		Behaviours: swarm.Behaviours{
 			SlowRate: c.Slow.Rate, ChurnLives: c.Churn.Lives, ChurnAway: c.Churn.Away,
 			HalfOpenLives: c.HalfOpen.Lives, RoomChange: c.Rooms.Change,

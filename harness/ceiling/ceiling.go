@@ -223,7 +223,7 @@ func (m *measurement) connect(ctx context.Context) error {
 	ws := int(math.Round(float64(m.cfg.Clients) * m.cfg.WSFraction))
 	m.swarm, err = swarm.New(swarm.Config{
 		Targets: swarm.Targets{TCP: []string{m.child.hello.TCP}, WS: []string{m.child.hello.WS}},
-		Streams: declared, Clients: m.cfg.Clients, Raw: true, Heartbeat: -1, ConnectRate: 50_000,
+		Streams: declared, Clients: m.cfg.Clients, Raw: true, Heartbeat: -1, ConnectRate: 50_000, InTurn: true,
 		Client: func(i int) swarm.Client {
 			// The i-th is a WebSocket where the running share passes a whole number.
 			kind := ledger.TCP

@@ -96,6 +96,13 @@ type Config struct {
 	// WebSocket ones start with frames, without the HTTP upgrade.
 	Raw bool
 
+	// InTurn has the threads connect their clients one after the other, as many as there are
+	// processors at a time, where there are more than these and one target. Who comes together is
+	// together in the target too, so that what it sends to all of them wakes one thread for many
+	// clients, and not each thread for a few. It is for clients who are all sent the same: else
+	// those who share a thread with the members of a large room wait until it has read these.
+	InTurn bool
+
 	run     int // consecutive clients that have a thread and a target in common
 	abreast int // threads that connect at a time, in the order of their numbers
 }
@@ -117,11 +124,6 @@ const (
 	// one after the other they would wake each comet for a single login at a time, which
 	// costs a 2-core machine half of its connects a second. In runs each comet meets the
 	// crowd that a larger one would.
-	//
-	// Where there is one target and there are more threads than processors, a run is a whole
-	// thread, and the threads connect one after the other. Who comes together is together in
-	// the target too, so that what it sends to all wakes one thread for many clients, and not
-	// each thread for a few.
 	longestRun = 64
 	runsEach   = 16 // a thread or target has about so many runs at least, so that parts are even
 )
@@ -178,7 +180,7 @@ func (c Config) fill() (Config, error) {
 func (c *Config) deal() {
 	c.Threads = max(1, min(c.Threads, c.Clients))
 	targets := max(len(c.Targets.TCP), len(c.Targets.WS), len(c.Targets.TCPTLS), len(c.Targets.WSS))
-	if processors := runtime.NumCPU(); targets == 1 && c.Threads > processors {
+	if processors := runtime.NumCPU(); c.InTurn && targets == 1 && c.Threads > processors {
 		c.run, c.abreast = (c.Clients+c.Threads-1)/c.Threads, processors
 		return
 	}

@@ -10,24 +10,26 @@ import (
 	"barrage/server/wire"
 )
 
-// Each client has one thread and one place in it, and threads beyond the processors have one run
-// of clients each where there is one target.
+// Each client has one thread and one place in it. In turn, threads beyond the processors have one
+// run of clients each where there is one target.
 func TestDeal(t *testing.T) {
 	processors := runtime.NumCPU()
 	for _, c := range []struct {
 		name                      string
+		inTurn                    bool
 		clients, threads, targets int
 		run, abreast              int
 	}{
-		{"a thread a processor", 100_000, processors, 1, longestRun, processors},
-		{"one more", 100_000, processors + 1, 1, (100_000 + processors) / (processors + 1), processors},
-		{"several targets", 100_000, processors + 1, 2, longestRun, processors + 1},
-		{"a client a thread", processors + 5, processors + 5, 1, 1, processors},
-		{"more threads than clients", 3, 2*processors + 3, 2, 1, 3},
-		{"none", 0, 2, 1, 1, 1},
+		{"a thread a processor", true, 100_000, processors, 1, longestRun, processors},
+		{"not in turn", false, 100_000, processors + 1, 1, longestRun, processors + 1},
+		{"one more", true, 100_000, processors + 1, 1, (100_000 + processors) / (processors + 1), processors},
+		{"several targets", true, 100_000, processors + 1, 2, longestRun, processors + 1},
+		{"a client a thread", true, processors + 5, processors + 5, 1, 1, processors},
+		{"more threads than clients", true, 3, 2*processors + 3, 2, 1, 3},
+		{"none", true, 0, 2, 1, 1, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			cfg := Config{Clients: c.clients, Threads: c.threads, Targets: Targets{TCP: make([]string, c.targets)}}
+			cfg := Config{InTurn: c.inTurn, Clients: c.clients, Threads: c.threads, Targets: Targets{TCP: make([]string, c.targets)}}
 			cfg.deal()
 			if c.clients > 0 && (cfg.run != c.run || cfg.abreast != c.abreast) {
 				t.Errorf("runs of %d, %d threads abreast, want %d and %d", cfg.run, cfg.abreast, c.run, c.abreast)
@@ -58,7 +60,7 @@ func TestThreadsConnectInTurn(t *testing.T) {
 	addr := serveWith(t, write(wire.AppendFrame(nil, wire.Frame{Ver: 1, Op: wire.OpAuthReply})))
 	s := newSwarm(t, Config{
 		Targets: Targets{TCP: []string{addr}}, Streams: streams, Clients: each * threads, Threads: threads,
-		ConnectPending: runtime.NumCPU(), // one a thread
+		InTurn: true, ConnectPending: runtime.NumCPU(), // one a thread
 		Client: func(i int) Client {
 			if connecting.Load() {
 				mu.Lock()
