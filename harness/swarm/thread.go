@@ -209,10 +209,7 @@ func (t *thread) loop() error {
 func (t *thread) poll(now int64) (int, error) {
 	n, errno := fdtable.Poll(t.epfd, t.events)
 	if wait := t.timeout(now); n == 0 && errno == 0 && wait > 0 {
-		var err error
-		if n, err = unix.EpollWait(t.epfd, t.events, wait); err != nil {
-			n, errno = 0, err.(unix.Errno)
-		}
+		n, errno = fdtable.Wait(t.epfd, t.events, wait)
 	}
 	if errno != 0 && errno != unix.EINTR {
 		return 0, os.NewSyscallError("epoll_wait", errno)

@@ -70,10 +70,7 @@ func (p *poller) wait(block bool) ([]unix.EpollEvent, error) {
 	for {
 		n, errno := 0, unix.Errno(0)
 		if block {
-			var err error
-			if n, err = unix.EpollWait(p.epfd, p.events, -1); err != nil {
-				errno = err.(unix.Errno)
-			}
+			n, errno = fdtable.Wait(p.epfd, p.events, -1)
 		} else {
 			n, errno = fdtable.Poll(p.epfd, p.events)
 		}

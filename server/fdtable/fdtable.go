@@ -142,3 +142,13 @@ func Poll(epfd int, events []unix.EpollEvent) (int, unix.Errno) {
 	}
 	return int(n), 0
 }
+
+// Wait is Poll that waits for the first event, so many milliseconds at most, or -1 for any, and
+// tells the scheduler.
+func Wait(epfd int, events []unix.EpollEvent, ms int) (int, unix.Errno) {
+	n, err := unix.EpollWait(epfd, events, ms)
+	if err != nil {
+		return 0, err.(unix.Errno)
+	}
+	return n, 0
+}
