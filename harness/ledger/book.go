@@ -62,7 +62,7 @@ type Book struct {
 	rotated   *liveTotals // until the last Rotate; mu guards it
 
 	disorder Disorder
-	crowds   [Kinds][crowdStreams][crowdCount]crowd // of AccountAll; by Kind, position of the stream, and latency
+	crowds   [Kinds][crowdStreams]*crowds // of AccountAll; by Kind and position of the stream, nil until there is one
 }
 
 // account is where a client's cells begin, which they are, and how long the client waited
@@ -256,11 +256,12 @@ func (b *Book) AccountAll(client int, run Run, arrival int64) {
 	} else {
 		half = 1
 	}
+	crowds := b.crowdsOf(kind, p.listed)
 	run, rest := run.parts(min(run.Len(), most))
 	b.cells[a.cell+uint32(p.slot)] += uint32(run.Len())
 	b.accepted += int64(run.Len())
 	for run.Len() > 0 {
-		c, n := crowdOf(&b.crowds[kind][p.listed%crowdStreams], run, arrival)
+		c, n := crowds.of(run, arrival)
 		var part Run
 		part, run = run.parts(n)
 		switch {

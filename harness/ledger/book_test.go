@@ -480,7 +480,7 @@ func TestCrowds(t *testing.T) {
 					cut := r.IntN(len(run) + 1)
 					all.accountRun(client, run[:cut], arrival)
 					all.accountRun(client, run[cut:], arrival)
-					for _, c := range all.crowds[client/40][(id-1)%crowdStreams] {
+					for _, c := range all.crowdsOf(Kind(client/40), int32(id-1)) {
 						if c.low < c.end && c.from < c.to {
 							crowds++
 						}

@@ -30,12 +30,24 @@ const (
 	crowdRun = 8
 	// crowdStreams is how many streams can have crowds at a time: clients that receive the end of
 	// one and the beginning of another would end each other's.
-	crowdStreams = 2
+	crowdStreams = 64
 )
 
-// crowdOf returns the crowd for what the run, which is not empty, begins with, and how much of
+// crowds are those of the clients of one kind and of one stream.
+type crowds [crowdCount]crowd
+
+// crowdsOf returns the crowds of a kind for the stream at a position.
+func (b *Book) crowdsOf(kind Kind, listed int32) *crowds {
+	c := &b.crowds[kind][listed%crowdStreams]
+	if *c == nil {
+		*c = new(crowds)
+	}
+	return *c
+}
+
+// of returns the crowd for what the run, which is not empty, begins with, and how much of
 // it that is. What is too fresh or too short for any is for none.
-func crowdOf(crowds *[crowdCount]crowd, run Run, arrival int64) (c *crowd, n int) {
+func (cs *crowds) of(run Run, arrival int64) (c *crowd, n int) {
 	latency, level, least := arrival-run.stamps[0].Intended, 0, int64(crowdLeast)
 	if latency < least || run.Len() < crowdRun {
 		return nil, run.Len()
@@ -44,7 +56,7 @@ func crowdOf(crowds *[crowdCount]crowd, run Run, arrival int64) (c *crowd, n int
 		level++
 		least *= crowdStep
 	}
-	return &crowds[level], run.until(arrival - least)
+	return &cs[level], run.until(arrival - least)
 }
 
 // join enters that a client of the crowd's kind received run at arrival. It enters nothing, and
@@ -101,9 +113,12 @@ func (b *Book) disperse(c *crowd, kind Kind) {
 
 func (b *Book) disperseAll() {
 	for kind := range b.crowds {
-		for stream := range b.crowds[kind] {
-			for level := range b.crowds[kind][stream] {
-				b.disperse(&b.crowds[kind][stream][level], Kind(kind))
+		for _, crowds := range b.crowds[kind] {
+			if crowds == nil {
+				continue
+			}
+			for level := range crowds {
+				b.disperse(&crowds[level], Kind(kind))
 			}
 		}
 	}

@@ -72,7 +72,7 @@ func (t *thread) input(i, kept, n int) bool {
 		return c.state == upgrading
 	}
 	var behind ledger.Stamp // of the push before, if this read had one
-	several := false
+	first, alike := true, !c.behaviour.Lags()
 	for {
 		read := in
 		switch t.dec.next(&in) {
@@ -85,13 +85,16 @@ func (t *thread) input(i, kept, n int) bool {
 				return false
 			}
 			if !t.dec.stamped || !isPush(t.dec.op) {
-				several = false
+				first = true
 				continue
 			}
-			if several || len(in) > 0 {
-				t.again(i, read, &in, behind, !several, arrival)
+			if first && len(in) < (trainLeast-1)*(len(read)-len(in)) {
+				alike = false // what follows is too little
 			}
-			behind, several = t.dec.stamp, true
+			if alike {
+				t.again(i, read, &in, behind, first, arrival)
+			}
+			behind, first = t.dec.stamp, false
 		case gotPing:
 			if !t.send(i, wsPong, t.dec.ctl) {
 				return false

@@ -105,9 +105,7 @@ func (s *Swarm) makeThreads(cfg Config) error {
 		if cfg.TLS != nil {
 			t.sealedBuf = make([]byte, cfg.ReadBuffer)
 		}
-		for i := range t.trains {
-			t.trains[i].stamps = t.book.NewSeries()
-		}
+		t.trains = newTrains(t.book)
 		s.threads = append(s.threads, t)
 	}
 	relay.threads = s.threads

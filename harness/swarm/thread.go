@@ -80,7 +80,7 @@ type thread struct {
 	buf    []byte // shared by all reads
 	out    []byte // shared by all writes
 	dec    decoder
-	trains [trainCount]train
+	trains trains
 
 	partials     []partial
 	freePartials []int32

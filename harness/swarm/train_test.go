@@ -18,7 +18,8 @@ func readers(t testing.TB, streams *ledger.Streams, n int, ids ...uint16) *threa
 	book := ledger.NewBook(streams, n, n*len(ids))
 	th := &thread{
 		cfg:  Config{Threads: 1, run: 1, ClockOffset: new(atomic.Int64)},
-		book: book, buf: make([]byte, 64<<10), overflow: make(map[int32][]byte), lag: ledger.NewLiveHistogram(),
+		book: book, trains: newTrains(book),
+		buf: make([]byte, 64<<10), overflow: make(map[int32][]byte), lag: ledger.NewLiveHistogram(),
 	}
 	for i := range n {
 		kind := ledger.Kind(i % 2) // TCP, WebSocket
@@ -26,9 +27,6 @@ func readers(t testing.TB, streams *ledger.Streams, n int, ids ...uint16) *threa
 		c.account = int32(book.Add(set, kind))
 		book.Join(int(c.account), nil)
 		th.clients = append(th.clients, c)
-	}
-	for i := range th.trains {
-		th.trains[i].stamps = book.NewSeries()
 	}
 	return th
 }
@@ -47,8 +45,14 @@ func TestTrainsChangeNothing(t *testing.T) {
 	fast := 0
 	for seed := range uint64(300) {
 		r := rand.New(rand.NewPCG(seed, 11))
-		list := []ledger.Stream{{ID: 1, Pushes: 100}, {ID: 5, Pushes: 100}, {ID: 9, WarmUp: true}} // of one train
+		// Streams of one train to begin with, or more than fit in one.
+		list := []ledger.Stream{{ID: 1, Pushes: 100}, {ID: 5, Pushes: 100}, {ID: 9, WarmUp: true}}
 		ids := []uint16{1, 5, 9}[:1+r.IntN(3)]
+		for id := uint16(10); seed%10 == 0 && len(ids) <= trainTracks; id += 3 {
+			list = append(list, ledger.Stream{ID: id, Pushes: 100})
+			ids = append(ids, id)
+		}
+		alternate := 1 + r.IntN(20)
 		streams := newStreams(t, list...)
 		th := readers(t, streams, clients, ids...)
 		reference := readers(t, streams, clients, ids...)
@@ -58,7 +62,7 @@ func TestTrainsChangeNothing(t *testing.T) {
 		next := map[uint16]uint32{}
 		for len(log) < 400 {
 			id := ids[0]
-			if r.IntN(20) == 0 {
+			if r.IntN(alternate) == 0 {
 				id = ids[r.IntN(len(ids))]
 			}
 			s := ledger.Stamp{Stream: id, Seq: next[id], Intended: int64(len(log) + 1)}
@@ -112,8 +116,8 @@ func TestTrainsChangeNothing(t *testing.T) {
 				b = b[cut:]
 			}
 		}
-		for _, tr := range th.trains {
-			fast += tr.stamps.Len()
+		for _, tr := range th.trains.list {
+			fast += len(tr.ends)
 			if len(tr.frames) > trainMost+bodySize+wire.HeaderLen {
 				t.Fatalf("seed %d: a train has %d bytes", seed, len(tr.frames))
 			}
@@ -148,13 +152,13 @@ func TestTrainFollow(t *testing.T) {
 		return s, wire.AppendFrame(nil, wire.Frame{Ver: 1, Op: 1000, Body: ledger.AppendBody(nil, s, 20)})
 	}
 	th := readers(t, newStreams(t, ledger.Stream{ID: 3, Pushes: 10}), 1, 3)
-	tr := &th.trains[3]
+	tr := th.trains.trainOf(3)
 	var all []byte
 	var stamps []ledger.Stamp
 	for seq := range uint32(10) {
 		s, b := frame(seq)
 		th.book.Account(0, s, ledger.Now())
-		tr.extend(s, b)
+		tr.extend(s, seq > 0, b)
 		all, stamps = append(all, b...), append(stamps, s)
 	}
 	size := len(all) / 10
@@ -172,70 +176,86 @@ func TestTrainFollow(t *testing.T) {
 		{"more than there is", stamps[4], append(bytes.Clone(all[5*size:]), all...), 5},
 		{"less than a frame", stamps[4], all[5*size : 6*size-1], 0},
 		{"nothing behind the last", stamps[9], all, 0},
-		{"another byte", stamps[0], other[size:], 0},
+		{"another byte", stamps[0], other[size:], 4},
+		{"another byte in the next", stamps[4], other[5*size:], 0},
 		{"another byte, but not within", stamps[0], other[size : 5*size], 4},
 		{"a stamp that it has not", ledger.Stamp{Stream: 3, Seq: 4, Intended: 41}, all[5*size:], 0},
 		{"another stream", ledger.Stamp{Stream: 7, Seq: 4, Intended: 40}, all[5*size:], 0},
 		{"one ahead of it", ledger.Stamp{Stream: 3, Seq: 40}, all, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			run, n := tr.follow(c.s, c.b)
-			if run.Len() != c.want || n != c.want*size {
-				t.Fatalf("%d frames, %d bytes; want %d frames", run.Len(), n, c.want)
+			from, to, n := tr.follow(c.s, c.b)
+			if to-from != c.want || n != c.want*size {
+				t.Fatalf("%d frames, %d bytes; want %d frames", to-from, n, c.want)
 			}
-			if c.want > 0 && run.At(0).Seq != c.s.Seq+1 {
-				t.Errorf("begins with %v", run.At(0))
+			if c.want > 0 && from != int(c.s.Seq)+1 {
+				t.Errorf("begins with %d", from)
 			}
 		})
 	}
 	t.Run("behind the first", func(t *testing.T) {
 		tr.cut(3)
-		if run, _ := tr.follow(stamps[1], all[2*size:]); run.Len() != 0 {
-			t.Errorf("%d frames before the cut", run.Len())
+		if from, to, _ := tr.follow(stamps[1], all[2*size:]); from != to {
+			t.Errorf("%d frames before the cut", to-from)
 		}
-		if run, _ := tr.follow(stamps[3], all[4*size:]); run.Len() != 6 {
-			t.Errorf("%d frames after a cut, want 6", run.Len())
+		if from, to, _ := tr.follow(stamps[3], all[4*size:]); from != 1 || to != 7 {
+			t.Errorf("frames from %d to %d after a cut, want 1 to 7", from, to)
 		}
 	})
 }
 
-// A train goes on from one read of a client to the next, wherever the read cuts a frame, so that
-// clients that are behind find all in it.
+// A train goes on from one read of a client to the next, wherever the reads cut a frame, so that
+// clients that are behind find all in it: also where the pushes are those of several senders.
 func TestTrainGoesOn(t *testing.T) {
-	streams := newStreams(t, ledger.Stream{ID: 1, Pushes: 1 << 20})
-	th := readers(t, streams, 2, 1)
-	var all []byte
-	for seq := range uint32(300) {
-		s := ledger.Stamp{Stream: 1, Seq: seq, Intended: ledger.Now()}
-		all = wire.AppendFrame(all, wire.Frame{Ver: 1, Op: 1000, Body: ledger.AppendBody(nil, s, ledger.BodyMin)})
-	}
-	for rest := all; len(rest) > 0; {
-		n := min(len(rest), 1001)
-		if !th.readBytes(0, rest[:n]) {
-			t.Fatal("the client is gone")
+	for senders := range 5 {
+		var list []ledger.Stream
+		var ids []uint16
+		for id := range uint16(senders + 1) {
+			list = append(list, ledger.Stream{ID: id, Pushes: 1 << 20})
+			ids = append(ids, id)
 		}
-		rest = rest[n:]
-	}
-	if n := th.trains[1].stamps.Len(); n != 300 {
-		t.Errorf("the train has %d of 300 frames", n)
+		th := readers(t, newStreams(t, list...), 3, ids...)
+		var all []byte
+		for n := range 300 {
+			s := ledger.Stamp{Stream: uint16(n % len(ids)), Seq: uint32(n / len(ids)), Intended: ledger.Now()}
+			all = wire.AppendFrame(all, wire.Frame{Ver: 1, Op: 1000, Body: ledger.AppendBody(nil, s, ledger.BodyMin)})
+		}
+		for client, size := range map[int]int{0: 1001, 2: 777} { // both over TCP
+			for rest := all; len(rest) > 0; {
+				n := min(len(rest), size)
+				if !th.readBytes(client, rest[:n]) {
+					t.Fatal("the client is gone")
+				}
+				rest = rest[n:]
+			}
+			if tr := th.trains.trainOf(0); len(tr.ends) != 300 {
+				t.Errorf("%d senders: the train has %d of 300 frames", len(ids), len(tr.ends))
+			}
+		}
 	}
 }
 
 // BenchmarkInput is what a push costs from the read buffer to the book, where a read has so
-// many of them, of 16 bytes, and the thread's clients get the same.
+// many of them, of 16 bytes, from one sender or from several in turn, and the thread's clients
+// get the same.
 func BenchmarkInput(b *testing.B) {
-	for _, perRead := range []int{1, 2, 10, 100, 400} {
+	for _, c := range []struct{ perRead, senders int }{{1, 1}, {2, 1}, {10, 1}, {100, 1}, {400, 1}, {2, 2}, {10, 4}, {30, 4}, {300, 20}} {
 		for kind, name := range []string{"tcp", "ws"} {
-			b.Run(fmt.Sprintf("frames=%d/%s", perRead, name), func(b *testing.B) {
+			b.Run(fmt.Sprintf("frames=%d/senders=%d/%s", c.perRead, c.senders, name), func(b *testing.B) {
 				const clients = 2000
-				streams := newStreams(b, ledger.Stream{ID: 1, Pushes: 1 << 20})
-				th := readers(b, streams, 2*clients, 1)
+				var list []ledger.Stream
+				var ids []uint16
+				for id := range uint16(c.senders) {
+					list = append(list, ledger.Stream{ID: id, Pushes: 1 << 20})
+					ids = append(ids, id)
+				}
+				th := readers(b, newStreams(b, list...), 2*clients, ids...)
 				b.ReportAllocs()
-				seq := uint32(0)
+				seq := 0
 				for n := 0; n < b.N; {
 					var in []byte
-					for range perRead {
-						s := ledger.Stamp{Stream: 1, Seq: seq, Intended: ledger.Now() - 1e9}
+					for range c.perRead {
+						s := ledger.Stamp{Stream: uint16(seq % c.senders), Seq: uint32(seq / c.senders), Intended: ledger.Now() - 1e9}
 						in = wire.AppendFrame(in, wire.Frame{Ver: 1, Op: 1000, Body: ledger.AppendBody(nil, s, ledger.BodyMin)})
 						seq++
 					}
@@ -247,7 +267,7 @@ func BenchmarkInput(b *testing.B) {
 						kept := th.resume(&th.clients[2*i+kind])
 						th.input(2*i+kind, kept, len(in))
 					}
-					n += perRead * clients
+					n += c.perRead * clients
 				}
 			})
 		}
