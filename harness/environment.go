@@ -40,7 +40,7 @@ func readEnvironment(commit string) report.Environment {
 	for _, name := range []string{
 		"net.ipv4.ip_local_port_range", "net.ipv4.tcp_rmem", "net.ipv4.tcp_wmem", "net.ipv4.tcp_mem",
 		"net.ipv4.tcp_ehash_entries", "net.ipv4.tcp_congestion_control",
-		"net.core.somaxconn", "net.core.rmem_max", "net.core.wmem_max", "fs.file-max", "fs.nr_open",
+		"net.core.somaxconn", "net.core.netdev_max_backlog", "net.core.rmem_max", "net.core.wmem_max", "fs.file-max", "fs.nr_open",
 	} {
 		text, err := os.ReadFile("/proc/sys/" + strings.ReplaceAll(name, ".", "/"))
 		if err == nil {

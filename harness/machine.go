@@ -25,6 +25,9 @@ func readMachineLoad() agent.MachineLoad {
 	if text, err := os.ReadFile("/proc/self/net/netstat"); err == nil {
 		l.TCPShort, l.TCPDropped = parseNetstat(string(text))
 	}
+	if text, err := os.ReadFile("/proc/net/softnet_stat"); err == nil {
+		l.Packets, l.PacketsDropped = parseSoftnet(string(text))
+	}
 	var wall, forward unix.Timespec
 	if unix.ClockGettime(unix.CLOCK_REALTIME, &wall) == nil && unix.ClockGettime(unix.CLOCK_MONOTONIC, &forward) == nil {
 		l.Wall = time.Duration(wall.Nano() - forward.Nano())
@@ -87,19 +90,39 @@ func parseNetstat(text string) (short, dropped int64) {
 	return short, dropped
 }
 
+// parseSoftnet reads the first two columns of /proc/net/softnet_stat, in hexadecimal, one line a
+// processor: packets taken off its queue, and those that found it full. The sums are modulo 2^32,
+// as the counters are.
+func parseSoftnet(text string) (taken, dropped uint32) {
+	for line := range strings.Lines(text) {
+		fields := strings.Fields(line)
+		if len(fields) < 2 {
+			continue
+		}
+		for i, sum := range []*uint32{&taken, &dropped} {
+			n, _ := strconv.ParseUint(fields[i], 16, 32)
+			*sum += uint32(n)
+		}
+	}
+	return taken, dropped
+}
+
 // disturbance is what the machine did between two loads that was not ours, where ours is
 // the processor time of the run's processes.
 func disturbance(from, to agent.MachineLoad, ours, took time.Duration, cores int) report.Disturbance {
 	machine := took.Seconds() * float64(cores)
 	step := to.Wall - from.Wall
 	return report.Disturbance{
-		OtherCPU:    max(0, ratio((to.Busy-from.Busy-ours).Seconds(), machine)),
-		Steal:       ratio((to.Steal - from.Steal).Seconds(), machine),
-		MemoryWait:  ratio((to.MemoryWait - from.MemoryWait).Seconds(), took.Seconds()),
-		ClockStep:   step.Seconds(),
-		TCPShort:    to.TCPShort - from.TCPShort,
-		TCPDropped:  to.TCPDropped - from.TCPDropped,
-		HasPressure: to.MemoryWait > 0 || fileExists("/proc/pressure/memory"),
+		OtherCPU:   max(0, ratio((to.Busy-from.Busy-ours).Seconds(), machine)),
+		Steal:      ratio((to.Steal - from.Steal).Seconds(), machine),
+		MemoryWait: ratio((to.MemoryWait - from.MemoryWait).Seconds(), took.Seconds()),
+		ClockStep:  step.Seconds(),
+		TCPShort:   to.TCPShort - from.TCPShort,
+		TCPDropped: to.TCPDropped - from.TCPDropped,
+		// Differences of counters that go round at 2^32.
+		Packets:        int64(to.Packets-from.Packets) + int64(to.PacketsDropped-from.PacketsDropped),
+		PacketsDropped: int64(to.PacketsDropped - from.PacketsDropped),
+		HasPressure:    to.MemoryWait > 0 || fileExists("/proc/pressure/memory"),
 	}
 }
 

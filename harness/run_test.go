@@ -85,6 +85,9 @@ func TestVerdict(t *testing.T) {
 			report.Invalid, []string{"processes waited for memory for 20% of the time, at most 5% is accepted (valid.memory_wait)"}},
 		{"TCP without memory", nil, func(r *report.Run) { r.Disturbance.TCPShort, r.Disturbance.TCPDropped = 1, 1200 },
 			report.Invalid, []string{"the kernel's memory for TCP ran short (net.ipv4.tcp_mem), and it dropped 1,200 packets that had arrived: peers send them again when they have waited long enough"}},
+		{"packets dropped", nil, func(r *report.Run) { r.Disturbance.Packets, r.Disturbance.PacketsDropped = 1_000_000, 2000 },
+			report.Invalid, []string{"the machine dropped 2,000 packets that came in, 0.2% of all, since a processor's queue was full (net.core.netdev_max_backlog); at most 0.1% is accepted (valid.packets_dropped): TCP sends them again, 200 ms later or more"}},
+		{"few packets dropped", nil, func(r *report.Run) { r.Disturbance.Packets, r.Disturbance.PacketsDropped = 1_000_000, 1000 }, report.Good, nil},
 		{"peers that don't read", nil, func(r *report.Run) { r.Disturbance.TCPDropped = 1200 }, report.Good, nil},
 		{"an agent lost", nil, func(r *report.Run) {
 			r.Agents = []report.Agent{{Name: "a:1"}, {Name: "b:2", Clients: 1, Lost: "the agent was lost: it ended"}}
@@ -151,8 +154,21 @@ func TestMachineLoad(t *testing.T) {
 			t.Errorf("%q: %d, %d", junk, short, dropped)
 		}
 	}
+	const softnet = "000000ff 00000001 00000082 00000000\nffffffff 00000002 00000096 00000000\n"
+	if taken, dropped := parseSoftnet(softnet); taken != 254 || dropped != 3 {
+		t.Errorf("%d packets taken, %d dropped", taken, dropped)
+	}
+	for _, junk := range []string{"", "\n", "ff", "x y"} {
+		if taken, dropped := parseSoftnet(junk); taken != 0 || dropped != 0 {
+			t.Errorf("%q: %d, %d", junk, taken, dropped)
+		}
+	}
+	around := disturbance(agent.MachineLoad{Packets: 1<<32 - 10, PacketsDropped: 1<<32 - 1}, agent.MachineLoad{Packets: 80, PacketsDropped: 9}, 0, time.Second, 1)
+	if around.Packets != 100 || around.PacketsDropped != 10 {
+		t.Errorf("%d packets, %d dropped", around.Packets, around.PacketsDropped)
+	}
 	now := readMachineLoad()
-	if now.Busy == 0 || now.Wall == 0 {
+	if now.Busy == 0 || now.Wall == 0 || now.Packets == 0 {
 		t.Errorf("this machine: %+v", now)
 	}
 }

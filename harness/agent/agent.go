@@ -52,6 +52,10 @@ type MachineLoad struct {
 	Wall       time.Duration // the clock of day, less the one that only goes forward
 	TCPShort   int64         // times that TCP's memory (net.ipv4.tcp_mem) ran short in this network
 	TCPDropped int64         // packets with data for which a socket got no memory
+	// Packets that came in for this machine's sockets, by any network, loopback too, and of them
+	// those that were dropped since a processor's queue of them (net.core.netdev_max_backlog) was
+	// full. Both are modulo 2^32.
+	Packets, PacketsDropped uint32
 }
 
 // Load is what a machine, and this process on it, have used by now.

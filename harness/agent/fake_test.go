@@ -241,7 +241,9 @@ func startAgent(t testing.TB, security Security, skew time.Duration) *testAgent 
 			return Work{Swarm: cfg, Starts: []Start{{1, time.Second}, {2, 0}}}, err
 		},
 		Environment: func() report.Environment { return report.Environment{CPU: "cpu of " + a.addr, Cores: 3} },
-		Load:        func() Load { return Load{MachineLoad: MachineLoad{Busy: time.Minute, TCPShort: 1, TCPDropped: 2}} },
+		Load: func() Load {
+			return Load{MachineLoad: MachineLoad{Busy: time.Minute, TCPShort: 1, TCPDropped: 2, Packets: 3, PacketsDropped: 4}}
+		},
 	}, l)
 	if err != nil {
 		l.Close()

@@ -374,6 +374,9 @@ type Disturbance struct {
 	HasPressure bool    `json:"has_pressure"` // the kernel tells MemoryWait
 	TCPShort    int64   `json:"tcp_short"`    // times that the kernel's memory for TCP ran short
 	TCPDropped  int64   `json:"tcp_dropped"`  // packets with data that it dropped since a socket got no memory
+
+	Packets        int64 `json:"packets"`         // that came in for this machine, loopback's too
+	PacketsDropped int64 `json:"packets_dropped"` // of them, since a processor's queue (net.core.netdev_max_backlog) was full
 }
 
 // An Agent had a part of the clients, in a process of its own, which may be on a machine of

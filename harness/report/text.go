@@ -261,7 +261,11 @@ func (e *errWriter) processes(r *Run) {
 	}
 	e.printf("  swarm: %s, the busiest at work for %s of the time, at most %s of a second; without a processor when it had work for %s; read lag p99 %s, max %s\n",
 		Plural(r.Swarm.Threads, "thread"), percent(r.Swarm.BusyMean), percent(r.Swarm.BusyMost), percent(r.Swarm.Starved), span(r.Swarm.ReadLag.P99), span(r.Swarm.ReadLag.Max))
-	e.printf("  beside the run: other processes %s of the machine, steal %s\n", percent(r.Disturbance.OtherCPU), percent(r.Disturbance.Steal))
+	d := &r.Disturbance
+	e.printf("  beside the run: other processes %s of the machine, steal %s\n", percent(d.OtherCPU), percent(d.Steal))
+	if d.PacketsDropped > 0 {
+		e.printf("  the machine dropped %s of %s packets that came in (net.core.netdev_max_backlog): TCP sends them again, 200 ms later or more\n", count(d.PacketsDropped), count(d.Packets))
+	}
 }
 
 func (e *errWriter) agents(list []Agent) {

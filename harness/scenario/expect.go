@@ -16,14 +16,15 @@ import (
 // Bounds are what makes a run invalid: past one of them the harness or the machine, and not
 // the server, may have made the figures.
 type Bounds struct {
-	SwarmBusy  float64       // mean busy fraction of the busiest swarm thread, measured phase
-	Starved    float64       // mean fraction of the time in which a swarm thread had work and no processor, measured phase
-	ReadLag    float64       // 99th percentile of the swarm's read lag, as a fraction of the latency's
-	PusherLag  time.Duration // 99th percentile of a push's lateness
-	OtherCPU   float64       // CPU time of processes that are not part of the run, as a fraction of the machine's
-	Steal      float64       // CPU time that the hypervisor gave to others, as a fraction of the machine's
-	MemoryWait float64       // fraction of the time in which tasks waited for memory (PSI)
-	ClockError float64       // by how much an agent's clock may put latencies wrong, as a fraction of their median; 1 ms is always accepted
+	SwarmBusy      float64       // mean busy fraction of the busiest swarm thread, measured phase
+	Starved        float64       // mean fraction of the time in which a swarm thread had work and no processor, measured phase
+	ReadLag        float64       // 99th percentile of the swarm's read lag, as a fraction of the latency's
+	PusherLag      time.Duration // 99th percentile of a push's lateness
+	OtherCPU       float64       // CPU time of processes that are not part of the run, as a fraction of the machine's
+	Steal          float64       // CPU time that the hypervisor gave to others, as a fraction of the machine's
+	MemoryWait     float64       // fraction of the time in which tasks waited for memory (PSI)
+	PacketsDropped float64       // packets that the machine dropped before any socket had them, as a fraction of all that came in
+	ClockError     float64       // by how much an agent's clock may put latencies wrong, as a fraction of their median; 1 ms is always accepted
 }
 
 // DefaultBounds hold where a scenario says nothing.
@@ -33,14 +34,15 @@ func DefaultBounds() Bounds {
 
 func readBounds(o *object) Bounds {
 	b := Bounds{
-		SwarmBusy:  scalar(o, "swarm_busy", fraction),
-		Starved:    scalar(o, "swarm_starved", fraction),
-		ReadLag:    scalar(o, "read_lag", fraction),
-		PusherLag:  scalar(o, "pusher_lag", duration),
-		OtherCPU:   scalar(o, "other_cpu", fraction),
-		Steal:      scalar(o, "steal", fraction),
-		MemoryWait: scalar(o, "memory_wait", fraction),
-		ClockError: scalar(o, "clock_error", fraction),
+		SwarmBusy:      scalar(o, "swarm_busy", fraction),
+		Starved:        scalar(o, "swarm_starved", fraction),
+		ReadLag:        scalar(o, "read_lag", fraction),
+		PusherLag:      scalar(o, "pusher_lag", duration),
+		OtherCPU:       scalar(o, "other_cpu", fraction),
+		Steal:          scalar(o, "steal", fraction),
+		MemoryWait:     scalar(o, "memory_wait", fraction),
+		PacketsDropped: scalar(o, "packets_dropped", fraction),
+		ClockError:     scalar(o, "clock_error", fraction),
 	}
 	o.done()
 	return b

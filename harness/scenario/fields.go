@@ -155,6 +155,7 @@ var fields = []field{
 	{path: "valid.other_cpu", form: formFraction, least: "0", most: "1", absent: "0.1", help: "Processor time of processes that are no part of the run, of the machine's."},
 	{path: "valid.steal", form: formFraction, least: "0", most: "1", absent: "0.05", help: "Processor time that the hypervisor gave to others, of the machine's."},
 	{path: "valid.clock_error", form: formFraction, least: "0", most: "10", absent: "0.1", help: "By how much an agent's clock may put latencies wrong, of their median; 1 ms is always accepted."},
+	{path: "valid.packets_dropped", form: formFraction, least: "0", most: "1", absent: "0.001", help: "Packets that the machine dropped since a processor's queue of them (net.core.netdev_max_backlog) was full, of all that came in."},
 	{path: "valid.memory_wait", form: formFraction, least: "0", most: "1", absent: "0.05", help: "The part of the time in which some task waited for memory."},
 
 	{path: "metrics", form: formObject, help: "Where the harness' own metrics are sent to while the run goes on. A failure is a warning in the result. One of the two is needed."},

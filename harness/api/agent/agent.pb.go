@@ -805,16 +805,18 @@ func (x *Plan) GetUnknown() []uint32 {
 }
 
 type Load struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Busy          int64                  `protobuf:"varint,1,opt,name=busy,proto3" json:"busy,omitempty"` // processor time of all tasks of the machine
-	Steal         int64                  `protobuf:"varint,2,opt,name=steal,proto3" json:"steal,omitempty"`
-	MemoryWait    int64                  `protobuf:"varint,3,opt,name=memory_wait,json=memoryWait,proto3" json:"memory_wait,omitempty"`
-	Wall          int64                  `protobuf:"varint,4,opt,name=wall,proto3" json:"wall,omitempty"` // the clock of day, less the one that only goes forward
-	Usage         *Usage                 `protobuf:"bytes,5,opt,name=usage,proto3" json:"usage,omitempty"`
-	TcpShort      int64                  `protobuf:"varint,6,opt,name=tcp_short,json=tcpShort,proto3" json:"tcp_short,omitempty"`       // times that TCP's memory ran short
-	TcpDropped    int64                  `protobuf:"varint,7,opt,name=tcp_dropped,json=tcpDropped,proto3" json:"tcp_dropped,omitempty"` // packets with data that were dropped for want of memory
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Busy           int64                  `protobuf:"varint,1,opt,name=busy,proto3" json:"busy,omitempty"` // processor time of all tasks of the machine
+	Steal          int64                  `protobuf:"varint,2,opt,name=steal,proto3" json:"steal,omitempty"`
+	MemoryWait     int64                  `protobuf:"varint,3,opt,name=memory_wait,json=memoryWait,proto3" json:"memory_wait,omitempty"`
+	Wall           int64                  `protobuf:"varint,4,opt,name=wall,proto3" json:"wall,omitempty"` // the clock of day, less the one that only goes forward
+	Usage          *Usage                 `protobuf:"bytes,5,opt,name=usage,proto3" json:"usage,omitempty"`
+	TcpShort       int64                  `protobuf:"varint,6,opt,name=tcp_short,json=tcpShort,proto3" json:"tcp_short,omitempty"`                   // times that TCP's memory ran short
+	TcpDropped     int64                  `protobuf:"varint,7,opt,name=tcp_dropped,json=tcpDropped,proto3" json:"tcp_dropped,omitempty"`             // packets with data that were dropped for want of memory
+	Packets        uint32                 `protobuf:"varint,8,opt,name=packets,proto3" json:"packets,omitempty"`                                     // that came in, modulo 2^32
+	PacketsDropped uint32                 `protobuf:"varint,9,opt,name=packets_dropped,json=packetsDropped,proto3" json:"packets_dropped,omitempty"` // of them, since a processor's queue was full, modulo 2^32
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Load) Reset() {
@@ -892,6 +894,20 @@ func (x *Load) GetTcpShort() int64 {
 func (x *Load) GetTcpDropped() int64 {
 	if x != nil {
 		return x.TcpDropped
+	}
+	return 0
+}
+
+func (x *Load) GetPackets() uint32 {
+	if x != nil {
+		return x.Packets
+	}
+	return 0
+}
+
+func (x *Load) GetPacketsDropped() uint32 {
+	if x != nil {
+		return x.PacketsDropped
 	}
 	return 0
 }
@@ -1696,7 +1712,7 @@ const file_agent_agent_proto_rawDesc = "" +
 	"\x04Plan\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\rR\x06stream\x12\x16\n" +
 	"\x06pushed\x18\x02 \x01(\rR\x06pushed\x12\x18\n" +
-	"\aunknown\x18\x03 \x03(\rR\aunknown\"\xcf\x01\n" +
+	"\aunknown\x18\x03 \x03(\rR\aunknown\"\x92\x02\n" +
 	"\x04Load\x12\x12\n" +
 	"\x04busy\x18\x01 \x01(\x03R\x04busy\x12\x14\n" +
 	"\x05steal\x18\x02 \x01(\x03R\x05steal\x12\x1f\n" +
@@ -1706,7 +1722,9 @@ const file_agent_agent_proto_rawDesc = "" +
 	"\x05usage\x18\x05 \x01(\v2\x14.barrage.agent.UsageR\x05usage\x12\x1b\n" +
 	"\ttcp_short\x18\x06 \x01(\x03R\btcpShort\x12\x1f\n" +
 	"\vtcp_dropped\x18\a \x01(\x03R\n" +
-	"tcpDropped\"Y\n" +
+	"tcpDropped\x12\x18\n" +
+	"\apackets\x18\b \x01(\rR\apackets\x12'\n" +
+	"\x0fpackets_dropped\x18\t \x01(\rR\x0epacketsDropped\"Y\n" +
 	"\x05Usage\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\x03R\x04user\x12\x16\n" +
 	"\x06system\x18\x02 \x01(\x03R\x06system\x12\x10\n" +
