@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +18,17 @@ import (
 func TestMain(m *testing.M) {
 	if len(os.Args) == 2 && os.Args[1] == "ceiling" {
 		os.Exit(Main(os.Args[2:]))
+	}
+	if len(os.Args) == 3 && os.Args[1] == "heartbeats" {
+		connections, err := strconv.Atoi(os.Args[2])
+		if err == nil {
+			err = serveHeartbeats(connections)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	}
 	os.Exit(m.Run())
 }

@@ -46,7 +46,7 @@ func New(cfg Config) (*Swarm, error) {
 		return nil, err
 	}
 	if cfg.Threads > runtime.NumCPU() {
-		calmMonitor()
+		fdtable.CalmMonitor()
 	}
 	changeProcs(cfg.Threads)
 	for _, t := range s.threads {

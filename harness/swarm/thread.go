@@ -328,7 +328,7 @@ func (r *rota) at(turn int64, n int) int64 {
 
 // beat is client i's turn to send a heartbeat.
 func (t *thread) beat(i int) {
-	if t.clients[i].state == joined && !t.cfg.Raw && t.send(i, wsBinary, t.heartbeat) {
+	if t.clients[i].state == joined && t.send(i, wsBinary, t.heartbeat) {
 		t.tally.heartbeats++
 	}
 }

@@ -226,7 +226,7 @@ func (l *limits) set(cfg LimitConfig) {
 	if cfg.Connections == 0 {
 		cfg.Connections = descriptorLimit() - reservedDescriptors
 		if n := cfg.DescriptorTables; n > 0 {
-			cfg.Connections = n * (descriptorLimit() - tableDescriptors)
+			cfg.Connections = n * (descriptorLimit() - tableDescriptors(n))
 		}
 	}
 	l.mu.Lock()

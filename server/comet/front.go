@@ -18,16 +18,13 @@ import (
 // descriptors: it accepts them and reads them until logic has let their sessions in, in the
 // process's own table. Then the shard of the session's key takes the connection over into its
 // table.
-//
-// It also watches the tables' epolls, so that a shard without work can sleep like any
-// goroutine and isn't held in a system call.
 type front struct {
 	server *Server
 	poller poller
 	wake   int // an eventfd: there are tasks, or stop was called
 	pidfd  int // this process, to take descriptors out of its table
 	doors  map[int]*listener
-	tables map[int]*table // by their epolls
+	tables []*table
 
 	stopping atomic.Bool
 
@@ -38,7 +35,7 @@ type front struct {
 
 // newFront makes the front and as many tables as there are shards, which are to run them.
 func newFront(s *Server) (f *front, err error) {
-	f = &front{server: s, wake: -1, pidfd: -1, doors: make(map[int]*listener), tables: make(map[int]*table)}
+	f = &front{server: s, wake: -1, pidfd: -1, doors: make(map[int]*listener)}
 	epfd, err := openEpoll()
 	if err != nil {
 		return nil, err
@@ -62,22 +59,19 @@ func newFront(s *Server) (f *front, err error) {
 		if sh.table, err = newTable(sh, f); err != nil {
 			return nil, err
 		}
-		f.tables[sh.table.poller.epfd] = sh.table
-		// Armed by the table, whenever it goes to sleep.
-		if err := f.poller.watch(sh.table.poller.epfd, unix.EPOLLONESHOT); err != nil {
-			return nil, err
-		}
+		f.tables = append(f.tables, sh.table)
 	}
 	return f, nil
 }
 
 // serve runs the shards in their tables, and accepts and reads connections.
 func (f *front) serve(shards, pollers *sync.WaitGroup, failed chan<- error) error {
-	// One more than large rooms take, so that a call or a small room needn't wait for the end of a
-	// slice: the kernel lets who has slept go first.
+	// Each shard has a place of its own in Go's scheduler, since it holds one for a while when it
+	// waits for input; the kernel deals out the processors.
 	if n := processors(); runtime.GOMAXPROCS(0) == n && os.Getenv("GOMAXPROCS") == "" {
-		runtime.GOMAXPROCS(n + 1)
+		runtime.GOMAXPROCS(n + 1 + len(f.tables))
 	}
+	fdtable.CalmMonitor()
 	if err := f.start(shards); err != nil {
 		return fmt.Errorf("start tables of descriptors: %w", err)
 	}
@@ -135,7 +129,7 @@ func (f *front) start(shards *sync.WaitGroup) error {
 func (f *front) loop() error {
 	defer f.end()
 	for !f.stopping.Load() {
-		events, err := f.poller.wait(true)
+		events, err := f.poller.wait(-1)
 		if err != nil {
 			return err
 		}
@@ -155,8 +149,6 @@ func (f *front) event(fd int) error {
 		var b [8]byte
 		_, _ = unix.Read(fd, b[:])
 		f.runTasks()
-	case f.tables[fd] != nil:
-		f.tables[fd].rouse()
 	case f.doors[fd] != nil:
 		return f.accept(f.doors[fd])
 	default:
@@ -263,8 +255,8 @@ func (f *front) cut() {
 
 // close ends what newFront made, when nothing runs any more.
 func (f *front) close() {
-	for fd := range f.tables {
-		_ = unix.Close(fd)
+	for _, t := range f.tables {
+		t.close()
 	}
 	for _, fd := range []int{f.poller.epfd, f.wake, f.pidfd} {
 		if fd >= 0 {

@@ -18,6 +18,7 @@ type mailbox struct {
 	queue []command // mu guards
 
 	wake  chan struct{} // holds a token while there may be something to do
+	bell  *bell         // wakes the shard instead, where it waits for its table's input, too
 	bytes *semaphore.Weighted
 	limit int64
 }
@@ -40,6 +41,10 @@ func (m *mailbox) put(c command) {
 
 // rouse wakes the shard, which has something to do that is not in the mailbox.
 func (m *mailbox) rouse() {
+	if m.bell != nil {
+		m.bell.ring()
+		return
+	}
 	select {
 	case m.wake <- struct{}{}:
 	default:

@@ -65,12 +65,13 @@ func (p *poller) remove(fd int) {
 	_ = unix.EpollCtl(p.epfd, unix.EPOLL_CTL_DEL, fd, nil)
 }
 
-// wait returns the events that there are, or waits for the first where block says so.
-func (p *poller) wait(block bool) ([]unix.EpollEvent, error) {
+// wait returns the events that there are, or waits for the first, so many milliseconds at most,
+// or -1 for any. A signal may end the wait.
+func (p *poller) wait(ms int) ([]unix.EpollEvent, error) {
 	for {
 		n, errno := 0, unix.Errno(0)
-		if block {
-			n, errno = fdtable.Wait(p.epfd, p.events, -1)
+		if ms != 0 {
+			n, errno = fdtable.Wait(p.epfd, p.events, ms)
 		} else {
 			n, errno = fdtable.Poll(p.epfd, p.events)
 		}
@@ -78,6 +79,9 @@ func (p *poller) wait(block bool) ([]unix.EpollEvent, error) {
 		case 0:
 			return p.events[:n], nil
 		case unix.EINTR:
+			if ms > 0 {
+				return nil, nil
+			}
 		default:
 			return nil, os.NewSyscallError("epoll_wait", errno)
 		}

@@ -42,9 +42,9 @@ const maxWorkers = 128
 // reservedDescriptors are kept for what is not a client: listeners, RPCs, files.
 const reservedDescriptors = 200
 
-// tableDescriptors are those of a table that are not a client's: its chunks' files, and what it
-// shares with the process.
-const tableDescriptors = maxPageFiles + 48
+// tableDescriptors is how many of a table's descriptors are not a client's: its chunks' files, and
+// what it shares with the process, which has an epoll and an eventfd for each of the tables.
+func tableDescriptors(tables int) int { return maxPageFiles + 48 + 2*tables }
 
 // Deps are what a comet depends on.
 type Deps struct {

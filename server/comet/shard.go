@@ -109,7 +109,8 @@ func (sh *shard) loop() {
 			continue
 		}
 		if sh.table != nil {
-			sh.table.arm()
+			sh.table.wait(sh.idleFor(now))
+			continue
 		}
 		timer.Reset(sh.idleFor(now))
 		select {

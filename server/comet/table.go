@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,16 +18,53 @@ type table struct {
 	shard  *shard
 	front  *front
 	poller poller
-	tid    int         // of the thread; set once, before the shard's loop
-	armed  atomic.Bool // the front wakes the shard when there is input
+	bell   bell
+	tid    int               // of the thread; set once, before the shard's loop
+	came   []unix.EpollEvent // that wait has brought
 }
 
+// A bell wakes a shard that waits for its table's input.
+type bell struct {
+	fd     int         // an eventfd, which all tables have
+	rung   atomic.Bool // and not heard yet
+	asleep atomic.Bool // the shard waits, or is about to
+}
+
+// ring wakes the shard, or keeps it from going to sleep. Any thread may call it.
+func (b *bell) ring() {
+	b.rung.Store(true)
+	if b.asleep.CompareAndSwap(true, false) {
+		one := [8]byte{1}
+		_, _ = unix.Write(b.fd, one[:])
+	}
+}
+
+// newTable makes what the table shares with the process, before its thread has it.
 func newTable(sh *shard, f *front) (*table, error) {
 	epfd, err := openEpoll()
 	if err != nil {
 		return nil, err
 	}
-	return &table{shard: sh, front: f, poller: newPoller(epfd)}, nil
+	t := &table{shard: sh, front: f, poller: newPoller(epfd), bell: bell{fd: -1}}
+	if t.bell.fd, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		t.close()
+		return nil, os.NewSyscallError("eventfd", err)
+	}
+	// By edge: what it counts is never read.
+	if err := t.poller.watch(t.bell.fd, unix.EPOLLIN|unix.EPOLLET); err != nil {
+		t.close()
+		return nil, err
+	}
+	sh.mailbox.bell = &t.bell
+	return t, nil
+}
+
+// close closes what newTable made, in the process's table.
+func (t *table) close() {
+	_ = unix.Close(t.poller.epfd)
+	if t.bell.fd >= 0 {
+		_ = unix.Close(t.bell.fd)
+	}
 }
 
 // probe says whether descriptors can be taken over here. It runs on the table's thread.
@@ -42,30 +80,28 @@ func (t *table) probe() error {
 // here says whether the caller runs on the table's thread.
 func (t *table) here() bool { return unix.Gettid() == t.tid }
 
-// rouse has the shard look for input. The front calls it.
-func (t *table) rouse() {
-	t.armed.Store(false)
-	t.shard.mailbox.rouse()
-}
-
-// arm has the front call rouse as soon as there is input, where it isn't going to anyway.
-func (t *table) arm() {
-	if t.armed.Load() {
-		return
+// wait returns when there is input, the bell has rung, or most has passed. The input is for poll.
+func (t *table) wait(most time.Duration) {
+	t.bell.asleep.Store(true)
+	if !t.bell.rung.Swap(false) {
+		events, err := t.poller.wait(int((most + time.Millisecond - 1) / time.Millisecond))
+		if err != nil {
+			t.shard.log.Error("wait for a table of descriptors", "err", err)
+		}
+		t.came = events
 	}
-	t.armed.Store(true)
-	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLONESHOT, Fd: int32(t.poller.epfd)}
-	if err := unix.EpollCtl(t.front.poller.epfd, unix.EPOLL_CTL_MOD, t.poller.epfd, &ev); err != nil {
-		t.shard.log.Error("watch a table of descriptors", "err", err)
-	}
+	t.bell.asleep.Store(false)
 }
 
 // poll reads what has come for the shard's sessions, and reports whether there may be more.
 func (t *table) poll() (more bool) {
-	events, err := t.poller.wait(false)
-	if err != nil {
-		t.shard.log.Error("poll a table of descriptors", "err", err)
-		return false
+	events := t.came
+	if t.came = nil; events == nil {
+		var err error
+		if events, err = t.poller.wait(0); err != nil {
+			t.shard.log.Error("poll a table of descriptors", "err", err)
+			return false
+		}
 	}
 	for i := range events {
 		t.poller.read(int(events[i].Fd))

@@ -3,8 +3,11 @@ package comet
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"slices"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	cometpb "barrage/server/api/comet"
 
@@ -41,6 +44,43 @@ func TestTablesShareSessions(t *testing.T) {
 	}
 	for _, cl := range clients {
 		cl.wants("x")
+	}
+}
+
+// Whoever rings finds the shard awake, or wakes it, however the two meet.
+func TestBell(t *testing.T) {
+	sh := &shard{mailbox: newMailbox(1), log: slog.New(slog.DiscardHandler)}
+	tab, err := newTable(sh, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tab.close()
+	tab.wait(time.Millisecond) // nobody rings
+	sh.mailbox.rouse()
+	tab.wait(time.Hour) // somebody has
+	const rings = 20_000
+	var rung atomic.Int64
+	heard := make(chan int64)
+	go func() {
+		for seen := int64(0); seen < rings; {
+			if n := rung.Load(); n > seen {
+				seen = n
+				heard <- n
+				continue
+			}
+			tab.wait(time.Hour)
+			tab.poll()
+		}
+	}()
+	deadline := time.After(time.Minute)
+	for n := int64(1); n <= rings; n++ {
+		rung.Store(n)
+		sh.mailbox.rouse()
+		select {
+		case <-heard:
+		case <-deadline:
+			t.Fatalf("ring %d of %d was not heard", n, rings)
+		}
 	}
 }
 

@@ -1,0 +1,37 @@
+package fdtable
+
+import (
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// CalmMonitor lets the runtime's monitor, a thread that looks after goroutines in system calls,
+// sleep longer than it asks for. While many threads wait for events it always finds one to look
+// after, and sleeps for 20 us at a time: with fifty of them that takes an eighth of what a
+// million clients do, and the sockets' memory out of the cache. It is the thread that is in
+// nanosleep(2) before others are there. Where that can't be told, or changed, it stays as it
+// is.
+var CalmMonitor = sync.OnceFunc(func() {
+	const (
+		slack = "2000000" // nanoseconds; a goroutine is preempted after 10 ms
+		tries = 100       // it may be about to sleep, or to look
+	)
+	sleeping := strconv.Itoa(unix.SYS_NANOSLEEP) + " "
+	tasks, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		return
+	}
+	for range tries {
+		for _, task := range tasks {
+			call, err := os.ReadFile("/proc/self/task/" + task.Name() + "/syscall")
+			if err == nil && strings.HasPrefix(string(call), sleeping) {
+				_ = os.WriteFile("/proc/"+task.Name()+"/timerslack_ns", []byte(slack), 0)
+				return
+			}
+		}
+	}
+})
