@@ -291,7 +291,7 @@ func TestTables(t *testing.T) {
 	if comets != 1 || r.Clients.Joined != 1200 || r.Deliveries.Measured.Delivered != r.Deliveries.Measured.Expected {
 		t.Errorf("%d comets, %+v, %+v", comets, r.Clients, r.Deliveries)
 	}
-	if log := b.logs(); !strings.Contains(log, "-limit.descriptorTables=5") || !strings.Contains(log, "connections=3680") {
+	if log := b.logs(); !strings.Contains(log, "-limit.descriptorTables=5") || !strings.Contains(log, "connections=3630") {
 		t.Errorf("not five tables of 800:\n%s", log)
 	}
 }

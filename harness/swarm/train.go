@@ -21,9 +21,9 @@ type train struct {
 	streams []uint16 // of each track
 	tracks  []track
 
-	// Where the frames that were accounted last are on each track: clients that are read one
-	// behind the other have mostly been sent the same. They are from position first until
-	// before end, if gone is still the same.
+	// The part of each track that was accounted last: clients that are read one behind the other
+	// have mostly been sent the same. It is that of the frames from position splitFrom until
+	// before splitTo, as long as gone is splitGone.
 	split              [][2]int32
 	splitFrom, splitTo int
 	splitGone          uint32
