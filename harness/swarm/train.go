@@ -62,17 +62,14 @@ func newTrains(book *ledger.Book) trains {
 
 func (ts *trains) trainOf(stream uint16) *train { return &ts.list[ts.of[uint8(stream)]] }
 
-// take puts the frame of s on a train, unless it is there, or was. behind is the push before it
-// in the same read; first says that there is none.
+// take puts the frame of s, which its train hasn't, on a train, unless it was there. behind is the
+// push before it in the same read; first says that there is none.
 //
 // The first frame of a read goes on the train of its stream: what the next read brings is right
 // behind what the last one has, and a gap would begin the train anew, also for the clients that
 // are still where it was.
 func (ts *trains) take(s, behind ledger.Stamp, first bool, frame []byte) {
 	n, coupled := ts.of[uint8(s.Stream)], false
-	if ts.list[n].find(s) >= 0 {
-		return
-	}
 	if !first {
 		before := ts.of[uint8(behind.Stream)]
 		at := ts.list[before].find(behind)
@@ -89,17 +86,13 @@ func (ts *trains) take(s, behind ledger.Stamp, first bool, frame []byte) {
 }
 
 // follow returns which frames, by their positions, b begins with that the train has right
-// behind that of s, and how many bytes they are.
-func (tr *train) follow(s ledger.Stamp, b []byte) (from, to, n int) {
-	at := tr.find(s)
-	if at < 0 {
-		return 0, 0, 0
-	}
+// behind the one at a position, and how many bytes they are.
+func (tr *train) follow(at int, b []byte) (from, to, n int) {
 	rest, ends := tr.frames[tr.ends[at]:], tr.ends[at+1:]
 	if len(ends) == 0 {
 		return 0, 0, 0
 	}
-	// size is that of so many frames behind s.
+	// size is that of so many frames behind it.
 	size := func(count int) int {
 		if count == 0 {
 			return 0
@@ -251,12 +244,16 @@ func (tr *train) cut(n int) {
 // read, unless it is the first of it.
 func (t *thread) again(i int, read []byte, in *[]byte, behind ledger.Stamp, first bool, arrival int64) {
 	d := &t.dec
-	if taken := len(read) - len(*in); uint64(d.size) <= uint64(taken) {
-		t.trains.take(d.stamp, behind, first, read[taken-int(d.size):taken])
-	}
 	tr := t.trains.trainOf(d.stamp.Stream)
+	at := tr.find(d.stamp)
+	if at < 0 {
+		if taken := len(read) - len(*in); uint64(d.size) <= uint64(taken) {
+			t.trains.take(d.stamp, behind, first, read[taken-int(d.size):taken])
+		}
+		return // nothing is behind it yet
+	}
 	room := min(uint64(d.room()), uint64(len(*in)))
-	from, to, n := tr.follow(d.stamp, (*in)[:room])
+	from, to, n := tr.follow(at, (*in)[:room])
 	if from == to {
 		return
 	}
