@@ -85,20 +85,9 @@ const answering = 20 * time.Second
 // serveHeartbeats is the answering side: it takes so many connections, and then answers them from
 // each command until its reply. What came in before is answered first, and not counted.
 func serveHeartbeats(connections int) error {
-	if err := fdtable.RaiseLimit(); err != nil {
-		return err
-	}
-	s := &sender{}
-	var hi hello
-	for i, addr := range []*string{&hi.TCP, &hi.WS} {
-		fd, at, err := listen()
-		if err != nil {
-			return err
-		}
-		s.listeners[i], *addr = fd, at
-	}
 	out := json.NewEncoder(os.Stdout)
-	if err := out.Encode(hi); err != nil {
+	s, err := listening(out)
+	if err != nil {
 		return err
 	}
 	if err := s.accept(connections); err != nil {

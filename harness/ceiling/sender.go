@@ -38,22 +38,31 @@ type sender struct {
 	groups    []*group
 }
 
-func serve(in io.Reader, out io.Writer) error {
+// listening returns a sender that listens, and has said hello by answers.
+func listening(answers *json.Encoder) (*sender, error) {
 	if err := fdtable.RaiseLimit(); err != nil {
-		return err
+		return nil, err
 	}
 	s := &sender{}
 	var addrs [2]string
 	for i := range s.listeners {
 		fd, addr, err := listen()
 		if err != nil {
-			return err
+			return nil, err
 		}
 		s.listeners[i], addrs[i] = fd, addr
 	}
-	answers := json.NewEncoder(out)
 	if err := answers.Encode(hello{TCP: addrs[0], WS: addrs[1]}); err != nil {
-		return fmt.Errorf("say hello: %w", err)
+		return nil, fmt.Errorf("say hello: %w", err)
+	}
+	return s, nil
+}
+
+func serve(in io.Reader, out io.Writer) error {
+	answers := json.NewEncoder(out)
+	s, err := listening(answers)
+	if err != nil {
+		return err
 	}
 	// Commands are read beside the work, so that the end of stdin ends the process even
 	// while it waits for connections.
