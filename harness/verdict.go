@@ -113,8 +113,9 @@ func disturbanceDoubts(d *report.Disturbance, b scenario.Bounds) []string {
 	list.when(d.Steal > b.Steal, "the hypervisor took %s of the machine for others, at most %s is accepted (valid.steal)", percent(d.Steal), percent(b.Steal))
 	// A peer that doesn't read makes drops, too, but doesn't use up what all have.
 	list.when(d.TCPShort > 0 && d.TCPDropped > 0, "the kernel's memory for TCP ran short (net.ipv4.tcp_mem), and it dropped %s that had arrived: peers send them again when they have waited long enough", report.Plural(int(d.TCPDropped), "packet"))
-	list.when(d.Packets > 0 && float64(d.PacketsDropped) > b.PacketsDropped*float64(d.Packets), "the machine dropped %s that came in, %s of all, since a processor's queue was full (net.core.netdev_max_backlog); at most %s is accepted (valid.packets_dropped): TCP sends them again, 200 ms later or more",
-		report.Plural(int(d.PacketsDropped), "packet"), percent(ratio(float64(d.PacketsDropped), float64(d.Packets))), percent(b.PacketsDropped))
+	dropped := ratio(float64(d.PacketsDropped), float64(d.Packets))
+	list.when(dropped > b.PacketsDropped, "the machine dropped %s that came in, %s of all, since a processor's queue was full (net.core.netdev_max_backlog); at most %s is accepted (valid.packets_dropped): TCP sends them again, 200 ms later or more",
+		report.Plural(int(d.PacketsDropped), "packet"), percent(dropped), percent(b.PacketsDropped))
 	list.when(d.MemoryWait > b.MemoryWait, "processes waited for memory for %s of the time, at most %s is accepted (valid.memory_wait)", percent(d.MemoryWait), percent(b.MemoryWait))
 	return list
 }
