@@ -68,24 +68,19 @@ func (p *poller) remove(fd int) {
 // wait returns the events that there are, or waits for the first, so many milliseconds at most,
 // or -1 for any. A signal may end the wait.
 func (p *poller) wait(ms int) ([]unix.EpollEvent, error) {
-	for {
-		n, errno := 0, unix.Errno(0)
-		if ms != 0 {
-			n, errno = fdtable.Wait(p.epfd, p.events, ms)
-		} else {
-			n, errno = fdtable.Poll(p.epfd, p.events)
-		}
-		switch errno {
-		case 0:
-			return p.events[:n], nil
-		case unix.EINTR:
-			if ms > 0 {
-				return nil, nil
-			}
-		default:
-			return nil, os.NewSyscallError("epoll_wait", errno)
-		}
+	n, errno := 0, unix.Errno(0)
+	if ms != 0 {
+		n, errno = fdtable.Wait(p.epfd, p.events, ms)
+	} else {
+		n, errno = fdtable.Poll(p.epfd, p.events)
 	}
+	switch errno {
+	case 0:
+		return p.events[:n], nil
+	case unix.EINTR:
+		return nil, nil
+	}
+	return nil, os.NewSyscallError("epoll_wait", errno)
 }
 
 // read hands the session on fd what has come for it. Where its connection has ended, the
