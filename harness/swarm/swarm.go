@@ -381,8 +381,7 @@ func (w *wakeup) signal() {
 	if w.fd < 0 {
 		return
 	}
-	one := [8]byte{1} // any value but 0 wakes, so the byte order is no matter
-	_, _ = unix.Write(w.fd, one[:])
+	_ = fdtable.Signal(w.fd)
 }
 
 func (w *wakeup) close() {

@@ -238,10 +238,7 @@ func (f *front) stop() {
 	f.rouse()
 }
 
-func (f *front) rouse() {
-	one := [8]byte{1}
-	_, _ = unix.Write(f.wake, one[:])
-}
+func (f *front) rouse() { _ = fdtable.Signal(f.wake) }
 
 // cut ends all connections in the tables, when no new ones come.
 func (f *front) cut() {

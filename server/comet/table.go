@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"barrage/server/fdtable"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -34,8 +36,7 @@ type bell struct {
 func (b *bell) ring() {
 	b.rung.Store(true)
 	if b.asleep.CompareAndSwap(true, false) {
-		one := [8]byte{1}
-		_, _ = unix.Write(b.fd, one[:])
+		_ = fdtable.Signal(b.fd)
 	}
 }
 

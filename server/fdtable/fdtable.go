@@ -143,6 +143,16 @@ func Poll(epfd int, events []unix.EpollEvent) (int, unix.Errno) {
 	return int(n), 0
 }
 
+// Signal adds one to an eventfd: who waits for it wakes. Any value but 0 would, so the byte order
+// is no matter.
+func Signal(eventfd int) error {
+	one := [8]byte{1}
+	if _, err := unix.Write(eventfd, one[:]); err != nil {
+		return os.NewSyscallError("write", err)
+	}
+	return nil
+}
+
 // Wait is Poll that waits for the first event, so many milliseconds at most, or -1 for any, and
 // tells the scheduler.
 func Wait(epfd int, events []unix.EpollEvent, ms int) (int, unix.Errno) {
