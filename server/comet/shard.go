@@ -104,8 +104,11 @@ func (sh *shard) loop() {
 		}
 		if busy {
 			// Let a poller or an RPC run, which on a machine with few cores would
-			// otherwise wait for the scheduler's next preemption.
-			runtime.Gosched()
+			// otherwise wait for the scheduler's next preemption. A shard with a table has
+			// a thread and a place in the scheduler of its own, and holds up nobody.
+			if sh.table == nil {
+				runtime.Gosched()
+			}
 			continue
 		}
 		if sh.table != nil {
