@@ -12,7 +12,6 @@ import (
 	"strings"
 
 	"barrage/server/config"
-	"barrage/server/fdtable"
 )
 
 // The exit statuses of every command; bench documents its own.
@@ -47,7 +46,6 @@ func commands() []command {
 }
 
 func main() {
-	fdtable.CalmMonitor()
 	os.Exit(run(context.Background(), arguments(os.Args), os.Stdout, os.Stderr))
 }
 

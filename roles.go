@@ -24,6 +24,7 @@ import (
 	"barrage/server/comet/route"
 	"barrage/server/console"
 	"barrage/server/discovery"
+	"barrage/server/fdtable"
 	"barrage/server/job"
 	"barrage/server/logic"
 )
@@ -219,6 +220,7 @@ func watchComets(client *discovery.Client) (lists <-chan []discovery.Instance, s
 }
 
 func runLogic(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	fdtable.CalmMonitor()
 	return serve(ctx, "logic", withPage[logic.Config]{Role: logic.DefaultConfig(), Console: console.DefaultConfig()},
 		goimKeys(logic.IgnoredKeys()), args, stdout, stderr,
 		func(ctx context.Context, p *process, cfg withPage[logic.Config]) error {
@@ -258,6 +260,7 @@ func newLogic(p *process, cfg logic.Config) (*role, error) {
 }
 
 func runJob(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	fdtable.CalmMonitor()
 	return serve(ctx, "job", job.DefaultConfig(), goimKeys(job.IgnoredKeys()), args, stdout, stderr,
 		func(ctx context.Context, p *process, cfg job.Config) error {
 			r, err := newJob(p, cfg)

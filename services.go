@@ -8,6 +8,7 @@ import (
 
 	"barrage/server/admin"
 	"barrage/server/backing"
+	"barrage/server/fdtable"
 )
 
 // servicesConfig is the backing services with their admin page.
@@ -21,6 +22,7 @@ func defaultServicesConfig() servicesConfig {
 }
 
 func runServices(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	fdtable.CalmMonitor()
 	return serve(ctx, "services", defaultServicesConfig(), nil, args, stdout, stderr,
 		func(ctx context.Context, p *process, cfg servicesConfig) (err error) {
 			page := p.admin(cfg.Admin, "services")

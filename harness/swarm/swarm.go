@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"time"
 
@@ -43,6 +44,9 @@ func New(cfg Config) (*Swarm, error) {
 	if err != nil {
 		s.closeWakeups()
 		return nil, err
+	}
+	if cfg.Threads > runtime.NumCPU() {
+		fdtable.CalmMonitor()
 	}
 	changeProcs(cfg.Threads)
 	for _, t := range s.threads {

@@ -71,6 +71,7 @@ func (f *front) serve(shards, pollers *sync.WaitGroup, failed chan<- error) erro
 	if n := processors(); runtime.GOMAXPROCS(0) == n && os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(n + 1 + len(f.tables))
 	}
+	fdtable.CalmMonitor()
 	if err := f.start(shards); err != nil {
 		return fmt.Errorf("start tables of descriptors: %w", err)
 	}
