@@ -32,9 +32,9 @@ type Config struct {
 	Sweeps int           // isolated sweeps with each number of threads, at most; default 20
 	Pause  time.Duration // between two of them; default 50 ms
 
-	// Large sweeps are fewer, and one is always made: another begins within SweepFor (default
-	// 5 s) of the first, and a throughput run is over with the sweep in which Duration (default
-	// 3 s) ends. Where a single sweep takes longer than SweepFor, one thread is not tried beside
+	// Large sweeps are fewer, three at least, since a machine's speed changes from one minute to
+	// the next: another begins within SweepFor (default 5 s) of the first, and a throughput run is
+	// over with the sweep in which Duration (default 3 s) ends. Where a single sweep takes longer than SweepFor, one thread is not tried beside
 	// as many as there are processors: to so many sockets, a send takes longer than a receipt.
 	// Where one takes longer than Duration, the throughput is measured with the number of
 	// threads alone that was better before.
@@ -82,6 +82,7 @@ const (
 
 const (
 	defaultSweeps   = 20
+	leastSweeps     = 3
 	defaultSweepFor = 5 * time.Second
 	defaultPause    = 50 * time.Millisecond
 	defaultDuration = 3 * time.Second
@@ -126,14 +127,14 @@ func (c Config) fill() (Config, error) {
 func Takes(clients int) time.Duration {
 	n := time.Duration(clients)
 	sweep := n * sendTakes
-	several := func(most int) time.Duration { // isolated ones
-		return min(time.Duration(most)*(sweep+defaultPause), max(sweep, defaultSweepFor+sweep/2))
+	several := func(least, most time.Duration) time.Duration { // isolated ones
+		return min(most*(sweep+defaultPause), max(least*sweep, defaultSweepFor+sweep/2))
 	}
-	takes := n*connectTakes + several(warmUps)
+	takes := n*connectTakes + several(1, warmUps)
 	if sweep > defaultSweepFor {
-		return takes + 2*sweep
+		return takes + several(leastSweeps, defaultSweeps) + sweep
 	}
-	return takes + 2*several(defaultSweeps) + 2*(defaultDuration+sweep/2)
+	return takes + 2*several(leastSweeps, defaultSweeps) + 2*(defaultDuration+sweep/2)
 }
 
 // measurement is one Run.
@@ -165,7 +166,7 @@ func Run(ctx context.Context, cfg Config) (result Result, err error) {
 		return Result{}, err
 	}
 
-	warm, err := m.sweeps(ctx, warmUpStream, runtime.NumCPU(), warmUps)
+	warm, err := m.sweeps(ctx, warmUpStream, runtime.NumCPU(), 1, warmUps)
 	if err != nil {
 		return Result{}, err
 	}
@@ -174,7 +175,7 @@ func Run(ctx context.Context, cfg Config) (result Result, err error) {
 		if threads == 1 && runtime.NumCPU() > 1 && warm.Median > cfg.SweepFor {
 			continue // see Config.SweepFor
 		}
-		s, err := m.sweeps(ctx, stream, threads, cfg.Sweeps)
+		s, err := m.sweeps(ctx, stream, threads, min(leastSweeps, cfg.Sweeps), cfg.Sweeps)
 		if err != nil {
 			return Result{}, err
 		}
@@ -303,12 +304,12 @@ func (m *measurement) settle(ctx context.Context) error {
 	}
 }
 
-// sweeps makes isolated sweeps: one, and as many more up to most as Config.SweepFor allows.
-func (m *measurement) sweeps(ctx context.Context, stream uint16, threads, most int) (Sweep, error) {
+// sweeps makes isolated sweeps: least, and as many more up to most as Config.SweepFor allows.
+func (m *measurement) sweeps(ctx context.Context, stream uint16, threads, least, most int) (Sweep, error) {
 	s := Sweep{Threads: threads}
 	var sending []time.Duration
 	var cpu float64
-	for began := time.Now(); s.Sweeps == 0 || s.Sweeps < most && time.Since(began) < m.cfg.SweepFor; s.Sweeps++ {
+	for began := time.Now(); s.Sweeps < least || s.Sweeps < most && time.Since(began) < m.cfg.SweepFor; s.Sweeps++ {
 		select {
 		case <-time.After(m.cfg.Pause):
 		case <-ctx.Done():

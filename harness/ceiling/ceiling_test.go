@@ -94,18 +94,18 @@ func TestRunSaysThatATableIsTooSmall(t *testing.T) {
 	}
 }
 
-// Where one sweep takes longer than there is time for all, that one is made all the same.
+// Where one sweep takes longer than there is time for all, three are made all the same.
 func TestLargeSweepsAreFewer(t *testing.T) {
 	r, err := Run(context.Background(), Config{Clients: 50, BodySize: 64, Sweeps: 1000, SweepFor: time.Nanosecond, Duration: time.Nanosecond})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.Sweep.Sweeps != 1 || r.Sweep.Median <= 0 || r.Throughput.Sweeps != 1 || r.Throughput.Sends != 50 {
+	if r.Sweep.Sweeps != 3 || r.Sweep.Median <= 0 || r.Throughput.Sweeps != 1 || r.Throughput.Sends != 50 {
 		t.Errorf("%+v", r)
 	}
 }
 
-func TestTakesAboutAMinuteAtMost(t *testing.T) {
+func TestTakesAMinuteAndAHalfAtMost(t *testing.T) {
 	last := time.Duration(0)
 	for _, clients := range []int{1, 1000, 10_000, 100_000, 400_000} {
 		if takes := Takes(clients); takes < last || takes > time.Minute {
@@ -114,7 +114,7 @@ func TestTakesAboutAMinuteAtMost(t *testing.T) {
 			last = takes
 		}
 	}
-	if takes := Takes(1_000_000); takes > 75*time.Second {
+	if takes := Takes(1_000_000); takes > 90*time.Second {
 		t.Errorf("a million clients take %v", takes)
 	}
 }
