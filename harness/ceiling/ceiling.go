@@ -34,10 +34,10 @@ type Config struct {
 
 	// Large sweeps are fewer, three at least, since a machine's speed changes from one minute to
 	// the next: another begins within SweepFor (default 5 s) of the first, and a throughput run is
-	// over with the sweep in which Duration (default 3 s) ends. Where a single sweep takes longer than SweepFor, one thread is not tried beside
-	// as many as there are processors: to so many sockets, a send takes longer than a receipt.
-	// Where one takes longer than Duration, the throughput is measured with the number of
-	// threads alone that was better before.
+	// over with the sweep in which Duration (default 3 s) ends. Where a single sweep takes longer
+	// than SweepFor, one thread is not tried beside as many as there are processors: to so many
+	// sockets, a send takes longer than a receipt. Where one takes longer than Duration, the
+	// throughput is measured with the number of threads alone that was better before.
 	SweepFor, Duration time.Duration
 }
 
