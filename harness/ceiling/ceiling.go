@@ -33,8 +33,8 @@ type Config struct {
 	Pause  time.Duration // between two of them; default 50 ms
 
 	// Large sweeps are fewer, three at least, since a machine's speed changes from one minute to
-	// the next: another begins within SweepFor (default 5 s) of the first, and a throughput run is
-	// over with the sweep in which Duration (default 3 s) ends. Where a single sweep takes longer
+	// the next: another begins within SweepFor (default 5 s) of the first, and a throughput run,
+	// of three at least too, is over with the sweep in which Duration (default 3 s) ends. Where a single sweep takes longer
 	// than SweepFor, one thread is not tried beside as many as there are processors: to so many
 	// sockets, a send takes longer than a receipt. Where one takes longer than Duration, the
 	// throughput is measured with the number of threads alone that was better before.
@@ -57,7 +57,8 @@ type Sweep struct {
 	CPUSecondsPerSend float64       // of the sender
 }
 
-// Throughput is sweeps back to back.
+// Throughput is sweeps back to back, so that what the clients read of one goes on beside the
+// next.
 type Throughput struct {
 	Threads           int
 	SendsPerSecond    float64 // until the last receipt, so that nothing is owed to buffers
@@ -132,7 +133,7 @@ func Takes(clients int) time.Duration {
 	}
 	takes := n*connectTakes + several(1, warmUps)
 	if sweep > defaultSweepFor {
-		return takes + several(leastSweeps, defaultSweeps) + sweep
+		return takes + several(leastSweeps, defaultSweeps) + leastSweeps*sweep
 	}
 	return takes + 2*several(leastSweeps, defaultSweeps) + 2*(defaultDuration+sweep/2)
 }
@@ -342,6 +343,7 @@ func (m *measurement) flood(ctx context.Context, stream uint16, threads int) (Th
 	frames := max(1, m.cfg.WriteSize/(wire.HeaderLen+m.cfg.BodySize))
 	r, err := m.child.do(ctx, command{Flood: &floodCommand{
 		Threads: threads, Stream: stream, Body: m.cfg.BodySize, Frames: frames, Clock: ledger.Now() - monotonic(), Nanos: int64(m.cfg.Duration),
+		Least: int64(min(leastSweeps, m.cfg.Sweeps)),
 	}})
 	if err != nil {
 		return Throughput{}, err

@@ -100,12 +100,12 @@ func TestLargeSweepsAreFewer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.Sweep.Sweeps != 3 || r.Sweep.Median <= 0 || r.Throughput.Sweeps != 1 || r.Throughput.Sends != 50 {
+	if r.Sweep.Sweeps != 3 || r.Sweep.Median <= 0 || r.Throughput.Sweeps != 3 || r.Throughput.Sends+r.Throughput.Skipped != 150 {
 		t.Errorf("%+v", r)
 	}
 }
 
-func TestTakesAMinuteAndAHalfAtMost(t *testing.T) {
+func TestTakesTwoMinutesAtMost(t *testing.T) {
 	last := time.Duration(0)
 	for _, clients := range []int{1, 1000, 10_000, 100_000, 400_000} {
 		if takes := Takes(clients); takes < last || takes > time.Minute {
@@ -114,7 +114,7 @@ func TestTakesAMinuteAndAHalfAtMost(t *testing.T) {
 			last = takes
 		}
 	}
-	if takes := Takes(1_000_000); takes > 90*time.Second {
+	if takes := Takes(1_000_000); takes > 2*time.Minute {
 		t.Errorf("a million clients take %v", takes)
 	}
 }

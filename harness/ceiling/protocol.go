@@ -39,6 +39,7 @@ type floodCommand struct {
 	Frames  int    `json:"frames"`
 	Clock   int64  `json:"clock"`
 	Nanos   int64  `json:"nanos"` // how long
+	Least   int64  `json:"least"` // sweeps, however long they take
 }
 
 // reply is the answer to a command. Times are nanoseconds of the harness' clock: that of

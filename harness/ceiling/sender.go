@@ -201,7 +201,7 @@ func (s *sender) flood(c floodCommand) reply {
 			turn := claimed.Add(1) - 1
 			sweep, k := turn/parts, turn%parts
 			if k == 0 {
-				if sweep > 0 && monotonic()-began >= c.Nanos {
+				if sweep >= max(1, c.Least) && monotonic()-began >= c.Nanos {
 					final.CompareAndSwap(math.MaxInt64, sweep)
 				} else {
 					allowed.Store(sweep + 1)
