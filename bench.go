@@ -49,6 +49,7 @@ examples:
   barrage bench -target tcp=10.0.0.1:3101,ws=10.0.0.1:3102,push=10.0.0.2:3111 room-10k
   barrage bench -target tcp=10.0.0.1:3101,ws=10.0.0.1:3102,push=10.0.0.2:3111,metrics=10.0.0.1:3190,metrics=10.0.0.2:3191,metrics=10.0.0.2:3192 room-10k
   barrage bench -runs 6 -vs main~1 room-10k
+  barrage bench -runs 6 -vs tcp=10.0.0.1:3101,ws=10.0.0.1:3102,push=10.0.0.2:3111 room-10k
   barrage bench -agents 10.0.0.7:3121,10.0.0.8:3121 -advertise 10.0.0.1 -ca ca.pem -token-file token room-100k
   barrage bench -selftest
   barrage bench -metrics 127.0.0.1:9464 room-10k
@@ -89,7 +90,7 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	results := flags.String("results", "results", "`folder` for the results")
 	withCeiling := flags.Bool("ceiling", true, "measure what the kernel allows after the run")
 	runs := flags.Int("runs", 1, "run it `N` times, 1 to 100; with -vs N times for each side")
-	vs := flags.String("vs", "", "hold it against another `version`: a git commit of the repository here, or another binary")
+	vs := flags.String("vs", "", "hold it against another `version`: a git commit of the repository here, another binary, or a cluster that runs already, written as for -target")
 	scale := flags.Float64("scale", 1, "make the scenario so many `times` as large: 0.1 has a tenth of its clients, members and rooms")
 	profiles := flags.Bool("profile", false, "take CPU, memory and waiting profiles of all processes in the measured phase")
 	at := flags.String("target", "", "drive a `cluster` that runs already, goim's or ours: tcp=HOST:PORT,ws=HOST:PORT,push=HOST:PORT, and for what its processes use metrics=[ROLE@]HOST:PORT, or [ROLE@]URL, for each of them; pprof=ROLE@HOST:PORT for one that has nothing but Go's profiles")
@@ -149,10 +150,7 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	}
 	var target *cluster.Target
 	if *at != "" {
-		if target, err = cluster.ParseTarget(*at); err == nil && *vs != "" {
-			err = errors.New("-target and -vs exclude each other: a target is one version")
-		}
-		if err != nil {
+		if target, err = cluster.ParseTarget(*at); err != nil {
 			fmt.Fprintf(stderr, "barrage bench: %v\n", err)
 			return benchUsageError
 		}
@@ -307,9 +305,9 @@ func benchCapacity(ctx context.Context, opt harness.Options, stdout io.Writer) (
 }
 
 // benchSeries runs a scenario several times, prints what the runs say together and returns
-// the worst run's exit status.
+// the worst run's exit status. An error comes behind what had been measured until then.
 func benchSeries(ctx context.Context, opt harness.Options, runs int, vs string, stdout io.Writer) (int, error) {
-	variants := []harness.Variant{{Name: "a", Exe: opt.Exe, Commit: opt.Commit}}
+	variants := []harness.Variant{{Name: "a", Exe: opt.Exe, Commit: opt.Commit, Target: opt.Target}}
 	if vs != "" {
 		other, cleanUp, err := otherVariant(ctx, vs, opt.Progress)
 		if err != nil {
@@ -318,21 +316,32 @@ func benchSeries(ctx context.Context, opt harness.Options, runs int, vs string, 
 		defer cleanUp()
 		variants = append(variants, other)
 	}
-	series, err := harness.Series(ctx, opt, variants, runs)
-	if err != nil {
-		return 0, err
+	series, seriesErr := harness.Series(ctx, opt, variants, runs)
+	if series == nil {
+		return 0, seriesErr
 	}
 	var sides []compare.Side
 	status := benchGood
 	for i, list := range series.Runs {
-		sides = append(sides, compare.Side{Name: series.Dirs[i], Runs: list})
+		if len(list) > 0 {
+			sides = append(sides, compare.Side{Name: series.Dirs[i], Runs: list})
+		}
 		for _, r := range list {
 			status = max(status, benchStatus(r))
 		}
 	}
+	if len(sides) == 0 {
+		return 0, seriesErr
+	}
+	// What an interrupted series measured is shown, too.
+	return status, errors.Join(showSeries(opt, series.Dir, sides, stdout), seriesErr)
+}
+
+// showSeries writes what the runs of a series say together into its folder, and prints it.
+func showSeries(opt harness.Options, dir string, sides []compare.Side, stdout io.Writer) error {
 	shown, err := chosenFigures("", false)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	var c *compare.Comparison
 	var text bytes.Buffer
@@ -343,16 +352,16 @@ func benchSeries(ctx context.Context, opt harness.Options, runs int, vs string, 
 		err = compare.Text(&text, c)
 	}
 	if err == nil {
-		err = report.WriteFile(filepath.Join(series.Dir, "series.txt"), text.Bytes())
+		err = report.WriteFile(filepath.Join(dir, "series.txt"), text.Bytes())
 	}
-	page := filepath.Join(series.Dir, defaultPage)
+	page := filepath.Join(dir, defaultPage)
 	if err == nil {
 		err = writePage(page, c, opt.Command)
 	}
 	if err == nil {
 		_, err = fmt.Fprintf(stdout, "%s%s\n", text.Bytes(), page)
 	}
-	return status, err
+	return err
 }
 
 // benchStatus is the exit status that goes with a run's verdict.

@@ -42,9 +42,8 @@ func readEnvironment(commit string) report.Environment {
 		"net.ipv4.tcp_ehash_entries", "net.ipv4.tcp_congestion_control",
 		"net.core.somaxconn", "net.core.netdev_max_backlog", "net.core.rmem_max", "net.core.wmem_max", "fs.file-max", "fs.nr_open",
 	} {
-		text, err := os.ReadFile("/proc/sys/" + strings.ReplaceAll(name, ".", "/"))
-		if err == nil {
-			e.KernelSettings[name] = strings.Join(strings.Fields(string(text)), " ")
+		if value := netns.Setting(name); value != "" {
+			e.KernelSettings[name] = value
 		}
 	}
 	return e

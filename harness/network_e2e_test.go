@@ -33,6 +33,15 @@ func TestOwnNetwork(t *testing.T) {
 	if r.Environment.Network != "own" || r.Clients.Joined != 200 {
 		t.Errorf("network %q, %d clients", r.Environment.Network, r.Clients.Joined)
 	}
+	// The machine's settings are told, those that such a network hides, too.
+	for _, name := range []string{"net.ipv4.tcp_mem", "net.core.netdev_max_backlog", "net.ipv4.tcp_rmem"} {
+		if r.Environment.KernelSettings[name] == "" {
+			t.Errorf("%s is not in %v", name, r.Environment.KernelSettings)
+		}
+	}
+	if m := r.Memory; m == nil || m.Most.UsedBytes < m.Before.UsedBytes || m.Before.UsedBytes == 0 || m.Most.SlabBytes == 0 {
+		t.Errorf("memory %+v", m)
+	}
 	if len(before) > 0 {
 		// 200 clients have 400 ends, with two chains each.
 		if got := r.Environment.KernelSettings["net.ipv4.tcp_ehash_entries"]; got != "1024" {

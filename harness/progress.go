@@ -136,6 +136,8 @@ func (r *run) sample(phase string) {
 	for _, p := range now.Processes {
 		s.CPUSeconds[p.Name], s.RSSBytes[p.Name] = p.CPU().Seconds(), p.RSS
 	}
+	_, used := readMemory()
+	s.Memory = &used
 	s.Sweeps = r.sweeps()
 	r.timeline = append(r.timeline, s)
 }

@@ -52,6 +52,7 @@ func (r *run) report() *report.Run {
 	out.Job = r.job()
 	out.Ceiling = r.ceilingFigures(out)
 	out.Disturbance = r.disturbance(out)
+	out.Memory = r.memory()
 	out.Verdict = verdict(out, s)
 	for _, change := range changesSince(r.opt.First, out) {
 		out.Verdict.Invalidate(change)

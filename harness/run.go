@@ -73,7 +73,7 @@ var ErrInterrupted = errors.New("interrupted")
 
 // Run runs a scenario. The error is an EnvironmentError where this machine can't, a
 // StartError where the processes under test don't come up, a cluster.ExitError where one of
-// them ended by itself later, and ErrInterrupted where ctx ended before the measured phase; a
+// them ended by itself later, and ErrInterrupted where ctx ended before the first client; a
 // run that took place and went badly is no error, but a verdict. An interrupted run is
 // reported as cut short. Whatever happens, no process is left behind.
 func Run(ctx context.Context, opt Options) (*Result, error) {
@@ -98,6 +98,7 @@ func Run(ctx context.Context, opt Options) (*Result, error) {
 		opt: opt, layout: l, plan: plan, dir: dir, began: time.Now(),
 		unread: map[string]string{}, profiled: map[string]time.Duration{},
 	}
+	r.total, r.before = readMemory()
 	r.progress = newProgress(&opt, dir, r.began)
 	defer r.progress.end()
 	if err := r.take(ctx); err != nil {
@@ -209,6 +210,9 @@ type run struct {
 	// swarmClosed keeps a swarm from being closed twice.
 	swarmClosed bool
 
+	total  int64                // bytes of the machine's memory
+	before report.MachineMemory // in use before the run's first process
+
 	idle, connected cometMemory // before the first client, and with all of them
 	connectTook     time.Duration
 	start           int64 // of the schedule, ledger.Now's clock
@@ -264,7 +268,9 @@ func (r *run) take(ctx context.Context) error {
 	defer r.closeSwarm()
 	r.settled = func() {}
 	defer func() { r.settled() }()
-	if err := r.push(ctx); err != nil {
+	if r.cut {
+		r.sent = pusher.Nothing(r.layout.pushes)
+	} else if err := r.push(ctx); err != nil {
 		return interrupted(ctx, err)
 	}
 	if err := r.settle(ctx); err != nil {
@@ -372,12 +378,23 @@ func (r *run) connect(ctx context.Context) error {
 	err = r.swarm.Connect(whole)
 	r.connectTook = time.Since(begin)
 	stop()
-	if errors.Is(context.Cause(whole), agent.ErrLost) {
+	var exit *cluster.ExitError
+	switch cause := context.Cause(whole); {
+	case errors.Is(cause, agent.ErrLost):
 		err = nil // what there is is reported, as an invalid run
+	case ctx.Err() != nil && !errors.As(cause, &exit):
+		r.cut, err = true, nil // the same, as one that is cut short
 	}
 	cancel()
 	if err != nil {
 		return errors.Join(fmt.Errorf("connect the clients: %w", err), r.closeSwarm())
+	}
+	ctx, cancel = r.despite(ctx)
+	defer cancel()
+	if r.cut {
+		if r.begin, err = r.readBorder(ctx); err != nil {
+			return errors.Join(err, r.closeSwarm())
+		}
 	}
 	if r.connected, err = r.readCometMemory(ctx); err == nil {
 		err = r.standBack()
@@ -455,13 +472,19 @@ func (r *run) push(ctx context.Context) error {
 	sleep(whole, time.Duration(r.start+int64(phases.Warmup)-ledger.Now()))
 	stop()
 	if phases.Warmup > 0 {
-		if r.begin, err = r.readBorder(ctx); err != nil {
+		reading, cancel := r.despite(ctx)
+		r.begin, err = r.readBorder(reading)
+		cancel()
+		if err != nil {
 			<-done
 			return err
 		}
 	}
-	stop = r.watch(live.Measure)
-	profiled := r.profileTarget(ctx)
+	profiled := func() {}
+	if ctx.Err() == nil {
+		stop = r.watch(live.Measure)
+		profiled = r.profileTarget(ctx)
+	}
 	o := <-done
 	stop()
 	profiled()
@@ -588,8 +611,7 @@ func (r *run) settle(ctx context.Context) error {
 	if errors.As(context.Cause(ctx), &exit) {
 		return exit
 	}
-	// An interrupt must not keep the figures that there are from being read.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.forAll(30*time.Second))
+	ctx, cancel := r.despite(ctx)
 	defer cancel()
 	var err error
 	if r.end, err = r.readBorder(ctx); err != nil {
@@ -621,6 +643,12 @@ func (r *run) settle(ctx context.Context) error {
 	closeErr := r.closeSwarm()
 	r.stopErr = r.cluster.Stop()
 	return closeErr
+}
+
+// despite returns a context for reading the figures that there are, from which an interrupt must not
+// keep the run.
+func (r *run) despite(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), r.forAll(30*time.Second))
 }
 
 // forAll is the time for what takes least with few clients, and 50 s more with a million: as

@@ -7,14 +7,16 @@ import (
 	"strconv"
 	"time"
 
+	"barrage/harness/cluster"
 	"barrage/harness/report"
 )
 
-// A Variant is a binary whose processes are under test.
+// A Variant is what is under test: a binary's processes, or a cluster that runs already.
 type Variant struct {
 	Name   string // a folder's name
 	Exe    string
 	Commit string
+	Target *cluster.Target // nil for a binary
 }
 
 // A SeriesResult is where the runs of a series lie.
@@ -27,7 +29,8 @@ type SeriesResult struct {
 // Series runs the scenario of opt several times for each variant. The variants take turns,
 // and each round goes the other way round than the one before (A B, B A, A B ...), so that
 // a machine that drifts does so for all of them alike. A run that is cut short ends the
-// series; what had been measured until then is returned with ErrInterrupted.
+// series, and is not one of its runs; those until then are returned with ErrInterrupted, or with
+// the error that ended the series.
 func Series(ctx context.Context, opt Options, variants []Variant, runs int) (*SeriesResult, error) {
 	dir, err := makeDir(opt.Results, opt.Scenario.Name, time.Now())
 	if err != nil {
@@ -50,7 +53,8 @@ func Series(ctx context.Context, opt Options, variants []Variant, runs int) (*Se
 			}
 			one := opt
 			one.First = first
-			one.Exe, one.Commit, one.Dir = variants[i].Exe, variants[i].Commit, filepath.Join(s.Dirs[i], strconv.Itoa(round+1))
+			one.Exe, one.Commit, one.Target = variants[i].Exe, variants[i].Commit, variants[i].Target
+			one.Dir = filepath.Join(s.Dirs[i], strconv.Itoa(round+1))
 			if opt.Progress != nil {
 				name := ""
 				if len(variants) > 1 {
@@ -65,10 +69,10 @@ func Series(ctx context.Context, opt Options, variants []Variant, runs int) (*Se
 			if first == nil {
 				first = result.Run
 			}
-			s.Runs[i] = append(s.Runs[i], result.Run)
 			if result.Run.Verdict.Status == report.CutShort {
 				return s, ErrInterrupted
 			}
+			s.Runs[i] = append(s.Runs[i], result.Run)
 		}
 	}
 	return s, nil
@@ -104,7 +108,7 @@ func changedSince(first, now *report.Environment) string {
 		{"the network", first.Network, now.Network},
 		{"the harness's processors", first.HarnessProcs, now.HarnessProcs},
 	} {
-		if x.before != x.after {
+		if x.before != x.after && x.before != "" && x.after != "" { // a target's Redis is not known
 			return fmt.Sprintf("%s changed since the series' first run, from %v to %v", x.what, x.before, x.after)
 		}
 	}

@@ -54,6 +54,21 @@ func TestSeries(t *testing.T) {
 	}
 }
 
+// A series that is interrupted says what its whole runs said.
+func TestInterruptedSeries(t *testing.T) {
+	b := start(t, "-ceiling=false", "-runs", "3", "-set", "phases={warmup: 0s, measure: 1s}", "smoke")
+	waitFor(t, "the second run begins", func() bool { return strings.Contains(b.stderr.String(), "run 2 of 3") })
+	if err := b.cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	if status := b.wait(t); status != 130 || !strings.Contains(b.stdout.String(), "1 run") {
+		t.Errorf("exit status %d\n%s%s", status, b.stdout.String(), b.stderr)
+	}
+	if files, err := filepath.Glob(filepath.Join(b.results, "smoke", "*", "series.txt")); err != nil || len(files) != 1 {
+		t.Errorf("%v, %v", files, err)
+	}
+}
+
 func started(t *testing.T, path string) time.Time {
 	t.Helper()
 	r, err := report.ReadJSON(path)

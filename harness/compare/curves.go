@@ -81,7 +81,7 @@ func sideName(i int, s Side) string {
 
 func runName(i, k int, r *report.Run) string {
 	name := fmt.Sprintf("%s, run %d", letter(i), k+1)
-	if r.Verdict.Status == report.Invalid {
+	if r.Verdict.Doubtful() {
 		name += ", INVALID"
 	}
 	return name

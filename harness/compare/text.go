@@ -104,7 +104,7 @@ func head(c *Comparison) []string {
 func doubt(s Side) string {
 	n := 0
 	for _, r := range s.Runs {
-		if r.Verdict.Status == report.Invalid {
+		if r.Verdict.Doubtful() {
 			n++
 		}
 	}

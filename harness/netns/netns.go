@@ -13,6 +13,7 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -30,6 +31,7 @@ func Inside() bool { return os.Getenv(variable) != "" }
 // in a network of its own that is made for so many sockets. It returns only where that can't
 // be done. What the process has open stays open only if it is not close-on-exec.
 func Enter(exe string, sockets int) error {
+	hidden := settingsHere()
 	// The new program takes the calling thread's namespaces; this thread must not go back to
 	// the runtime if it can't be started.
 	runtime.LockOSThread()
@@ -47,7 +49,7 @@ func Enter(exe string, sockets int) error {
 		return err
 	}
 	lengthenQueues()
-	if err := unix.Exec(exe, os.Args, append(os.Environ(), variable+"=1")); err != nil {
+	if err := unix.Exec(exe, os.Args, append(os.Environ(), variable+"=1", settings+"="+hidden)); err != nil {
 		return fmt.Errorf("start %s in its own network: %w", exe, err)
 	}
 	return nil
@@ -90,6 +92,44 @@ func askFor(sockets int) (restore func()) {
 // wait for a processor for longer than so many clients take to connect. Without the right to, it
 // stays as it is.
 func lengthenQueues() { _ = os.WriteFile("/proc/sys/net/core/somaxconn", []byte("65535"), 0) }
+
+// settings is set in the environment of a process that Enter has started anew: what the files of
+// hiddenSettings said.
+const settings = "BARRAGE_MACHINE_SETTINGS"
+
+// hiddenSettings are those of the kernel that hold for a network, too, and can be read from the
+// machine's own alone.
+var hiddenSettings = []string{"net.ipv4.tcp_mem", "net.core.netdev_max_backlog", "net.core.rmem_max", "net.core.wmem_max"}
+
+// settingsHere writes what the hidden settings are, as Setting reads them.
+func settingsHere() string {
+	var list []string
+	for _, name := range hiddenSettings {
+		if value := read(name); value != "" {
+			list = append(list, name+"="+value)
+		}
+	}
+	return strings.Join(list, ";")
+}
+
+// Setting returns one of the kernel's settings under /proc/sys by its name, as net.ipv4.tcp_mem, and ""
+// where it can't be read. Of those that a network of its own hides it is the machine's.
+func Setting(name string) string {
+	if value := read(name); value != "" {
+		return value
+	}
+	for s := range strings.SplitSeq(os.Getenv(settings), ";") {
+		if value, ok := strings.CutPrefix(s, name+"="); ok {
+			return value
+		}
+	}
+	return ""
+}
+
+func read(name string) string {
+	text, _ := os.ReadFile("/proc/sys/" + strings.ReplaceAll(name, ".", "/"))
+	return strings.Join(strings.Fields(string(text)), " ")
+}
 
 // raiseLoopback brings the loopback interface up, which a new namespace has, but down.
 func raiseLoopback() error {

@@ -149,6 +149,9 @@ func (a *account) close() *Result {
 	return r
 }
 
+// Nothing is the result of streams of which no push was sent.
+func Nothing(streams []Stream) *Result { return newAccount(streams, nil).close() }
+
 // record enters v, held to what the histogram can hold.
 func record(h *hdrhistogram.Histogram, v int64) {
 	_ = h.RecordValue(min(max(v, h.LowestTrackableValue()), h.HighestTrackableValue()))

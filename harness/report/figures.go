@@ -253,6 +253,12 @@ func truthFigures() []Figure {
 			}},
 		{Name: "swarm.cpu_seconds", Help: "CPU time of the harness, agents included, measured phase", Unit: Seconds,
 			of: func(r *Run) float64 { return r.Server.HarnessCPUSeconds }},
+		{Name: "machine.memory", Help: "memory that the run took of the machine at most, the kernel's share included", Unit: Bytes, Better: Less,
+			has: func(r *Run) bool { return r.Memory != nil },
+			of:  func(r *Run) float64 { return float64(r.Memory.Taken()) }},
+		{Name: "machine.swap", Help: "swap that the machine had in use at most", Unit: Bytes, Better: Less,
+			has: func(r *Run) bool { return r.Memory != nil },
+			of:  func(r *Run) float64 { return float64(r.Memory.Most.SwapBytes) }},
 		{Name: "pusher.lag.p99", Help: "from a push's intended time to the beginning of its request, 99th percentile", Unit: Seconds,
 			of: func(r *Run) float64 { return r.Pushes.Lag.P99 }},
 	}

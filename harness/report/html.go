@@ -45,7 +45,7 @@ type htmlRow struct{ Cells []string }
 // HTML writes r as one page that needs nothing else: no network, no script. The verdict
 // comes first.
 func HTML(w io.Writer, r *Run) error {
-	view := htmlReport{Run: r, Repeat: CommandLine(r.Command), Doubtful: r.Verdict.Status == Invalid}
+	view := htmlReport{Run: r, Repeat: CommandLine(r.Command), Doubtful: r.Verdict.Doubtful()}
 	view.Word = StatusWord(r.Verdict.Status)
 	view.Class = r.Verdict.Status
 	view.Figures = htmlFigures(r)
@@ -133,6 +133,7 @@ func htmlFacts(r *Run) []htmlRow {
 		{[]string{"network", networkLine(e)}},
 		{[]string{"open files", fmt.Sprintf("%d soft, %d hard", e.OpenFilesSoft, e.OpenFilesHard)}},
 		{[]string{"beside the run", fmt.Sprintf("other processes took %s of the machine, the hypervisor %s", percent(r.Disturbance.OtherCPU), percent(r.Disturbance.Steal))}},
+		{[]string{"memory in use", r.Memory.line()}},
 		{[]string{"swarm", fmt.Sprintf("%s, the busiest at work for %s of the time; read lag p99 %s", Plural(r.Swarm.Threads, "thread"), percent(r.Swarm.BusyMean), span(r.Swarm.ReadLag.P99))}},
 		{[]string{"pusher", fmt.Sprintf("late by p50 %s, p99 %s; acknowledged after p50 %s, p99 %s", span(r.Pushes.Lag.P50), span(r.Pushes.Lag.P99), span(r.Pushes.Ack.P50), span(r.Pushes.Ack.P99))}},
 	}

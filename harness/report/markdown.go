@@ -21,7 +21,7 @@ func Markdown(w io.Writer, r *Run) error {
 		e.printf("\nWarning: %s\n", warning)
 	}
 	mark := ""
-	if r.Verdict.Status == Invalid {
+	if r.Verdict.Doubtful() {
 		mark = " (INVALID)"
 	}
 	e.printf("\n| figure%s | value | expected |\n|---|---|---|\n", mark)

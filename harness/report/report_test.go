@@ -119,6 +119,10 @@ func example() *Run {
 		},
 		Swarm:       Swarm{Threads: 2, BusyMost: 0.44, BusyMean: 0.41, ReadLag: percentiles(1000, 0.00002)},
 		Disturbance: Disturbance{OtherCPU: 0.012, Steal: 0.001, HasPressure: true, Packets: 2_000_000, PacketsDropped: 12},
+		Memory: &Memory{
+			TotalBytes: 24 << 30, Before: MachineMemory{UsedBytes: 2 << 30, SlabBytes: 300 << 20},
+			Most: MachineMemory{UsedBytes: 3 << 30, SlabBytes: 500 << 20, TCPBytes: 40 << 20},
+		},
 		Timeline: []Second{{
 			At: 10, Phase: "measure", Clients: 10_000, Deliveries: 1_200_000, P50: 0.03, P99: 0.3,
 			CPUSeconds: map[string]float64{"comet-1": 8}, RSSBytes: map[string]int64{"comet-1": 90 << 20}, SwarmBusy: 0.4, Heat: []int64{0, 5, 100},

@@ -4,6 +4,7 @@
 package report
 
 import (
+	"fmt"
 	"strings"
 	"time"
 
@@ -42,6 +43,7 @@ type Run struct {
 	Swarm       Swarm       `json:"swarm"`
 	Agents      []Agent     `json:"agents,omitempty"` // absent where the clients were in the harness's process
 	Disturbance Disturbance `json:"disturbance"`
+	Memory      *Memory     `json:"memory,omitempty"` // absent from runs before it was read
 	Timeline    []Second    `json:"timeline"`
 	Profiles    Profiles    `json:"profiles"`
 	Warnings    []string    `json:"warnings,omitempty"` // what went wrong beside the run; no figure is the worse for it
@@ -379,6 +381,46 @@ type Disturbance struct {
 	PacketsDropped int64 `json:"packets_dropped"` // of them, since a processor's queue (net.core.netdev_max_backlog) was full
 }
 
+// Memory is what the machine had in use, the kernel's share included.
+type Memory struct {
+	TotalBytes int64         `json:"total_bytes"`
+	Before     MachineMemory `json:"before"` // the first of the run's processes
+	Most       MachineMemory `json:"most"`   // each figure at its highest, from connect to drain, looked at every second
+}
+
+// Taken is how much more was in use at most than before the run.
+func (m *Memory) Taken() int64 { return max(0, m.Most.UsedBytes-m.Before.UsedBytes) }
+
+// line says it in a sentence, "" where it isn't known.
+func (m *Memory) line() string {
+	if m == nil {
+		return ""
+	}
+	swap := "no swap in use"
+	if n := m.Most.SwapBytes; n > 0 {
+		swap = size(float64(n)) + " of swap in use"
+	}
+	return fmt.Sprintf("at most %s of %s in use, %s before the run; the kernel's objects %s and TCP's buffers %s at most; %s",
+		size(float64(m.Most.UsedBytes)), size(float64(m.TotalBytes)), size(float64(m.Before.UsedBytes)),
+		size(float64(m.Most.SlabBytes)), size(float64(m.Most.TCPBytes)), swap)
+}
+
+// MachineMemory is a machine's memory in use, by all programs and the kernel.
+type MachineMemory struct {
+	UsedBytes int64 `json:"used_bytes"` // all but what is available to programs (MemAvailable of proc_meminfo(5))
+	SlabBytes int64 `json:"slab_bytes"` // of them the kernel's own objects, such as sockets
+	TCPBytes  int64 `json:"tcp_bytes"`  // what TCP's buffers hold, by net.ipv4.tcp_mem's count
+	SwapBytes int64 `json:"swap_bytes"` // beside them, on disk
+}
+
+// Max returns the higher of each of the figures.
+func (m MachineMemory) Max(o MachineMemory) MachineMemory {
+	return MachineMemory{
+		UsedBytes: max(m.UsedBytes, o.UsedBytes), SlabBytes: max(m.SlabBytes, o.SlabBytes),
+		TCPBytes: max(m.TCPBytes, o.TCPBytes), SwapBytes: max(m.SwapBytes, o.SwapBytes),
+	}
+}
+
 // An Agent had a part of the clients, in a process of its own, which may be on a machine of
 // its own.
 type Agent struct {
@@ -414,6 +456,7 @@ type Second struct {
 	RSSBytes   map[string]int64   `json:"rss_bytes"`
 	SwarmBusy  float64            `json:"swarm_busy"`
 	Starved    float64            `json:"swarm_starved"`
+	Memory     *MachineMemory     `json:"memory,omitempty"` // absent from runs before it was read
 	Sweeps     *Sweeps            `json:"sweeps,omitempty"` // absent with so many comets that asking each would cost them
 	// Heat is how many latencies of the last second lie in each bucket of a heat map:
 	// bucket i ends at 100 us x 10^(i/10).
@@ -427,6 +470,10 @@ func (v *Verdict) Fail(reason string) {
 	}
 	v.Reasons = append(v.Reasons, reason)
 }
+
+// Doubtful reports whether the figures may not be the server's. A run that was cut short can be that,
+// too.
+func (v *Verdict) Doubtful() bool { return v.Status == Invalid || len(v.Doubts) > 0 }
 
 // Invalidate adds a reason for which the figures may not be the server's.
 func (v *Verdict) Invalidate(reason string) {

@@ -28,7 +28,7 @@ func Text(w io.Writer, r *Run, style Style) error {
 	e.verdict(r, style)
 	// No figure of an invalid run stands without that word.
 	mark := ""
-	if r.Verdict.Status == Invalid {
+	if r.Verdict.Doubtful() {
 		mark = " " + style.paint("1;35", "(of an INVALID run)")
 	}
 	head := func(name string) { e.printf("\n%s%s\n", style.paint("1", name), mark) }
@@ -263,6 +263,9 @@ func (e *errWriter) processes(r *Run) {
 		Plural(r.Swarm.Threads, "thread"), percent(r.Swarm.BusyMean), percent(r.Swarm.BusyMost), percent(r.Swarm.Starved), span(r.Swarm.ReadLag.P99), span(r.Swarm.ReadLag.Max))
 	d := &r.Disturbance
 	e.printf("  beside the run: other processes %s of the machine, steal %s\n", percent(d.OtherCPU), percent(d.Steal))
+	if line := r.Memory.line(); line != "" {
+		e.printf("  memory of the machine: %s\n", line)
+	}
 	if d.PacketsDropped > 0 {
 		e.printf("  the machine dropped %s of %s packets that came in (net.core.netdev_max_backlog): TCP sends them again, 200 ms later or more\n", count(d.PacketsDropped), count(d.Packets))
 	}
