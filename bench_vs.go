@@ -10,13 +10,21 @@ import (
 	"strings"
 
 	"barrage/harness"
+	"barrage/harness/cluster"
 )
 
-// otherVariant returns the binary that -vs names: an executable file as it is, or a git
-// commit of the repository that the working directory is in, built in a worktree of its
-// own. cleanUp removes what was made for it.
+// otherVariant returns what -vs names: a cluster that runs already, written as for -target; an
+// executable file as it is; or a git commit of the repository that the working directory is in,
+// built in a worktree of its own. cleanUp removes what was made for it.
 func otherVariant(ctx context.Context, ref string, progress io.Writer) (v harness.Variant, cleanUp func(), err error) {
 	cleanUp = func() {}
+	if strings.Contains(ref, "=") { // which is in no commit's name that anyone gives, nor in a binary's
+		target, err := cluster.ParseTarget(ref)
+		if err != nil {
+			return v, cleanUp, fmt.Errorf("-vs: %w", err)
+		}
+		return harness.Variant{Name: "b", Target: target}, cleanUp, nil
+	}
 	if info, err := os.Stat(ref); err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 {
 		exe, err := filepath.Abs(ref)
 		if err != nil {
@@ -26,7 +34,7 @@ func otherVariant(ctx context.Context, ref string, progress io.Writer) (v harnes
 	}
 	commit, err := command1(ctx, "git", "rev-parse", "--verify", "--quiet", ref+"^{commit}")
 	if err != nil {
-		return v, cleanUp, fmt.Errorf("-vs %s: it is neither an executable file nor a commit of a git repository here", ref)
+		return v, cleanUp, fmt.Errorf("-vs %s: it is neither a cluster (tcp=HOST:PORT,...,push=HOST:PORT), an executable file nor a commit of a git repository here", ref)
 	}
 	dir, err := os.MkdirTemp("", "barrage-vs-")
 	if err != nil {

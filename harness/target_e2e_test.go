@@ -2,6 +2,7 @@ package harness_test
 
 import (
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"syscall"
@@ -109,6 +110,21 @@ func TestTarget(t *testing.T) {
 	}
 	if r.Target.Server || r.Target.Comet || len(r.Target.Profiled) != 1 || !strings.Contains(b.stdout.String(), "by a CPU profile") {
 		t.Errorf("target %+v in\n%s", r.Target, b.stdout.String())
+	}
+
+	// Against processes of the run's own, in turn.
+	b = start(t, "-ceiling=false", "-vs", address, "-set", "phases={warmup: 0s, measure: 1s}", "smoke")
+	if status := b.wait(t); status != 0 || !strings.Contains(b.stdout.String(), "B against A") {
+		t.Fatalf("exit status %d\n%s%s%s", status, b.stdout.String(), b.stderr, b.logs())
+	}
+	for side, targets := range map[string]bool{"a": false, "b": true} {
+		files, err := filepath.Glob(filepath.Join(b.results, "smoke", "*", side, "1", "run.json"))
+		if err != nil || len(files) != 1 {
+			t.Fatalf("results of %s: %v, %v", side, files, err)
+		}
+		if r, err := report.ReadJSON(files[0]); err != nil || (r.Target != nil) != targets {
+			t.Errorf("%s: target %+v, %v", side, r.Target, err)
+		}
 	}
 
 	for _, c := range []struct{ target, want string }{
