@@ -28,6 +28,7 @@ func readMachineLoad() agent.MachineLoad {
 	if text, err := os.ReadFile("/proc/net/softnet_stat"); err == nil {
 		l.Packets, l.PacketsDropped = parseSoftnet(string(text))
 	}
+	l.Processes = readProcesses("/proc")
 	var wall, forward unix.Timespec
 	if unix.ClockGettime(unix.CLOCK_REALTIME, &wall) == nil && unix.ClockGettime(unix.CLOCK_MONOTONIC, &forward) == nil {
 		l.Wall = time.Duration(wall.Nano() - forward.Nano())
@@ -112,8 +113,10 @@ func parseSoftnet(text string) (taken, dropped uint32) {
 func disturbance(from, to agent.MachineLoad, ours, took time.Duration, cores int) report.Disturbance {
 	machine := took.Seconds() * float64(cores)
 	step := to.Wall - from.Wall
+	// Each tells too little: of what packets take, and of processes that nobody waited for or sees.
+	all := max(to.Busy-from.Busy, to.Processes-from.Processes)
 	return report.Disturbance{
-		OtherCPU:   max(0, ratio((to.Busy-from.Busy-ours).Seconds(), machine)),
+		OtherCPU:   max(0, ratio((all-ours).Seconds(), machine)),
 		Steal:      ratio((to.Steal - from.Steal).Seconds(), machine),
 		MemoryWait: ratio((to.MemoryWait - from.MemoryWait).Seconds(), took.Seconds()),
 		ClockStep:  step.Seconds(),

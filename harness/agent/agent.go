@@ -46,7 +46,8 @@ type Start struct {
 // MachineLoad is what a whole machine has done so far, to tell a quiet one from one that was
 // disturbed.
 type MachineLoad struct {
-	Busy       time.Duration // processor time of all tasks
+	Busy       time.Duration // processor time of all tasks, without that of interrupts
+	Processes  time.Duration // processor time of all processes that can be seen, with that of interrupts
 	Steal      time.Duration // that the hypervisor gave to others
 	MemoryWait time.Duration // in which some task waited for memory
 	Wall       time.Duration // the clock of day, less the one that only goes forward

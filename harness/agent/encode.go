@@ -200,13 +200,13 @@ func decodeUsage(p *agentpb.Usage) cluster.Usage {
 
 func encodeLoad(l Load) *agentpb.Load {
 	return &agentpb.Load{Busy: int64(l.Busy), Steal: int64(l.Steal), MemoryWait: int64(l.MemoryWait), Wall: int64(l.Wall), Usage: encodeUsage(l.Usage),
-		TcpShort: l.TCPShort, TcpDropped: l.TCPDropped, Packets: l.Packets, PacketsDropped: l.PacketsDropped}
+		Processes: int64(l.Processes), TcpShort: l.TCPShort, TcpDropped: l.TCPDropped, Packets: l.Packets, PacketsDropped: l.PacketsDropped}
 }
 
 func decodeLoad(p *agentpb.Load) Load {
 	return Load{
 		MachineLoad: MachineLoad{
-			Busy: time.Duration(p.GetBusy()), Steal: time.Duration(p.GetSteal()), MemoryWait: time.Duration(p.GetMemoryWait()),
+			Busy: time.Duration(p.GetBusy()), Processes: time.Duration(p.GetProcesses()), Steal: time.Duration(p.GetSteal()), MemoryWait: time.Duration(p.GetMemoryWait()),
 			Wall: time.Duration(p.GetWall()), TCPShort: p.GetTcpShort(), TCPDropped: p.GetTcpDropped(),
 			Packets: p.GetPackets(), PacketsDropped: p.GetPacketsDropped(),
 		},
