@@ -114,7 +114,7 @@ func TestExplainCeiling(t *testing.T) {
 	for name, want := range map[string]string{
 		"room-10k": "as many sockets measures what the kernel allows, for about 13s.",
 		"wss-10k":  "as many sockets, without TLS, measures what the kernel allows, for about 13s.",
-		"room-1m":  "as many sockets measures what the kernel allows, for about 1m30s.",
+		"room-1m":  "as many sockets measures what the kernel allows, for about 1m50s.",
 	} {
 		s, err := scenario.Find(name, scenarios.Files, nil)
 		if err != nil {

@@ -22,19 +22,47 @@ type layout struct {
 	streams  *ledger.Streams
 	pushes   []pusher.Stream // by stream id
 
-	crowd crowd
-	turns []map[int]uint32 // by line: which in turn a room is
+	crowd  crowd
+	groups []lineStep       // by ledger.Stream.Group
+	group  []int            // by stream id
+	turns  []map[int]uint32 // by line: which in turn a room is
 	// receivers is which streams a client receives, by its position (see position), and
 	// either which one that changes rooms receives in both of them, by both positions. They
 	// are made once and then only read.
 	receivers, either map[string]*ledger.Subscription
 }
 
+// lineStep is a line of pushes, and which of its steps, 0 of one that has none.
+type lineStep struct{ line, step int }
+
+// maxGroups is how many lines and steps have figures of their own: those that a ledger.Stream.Group
+// can tell apart.
+const maxGroups = 256
+
+// A segment is a part of a line's schedule with figures of its own.
+type segment struct {
+	start, length time.Duration // from the beginning of the warm-up
+	load.Schedule               // from start on
+	group         int
+}
+
+// segments returns those of a line's measured phase, of groups from first on: one for each step.
+func segments(schedule load.Schedule, phases scenario.Phases, first int) (list []segment) {
+	steps, ok := schedule.(load.Steps)
+	if !ok {
+		return []segment{{phases.Warmup, phases.Measure, schedule, first}}
+	}
+	for k, span := range steps.Spans(phases.Measure) {
+		list = append(list, segment{phases.Warmup + span.Start, span.Length, span.Constant, first + k})
+	}
+	return list
+}
+
 // nobody is the target of a line that a client receives nothing of.
 const nobody = math.MaxUint32
 
-// newLayout numbers the streams: those of the warm-up first, then as many of the measured
-// phase. A line's pushes go to its targets and their senders in turn, so each stream has
+// newLayout numbers the streams: those of the warm-up first, then those of the measured phase, as many
+// for each step of a line. A line's pushes go to its targets and their senders in turn, so each stream has
 // every n-th push of the line, at its part of the line's rate.
 func newLayout(s *scenario.Scenario) (*layout, error) {
 	l := &layout{
@@ -48,39 +76,45 @@ func newLayout(s *scenario.Scenario) (*layout, error) {
 		}
 		l.turns = append(l.turns, turns)
 	}
-	phases := []struct {
-		start, length time.Duration
-		warmUp        bool
-	}{{0, s.Phases.Warmup, true}, {s.Phases.Warmup, s.Phases.Measure, false}}
+	warmUp := make([][]segment, len(s.Pushes)) // by line
+	measured := make([][]segment, len(s.Pushes))
+	for i, p := range s.Pushes {
+		warmUp[i] = []segment{{0, s.Phases.Warmup, p.WarmUp, len(l.groups)}}
+		measured[i] = segments(p.Schedule, s.Phases, len(l.groups))
+		for k := range measured[i] {
+			l.groups = append(l.groups, lineStep{i, k})
+		}
+	}
+	if len(l.groups) > maxGroups {
+		return nil, fmt.Errorf("lay out %s: pushes has %d lines and steps within phases.measure; accepted: up to %d", s.Name, len(l.groups), maxGroups)
+	}
 	var list []ledger.Stream
 	ids := make([][][]uint16, len(s.Pushes)) // by line and target: the streams
 	for i, p := range s.Pushes {
 		ids[i] = make([][]uint16, p.TargetCount())
 	}
 	lines := newLines(s)
-	for _, phase := range phases {
-		lane := 0
+	for phase, segments := range [][][]segment{warmUp, measured} {
+		lanes := 0 // of the lines before
 		for i, p := range s.Pushes {
 			n, line := p.Streams(), lines[i]
-			schedule := p.Schedule
-			if phase.warmUp {
-				schedule = p.WarmUp
-			}
-			total := schedule.Pushes(phase.length)
-			for k := range n {
-				target := k % len(line)
-				stream := pusher.Stream{
-					ID: uint16(len(list)), Line: i, Lane: lane % maxLanes, Via: p.Via, Target: line[target], Sizes: p.Sizes,
-					Schedule: schedule, Start: phase.start, First: k, Step: n,
-					// More than a stream can number is refused below.
-					Pushes: uint32(min(load.Part(total, k, n), math.MaxUint32)),
-					WarmUp: phase.warmUp,
+			for _, seg := range segments[i] {
+				total := seg.Pushes(seg.length)
+				for k := range n {
+					target := k % len(line)
+					stream := pusher.Stream{
+						ID: uint16(len(list)), Line: i, Lane: (lanes + k) % maxLanes, Via: p.Via, Target: line[target], Sizes: p.Sizes,
+						Schedule: seg.Schedule, Start: seg.start, First: k, Step: n,
+						// More than a stream can number is refused below.
+						Pushes: uint32(min(load.Part(total, k, n), math.MaxUint32)),
+						WarmUp: phase == 0,
+					}
+					l.pushes, l.group = append(l.pushes, stream), append(l.group, seg.group)
+					list = append(list, ledger.Stream{ID: stream.ID, Pushes: stream.Pushes, WarmUp: stream.WarmUp, Group: uint8(seg.group)})
+					ids[i][target] = append(ids[i][target], stream.ID)
 				}
-				lane++
-				l.pushes = append(l.pushes, stream)
-				list = append(list, ledger.Stream{ID: stream.ID, Pushes: stream.Pushes, WarmUp: stream.WarmUp, Group: uint8(i)})
-				ids[i][target] = append(ids[i][target], stream.ID)
 			}
+			lanes += n
 		}
 	}
 	var err error

@@ -9,6 +9,7 @@ import (
 
 	"barrage/harness/ledger"
 	"barrage/harness/pusher"
+	"barrage/harness/pusher/load"
 	"barrage/harness/scenario"
 	"barrage/harness/swarm"
 	"barrage/scenarios"
@@ -120,6 +121,59 @@ func TestLayoutSchedule(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// A line with steps has the pushes of its schedule, and each step has streams of its own.
+func TestLayoutOfSteps(t *testing.T) {
+	s := parse(t, everyKind)
+	schedule, err := load.NewSteps([]load.Step{{Rate: 7, For: 300 * time.Millisecond}, {Rate: 50, For: 500 * time.Millisecond}, {Rate: 20, For: time.Hour}, {Rate: 1, For: time.Second}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Pushes[1].Schedule = schedule
+	l, err := newLayout(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []lineStep{{0, 0}, {1, 0}, {1, 1}, {1, 2}}
+	for line := 2; line < len(s.Pushes); line++ {
+		want = append(want, lineStep{line, 0})
+	}
+	if !slices.Equal(l.groups, want) {
+		t.Errorf("groups %v, want %v", l.groups, want)
+	}
+	var due []time.Duration
+	for _, st := range l.pushes {
+		if st.Line != 1 || st.WarmUp {
+			continue
+		}
+		for seq := range st.Pushes {
+			at := st.Due(seq) - s.Phases.Warmup
+			if step := l.groups[l.group[st.ID]].step; (at >= 300*time.Millisecond) != (step > 0) || (at >= 800*time.Millisecond) != (step > 1) {
+				t.Errorf("step %d has a push at %s", step, at)
+			}
+			due = append(due, at)
+		}
+	}
+	slices.Sort(due)
+	if n := schedule.Pushes(s.Phases.Measure); len(due) != n {
+		t.Fatalf("%d pushes, want %d", len(due), n)
+	}
+	for i, at := range due {
+		if at != schedule.At(i) {
+			t.Errorf("push %d is due at %s, want %s", i, at, schedule.At(i))
+		}
+	}
+	many := make([]load.Step, 300)
+	for i := range many {
+		many[i] = load.Step{Rate: 1, For: time.Millisecond}
+	}
+	if s.Pushes[1].Schedule, err = load.NewSteps(many); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := newLayout(s); err == nil || !strings.Contains(err.Error(), "accepted: up to 256") {
+		t.Errorf("300 steps: %v", err)
 	}
 }
 

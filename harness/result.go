@@ -139,26 +139,46 @@ func (r *run) pushes() report.Pushes {
 		Measured: pushCounts(r.sent.Total(false)), WarmUp: pushCounts(r.sent.Total(true)),
 		Lag: report.PercentilesOf(r.sent.Lag), Own: report.PercentilesOf(r.sent.Own), Ack: report.PercentilesOf(r.sent.Ack), Errors: nonNil(r.sent.Errors),
 	}
+	groups := make([]struct { // by ledger.Stream.Group
+		sent    pusher.Counts
+		arrived ledger.Counts
+	}, len(r.layout.groups))
+	for _, s := range r.sent.Streams {
+		if !s.WarmUp {
+			groups[r.layout.group[s.ID]].sent.Add(s.Counts)
+		}
+	}
+	for _, s := range r.received.Ledger.Streams {
+		if !s.WarmUp {
+			groups[r.layout.group[s.ID]].arrived.Add(s.Counts)
+		}
+	}
 	for i, p := range r.opt.Scenario.Pushes {
-		var sent pusher.Counts
-		for _, s := range r.sent.Streams {
-			if !s.WarmUp && s.Line == i {
-				sent.Add(s.Counts)
-			}
-		}
-		var arrived ledger.Counts
-		for _, s := range r.received.Ledger.Streams {
-			if !s.WarmUp && r.layout.pushes[s.ID].Line == i {
-				arrived.Add(s.Counts)
-			}
-		}
-		out.Lines = append(out.Lines, report.PushLine{
+		line := report.PushLine{
 			Name: p.Name, Kind: string(p.Kind), Rate: p.Rate, Schedule: p.Schedule.String(),
 			BodyBytes: int(p.Sizes.Mean() + 0.5), Bodies: p.Sizes.String(), Via: string(p.Via), Streams: p.Streams(),
-			Latency: report.PercentilesOf(r.received.Ledger.Groups[i]),
-			Lag:     report.PercentilesOf(r.sent.Lines[i].Lag), Ack: report.PercentilesOf(r.sent.Lines[i].Ack),
-			Pushes: pushCounts(sent), Deliveries: counts(arrived),
-		})
+			Lag: report.PercentilesOf(r.sent.Lines[i].Lag), Ack: report.PercentilesOf(r.sent.Lines[i].Ack),
+		}
+		var sent pusher.Counts
+		var arrived ledger.Counts
+		latency := ledger.NewHistogram()
+		steps := segments(p.Schedule, r.opt.Scenario.Phases, 0)
+		for g, of := range r.layout.groups {
+			if of.line != i {
+				continue
+			}
+			sent.Add(groups[g].sent)
+			arrived.Add(groups[g].arrived)
+			latency.Merge(r.received.Ledger.Groups[g])
+			if seg := steps[of.step]; len(steps) > 1 {
+				line.Steps = append(line.Steps, report.PushStep{
+					Rate: seg.Peak(), Start: (seg.start - r.opt.Scenario.Phases.Warmup).Seconds(), Seconds: seg.length.Seconds(),
+					Pushes: pushCounts(groups[g].sent), Deliveries: counts(groups[g].arrived), Latency: report.PercentilesOf(r.received.Ledger.Groups[g]),
+				})
+			}
+		}
+		line.Pushes, line.Deliveries, line.Latency = pushCounts(sent), counts(arrived), report.PercentilesOf(latency)
+		out.Lines = append(out.Lines, line)
 	}
 	return out
 }

@@ -1,6 +1,7 @@
 package report
 
 import (
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -106,6 +107,11 @@ func latencyRows(r *Run) []latencyRow {
 	if len(r.Pushes.Lines) > 1 {
 		for _, line := range r.Pushes.Lines {
 			rows = append(rows, latencyRow{"  of " + line.Name, line.Latency})
+		}
+	}
+	for _, line := range r.Pushes.Lines {
+		for _, step := range line.Steps {
+			rows = append(rows, latencyRow{fmt.Sprintf("  of %s at %s/s", line.Name, amount(step.Rate)), step.Latency})
 		}
 	}
 	rows = append(rows, latencyRow{"to the first receipt", l.First}, latencyRow{"to the last receipt", l.Last}, latencyRow{"first to last receipt", l.Spread})

@@ -195,6 +195,18 @@ type PushLine struct {
 
 	Lag Percentiles `json:"lag"` // as in Pushes
 	Ack Percentiles `json:"ack"`
+
+	Steps []PushStep `json:"steps,omitempty"` // of a line whose rate goes in steps
+}
+
+// A PushStep is a part of a line's measured pushes, at a rate of its own.
+type PushStep struct {
+	Rate       float64     `json:"rate_per_second"`
+	Start      float64     `json:"start"`   // from the beginning of the measured phase
+	Seconds    float64     `json:"seconds"` // how long pushes were due
+	Pushes     PushCounts  `json:"pushes"`
+	Deliveries Counts      `json:"deliveries"`
+	Latency    Percentiles `json:"latency"` // to each client's receipt
 }
 
 // Counts are the ledger's figures. Expected is Delivered + Lost.

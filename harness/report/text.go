@@ -175,6 +175,11 @@ func (e *errWriter) deliveries(r *Run) {
 			t.Add(append([]string{l.Name}, deliveryCells(l.Deliveries)...)...)
 		}
 	}
+	for _, l := range r.Pushes.Lines {
+		for _, step := range l.Steps {
+			t.Add(append([]string{fmt.Sprintf("%s at %s/s", l.Name, amount(step.Rate))}, deliveryCells(step.Deliveries)...)...)
+		}
+	}
 	t.Add(append([]string{"measured"}, deliveryCells(d.Measured)...)...)
 	if d.WarmUp.Expected > 0 {
 		t.Add(append([]string{"warm-up"}, deliveryCells(d.WarmUp)...)...)

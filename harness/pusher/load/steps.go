@@ -67,6 +67,27 @@ func (s Steps) At(i int) time.Duration {
 	return s.steps[k].start + s.steps[k].At(i-s.steps[k].first)
 }
 
+// A Span is a step of a schedule that has an end, and what of it lies before that.
+type Span struct {
+	Constant
+	Start, Length time.Duration
+}
+
+// Spans returns the steps of a schedule that is over after length.
+func (s Steps) Spans(length time.Duration) (list []Span) {
+	for i, one := range s.steps {
+		if one.start >= length {
+			break
+		}
+		end := length
+		if i+1 < len(s.steps) {
+			end = min(end, s.steps[i+1].start)
+		}
+		list = append(list, Span{one.Constant, one.start, end - one.start})
+	}
+	return list
+}
+
 // Peak implements Schedule.
 func (s Steps) Peak() float64 {
 	peak := 0.0
