@@ -158,9 +158,13 @@ func (c *CapacityResult) Text(w io.Writer) error {
 	t.Add("run", "pushes/s", "outcome", "p50", "p99", "deliveries/s", "lost", "")
 	for i, trial := range c.Trials {
 		r := c.Runs[i]
+		reason := trial.Reason
+		if r.Verdict.Doubtful() {
+			reason = strings.TrimSpace("INVALID " + reason)
+		}
 		t.Add(strconv.Itoa(i+1), strconv.FormatFloat(trial.Rate, 'g', -1, 64), trial.Outcome.String(),
 			report.Seconds.Format(r.Latency.All.P50), report.Seconds.Format(r.Latency.All.P99), report.Rate.Format(r.Deliveries.PerSecond),
-			report.Count.Format(float64(r.Deliveries.Measured.Lost+r.Deliveries.WarmUp.Lost)), trial.Reason)
+			report.Count.Format(float64(r.Deliveries.Measured.Lost+r.Deliveries.WarmUp.Lost)), reason)
 	}
 	b.WriteString(t.Lines("  "))
 	_, err := io.WriteString(w, b.String())

@@ -266,3 +266,17 @@ func (l *layout) client(i int) swarm.Client {
 	}
 	return client
 }
+
+// meanBody returns how many bytes the body of a measured delivery has in the mean, and of a push where
+// nothing is delivered.
+func (l *layout) meanBody() int {
+	sum, n := 0.0, 0.0
+	for i, deliveries := range l.deliveries() {
+		sum += float64(deliveries) * l.scenario.Pushes[i].Sizes.Mean()
+		n += float64(deliveries)
+	}
+	if n == 0 {
+		return int(l.scenario.Pushes[0].Sizes.Mean() + 0.5)
+	}
+	return int(sum/n + 0.5)
+}

@@ -277,3 +277,20 @@ func TestCrowd(t *testing.T) {
 		}
 	}
 }
+
+// A body counts as often as it is delivered: here ten times 100 bytes for each 1,000.
+func TestMeanBody(t *testing.T) {
+	l, err := newLayout(parse(t, `name: mean
+clients: {count: 10, transport: {tcp: 1}, rooms: {count: 1}, members: 10, accepts: [1000]}
+pushes:
+  - {kind: room, operation: 1000, rate: 5/s, size: 100B}
+  - {kind: mids, operation: 1000, rate: 5/s, size: 1000B, targets: 1, groups: 10}
+phases: {warmup: 1s, measure: 10s, drain: 1s}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := l.meanBody(); got != 182 {
+		t.Errorf("%d bytes, want 182", got)
+	}
+}

@@ -739,16 +739,16 @@ func (r *run) readCometMemory(ctx context.Context) (cometMemory, error) {
 	return m, nil
 }
 
-// measureCeiling finds out what the kernel allows, with as many clients as had joined and
-// writes as large as comet's were. Clients inside TLS are plain ones there: it is about
-// sockets.
+// measureCeiling finds out what the kernel allows, with as many clients as had joined, bodies as
+// large as a delivery's in the mean and writes as large as comet's. Clients inside TLS are plain
+// ones there: it is about sockets.
 func (r *run) measureCeiling(ctx context.Context) error {
 	clients := int(r.received.Joined)
 	if clients < 1 {
 		return nil
 	}
 	delta := r.grew(cluster.RoleComet)
-	body := int(r.opt.Scenario.Pushes[0].Sizes.Mean() + 0.5)
+	body := r.layout.meanBody()
 	write := ratio(delta.Sum(metricWrittenBytes), delta.Sum(metricWrites))
 	r.progress.phase(live.Ceiling, fmt.Sprintf("plain sends of %.0f B to %d sockets", write, clients))
 	self := r.opt.Self

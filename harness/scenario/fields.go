@@ -132,6 +132,7 @@ var fields = []field{
 	{path: "pushes.*.groups", form: formWhole, least: "1", most: "30000", absent: "1", help: "Kinds keys and mids: disjoint sets of targets that take turns."},
 	{path: "pushes.*.speed", form: formWhole, least: "0", most: "2147483647", absent: "0", help: "Kind all: messages a second over the cluster; 0 sends at once."},
 
+	{path: "mode", form: formText, words: []string{modeAuto, modeRun, modeCapacity}, absent: modeAuto, help: "run makes one run at the rates that the lines of pushes have, capacity looks for the highest rate that holds; auto does that where there is a capacity below."},
 	{path: "capacity", form: formObject, help: "Looks for the highest rate at which everything expected still holds, by runs at one rate each: a bracket of a rate that holds and one that does not."},
 	{path: "capacity.push", form: formText, help: "The name of the line of pushes whose rate is looked for; without it the first."},
 	{path: "capacity.from", form: formRate, least: "0.01/s", most: "100000/s", needed: true, help: "The lowest rate that is tried, and the first."},

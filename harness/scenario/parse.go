@@ -91,6 +91,12 @@ func (r *reader) scenario(n *yaml.Node) *Scenario {
 	if c := o.object("capacity"); c.node != nil {
 		s.Capacity = readCapacity(c, s.Pushes)
 	}
+	switch mode := word(o, "mode"); {
+	case mode == modeRun:
+		s.Capacity = nil
+	case mode == modeCapacity && s.Capacity == nil && o.node != nil:
+		o.problem("mode", "is %s, and there is no capacity: say from which rate to which, as capacity: {from: 10/s, to: 1000/s}", mode)
+	}
 	s.Expect = readExpect(o.object("expect"))
 	s.Bounds = readBounds(o.object("valid"))
 	s.Metrics = readMetrics(o.object("metrics"))
@@ -104,7 +110,7 @@ func (r *reader) scenario(n *yaml.Node) *Scenario {
 func readCluster(o *object) Cluster {
 	var c Cluster
 	c.Comets, c.Tables = wholeOrAuto(o, "comets", 0), wholeOrAuto(o, "tables", AsNeeded)
-	c.Redis, c.Network = clusterWord(o, "redis"), clusterWord(o, "network")
+	c.Redis, c.Network = word(o, "redis"), word(o, "network")
 	c.Comet, c.Logic, c.Job = o.settings("comet"), o.settings("logic"), o.settings("job")
 	if r := o.object("comet_runtime"); r.node != nil {
 		c.CometRuntime = Runtime{Procs: scalar(r, "procs", whole), GC: scalar(r, "gc", whole), Memory: scalar(r, "memory", size), Nice: scalar(r, "nice", whole), TimerSlack: scalar(r, "timer_slack", duration)}
@@ -114,6 +120,13 @@ func readCluster(o *object) Cluster {
 	return c
 }
 
+// What a scenario is run for.
+const (
+	modeAuto     = "auto"
+	modeRun      = "run"
+	modeCapacity = "capacity"
+)
+
 // wholeOrAuto reads a whole number, or the word auto, which is that of the given number.
 func wholeOrAuto(o *object, name string, auto int) int {
 	if n := o.get(name); n != nil && n.Value == "auto" {
@@ -122,9 +135,9 @@ func wholeOrAuto(o *object, name string, auto int) int {
 	return scalar(o, name, whole)
 }
 
-// clusterWord reads a field of the cluster that has one of a few words.
-func clusterWord(o *object, name string) string {
-	f, _ := fieldAt("cluster." + name)
+// word reads a field that has one of a few words.
+func word(o *object, name string) string {
+	f, _ := fieldAt(o.at(name))
 	word := o.text(name, f.absent)
 	if !slices.Contains(f.words, word) {
 		o.problem(name, "%q is none; accepted: %s", word, strings.Join(f.words, ", "))

@@ -139,6 +139,8 @@ func TestParseMistakes(t *testing.T) {
 		{"no switch", "  heartbeat: 30s\n", "  heartbeat: 30s\n  storm: {at: 1s, reset: 3}\n", `x.yaml:13: clients.storm.reset: is "3"; accepted: true or false`},
 		{"no other room", "rooms: {count: 4, type: chat}", "rooms: {count: 1, change: 3s}", "x.yaml:13: clients.rooms.change: there is one room alone"},
 		{"capacity of another line", "phases:", "capacity: {from: 1/s, to: 10/s, push: nobody}\nphases:", `x.yaml:20: capacity.push: there is no line of pushes with the name "nobody"`},
+		{"a mode without what it needs", "phases:", "mode: capacity\nphases:", "x.yaml:20: mode: is capacity, and there is no capacity: say from which rate to which"},
+		{"a mode that there isn't", "phases:", "mode: fast\nphases:", `x.yaml:20: mode: "fast" is none; accepted: auto, run, capacity`},
 		{"capacity upside down", "phases:", "capacity: {from: 10/s, to: 1/s}\nphases:", "x.yaml:20: capacity.to: 1/s is below the 10/s of capacity.from"},
 		{"no such redis", "comets: 2", "redis: valkey", `x.yaml:4: cluster.redis: "valkey" is none; accepted: embedded, server, auto`},
 		{"too many streams", "rate: 400/s", "rate: 400/s, senders: 0", "x.yaml:17: pushes.0.senders: 0 is out of range; accepted: 1 to 1024"},
@@ -541,4 +543,23 @@ func FuzzParse(f *testing.F) {
 		}
 		_, _ = Parse("x.yaml", text, nil)
 	})
+}
+
+// A capacity is looked for where it is asked for, and mode says otherwise.
+func TestMode(t *testing.T) {
+	for _, c := range []struct {
+		overrides []string
+		looks     bool
+	}{
+		{nil, false},
+		{[]string{"capacity={from: 1/s, to: 10/s}"}, true},
+		{[]string{"capacity={from: 1/s, to: 10/s}", "mode=capacity"}, true},
+		{[]string{"capacity={from: 1/s, to: 10/s}", "mode=run"}, false},
+		{[]string{"mode=run"}, false},
+	} {
+		s, err := Find("smoke", scenarios.Files, c.overrides)
+		if err != nil || (s.Capacity != nil) != c.looks {
+			t.Errorf("%q: %+v, %v", c.overrides, s, err)
+		}
+	}
 }
