@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -14,14 +15,27 @@ import (
 // run's. It is what Busy of a load can't tell where much is received: the kernel counts a packet's way
 // to its socket as its own time in /proc/stat, and as the time of the process that it interrupts, too.
 func readProcesses(proc string) (sum time.Duration) {
-	files, _ := filepath.Glob(proc + "/[0-9]*/stat") // the pattern is right
-	for _, file := range files {
-		if text, err := os.ReadFile(file); err == nil { // else it has ended meanwhile
-			sum += parseProcess(text)
+	pattern := proc + "/[0-9]*/stat"
+	files, _ := filepath.Glob(pattern) // which is right
+	for range scans {
+		sum = 0
+		for _, file := range files {
+			if text, err := os.ReadFile(file); err == nil { // else it has ended meanwhile
+				sum += parseProcess(text)
+			}
 		}
+		// The time of one that ended meanwhile may have been read twice, or not at all.
+		now, _ := filepath.Glob(pattern)
+		if slices.Equal(now, files) {
+			break
+		}
+		files = now
 	}
 	return sum
 }
+
+// scans is how often the processes are read while some end or begin.
+const scans = 5
 
 // parseProcess reads utime, stime, cutime and cstime of /proc/PID/stat (proc_pid_stat(5)), which are
 // fields 14 to 17, in hundredths of a second; 0 of a thread of the kernel's.
