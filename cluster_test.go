@@ -23,22 +23,27 @@ type testCluster struct {
 	nodes string // flag
 	api   string // base URL of the push API
 	logic *barrage
+	job   *barrage
 	comet map[string]*barrage
 	addrs map[string]map[client.Transport]string
 }
 
+// clusterFlags are flags for each process of a kind.
+type clusterFlags struct{ logic, job, comet []string }
+
 // startCluster starts services, logic and job, and the comets with the names.
-func startCluster(t *testing.T, logicFlags, cometFlags []string, names ...string) *testCluster {
+func startCluster(t *testing.T, flags clusterFlags, names ...string) *testCluster {
 	t.Helper()
 	services := launch(t, "services", "-admin.addr=127.0.0.1:0")
 	found := services.find(t, &services.stdout, `ready: kafka (\S+), redis (\S+), discovery (\S+), admin`)
 	c := &testCluster{t: t, nodes: "-discovery.nodes=" + found[3], comet: map[string]*barrage{}, addrs: map[string]map[client.Transport]string{}}
 	c.logic = launch(t, append([]string{"logic", c.nodes, "-kafka.brokers=" + found[1], "-redis.addr=" + found[2],
-		"-httpServer.addr=127.0.0.1:0", "-rpcServer.addr=127.0.0.1:0", "-admin.addr=127.0.0.1:0", "-online.period=50ms", "-online.maxAge=1s"}, logicFlags...)...)
+		"-httpServer.addr=127.0.0.1:0", "-rpcServer.addr=127.0.0.1:0", "-admin.addr=127.0.0.1:0", "-online.period=50ms", "-online.maxAge=1s"}, flags.logic...)...)
 	c.api = "http://" + c.logic.find(t, &c.logic.stderr, `msg="logic serves" .*http=(\S+)`)[1]
-	launch(t, "job", c.nodes, "-kafka.brokers="+found[1], "-kafka.options=fetch.wait.max.ms=2", "-admin.addr=127.0.0.1:0")
+	c.job = launch(t, append([]string{"job", c.nodes, "-kafka.brokers=" + found[1], "-kafka.options=fetch.wait.max.ms=2",
+		"-admin.addr=127.0.0.1:0"}, flags.job...)...)
 	for _, name := range names {
-		c.startComet(name, cometFlags...)
+		c.startComet(name, flags.comet...)
 	}
 	return c
 }
@@ -58,6 +63,15 @@ func (c *testCluster) startComet(name string, flags ...string) {
 		}
 		return nil
 	})
+}
+
+// kill ends a comet at once.
+func (c *testCluster) kill(name string) {
+	c.t.Helper()
+	if err := c.comet[name].cmd.Process.Kill(); err != nil {
+		c.t.Fatal(err)
+	}
+	<-c.comet[name].ended
 }
 
 // dial connects a client to the comets with the names.
@@ -126,7 +140,7 @@ func (c *testCluster) settle(cl *client.Client, room string) {
 
 // One session a key, over all comets: the older one goes, with the reason.
 func TestOneSessionAKeyOverAllComets(t *testing.T) {
-	c := startCluster(t, nil, nil, "comet-1", "comet-2")
+	c := startCluster(t, clusterFlags{}, "comet-1", "comet-2")
 	token := client.Token{Mid: 7, Key: "k", RoomID: "live://1", Accepts: []int32{1000}}
 	first := c.dial(client.TCP, token, "comet-1")
 	c.settle(first, "1")
@@ -153,9 +167,9 @@ func TestOneSessionAKeyOverAllComets(t *testing.T) {
 // all of them, once each; the one too many is turned away.
 func TestSeveralSessionsAKeyOverAllComets(t *testing.T) {
 	cert, key, _ := securetest.Pair(t, t.TempDir(), "comet", "127.0.0.1")
-	c := startCluster(t, []string{"-session.maxPerKey=4", "-session.policy=reject"}, []string{
+	c := startCluster(t, clusterFlags{logic: []string{"-session.maxPerKey=4", "-session.policy=reject"}, comet: []string{
 		"-tcp.tlsOpen", "-tcp.tlsBind=127.0.0.1:0", "-websocket.tlsOpen", "-websocket.tlsBind=127.0.0.1:0", "-websocket.certFile=" + cert, "-websocket.privateFile=" + key,
-	}, "comet-1", "comet-2")
+	}}, "comet-1", "comet-2")
 	token := client.Token{Mid: 7, Key: "k", RoomID: "live://1", Accepts: []int32{1000}}
 	var all []*client.Client
 	for i, transport := range []client.Transport{client.TCP, client.WebSocket, client.TCPTLS, client.WebSocketTLS} {
@@ -190,10 +204,7 @@ func TestSeveralSessionsAKeyOverAllComets(t *testing.T) {
 		}
 	}
 	// A crash locks nobody out: the sessions of a comet that has died count no more.
-	if err := c.comet["comet-2"].cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	<-c.comet["comet-2"].ended
+	c.kill("comet-2")
 	c.startComet("comet-2", "-tcp.bind=127.0.0.1:0")
 	again := c.dial(client.TCP, token, "comet-2")
 	c.settle(again, "1")
@@ -201,7 +212,7 @@ func TestSeveralSessionsAKeyOverAllComets(t *testing.T) {
 
 // The counts of rooms are right over all comets, and again after one was killed.
 func TestOnlineCounts(t *testing.T) {
-	c := startCluster(t, nil, nil, "comet-1", "comet-2")
+	c := startCluster(t, clusterFlags{}, "comet-1", "comet-2")
 	var clients []*client.Client
 	for i := range 5 {
 		name := "comet-1"
@@ -234,16 +245,14 @@ func TestOnlineCounts(t *testing.T) {
 		t.Fatal(err)
 	}
 	is("/goim/online/room?type=live&rooms=0&rooms=1", `{"code":0,"message":"","data":{"0":2,"1":3}}`)
-	if err := c.comet["comet-2"].cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
+	c.kill("comet-2")
 	is("/goim/online/room?type=live&rooms=0&rooms=1", `{"code":0,"message":"","data":{"0":1,"1":2}}`)
 	is("/goim/online/top?type=live&limit=9", `{"code":0,"message":"","data":[{"room_id":"1","count":2},{"room_id":"0","count":1}]}`)
 }
 
 // A comet that ends sends its clients to the others, with what they had.
 func TestDrainedClientsGoElsewhere(t *testing.T) {
-	c := startCluster(t, nil, []string{"-drain.window=200ms"}, "comet-1", "comet-2")
+	c := startCluster(t, clusterFlags{comet: []string{"-drain.window=200ms"}}, "comet-1", "comet-2")
 	cl := c.dial(client.WebSocket, client.Token{Key: "k", RoomID: "live://1"}, "comet-1", "comet-2")
 	c.settle(cl, "1")
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
