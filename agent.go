@@ -92,27 +92,24 @@ func build() string {
 }
 
 // runAgent is the subcommand agent.
-func runAgent(ctx context.Context, args []string, _, stderr io.Writer) int {
-	flags := flag.NewFlagSet("agent", flag.ContinueOnError)
-	flags.SetOutput(stderr)
+func runAgent(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	flags := newFlags("agent", agentUsage, stdout)
 	listen := flags.String("listen", "127.0.0.1:3121", "`address` to listen on for a coordinator")
 	from := flags.String("source", "", sourceHelp)
 	var secure securityFlags
 	secure.add(flags, "the agent's", "the coordinator's")
-	flags.Usage = func() {
-		fmt.Fprint(stderr, agentUsage)
-		flags.PrintDefaults()
-	}
-	switch err := flags.Parse(args); {
+	rest, err := parseMixed(flags, args)
+	switch {
 	case errors.Is(err, flag.ErrHelp):
 		return exitGood
 	case err != nil:
-		return exitUsage // the flag set has said why
-	case flags.NArg() > 0:
-		fmt.Fprintf(stderr, "barrage agent: unexpected argument %q; see barrage agent -h\n", flags.Arg(0))
+		fmt.Fprintf(stderr, "barrage agent: %v\n", err)
+		return exitUsage
+	case len(rest) > 0:
+		fmt.Fprintf(stderr, "barrage agent: unexpected argument %q; see barrage agent -h\n", rest[0])
 		return exitUsage
 	}
-	err := serveAgent(ctx, *listen, *from, &secure, slog.New(slog.NewTextHandler(stderr, nil)))
+	err = serveAgent(ctx, *listen, *from, &secure, slog.New(slog.NewTextHandler(stderr, nil)))
 	return (&process{name: "agent", stderr: stderr}).exit(err)
 }
 
@@ -146,7 +143,7 @@ func serveAgent(ctx context.Context, listen, from string, secure *securityFlags,
 	}
 	l, err := net.Listen("tcp", listen)
 	if err != nil {
-		return usageError{err}
+		return usageError{fmt.Errorf("-listen %s: %w", listen, err)}
 	}
 	defer l.Close()
 	s, err := agent.NewServer(harness.AgentServer(security, sources, build(), buildCommit(), log), l)

@@ -71,22 +71,10 @@ const (
 	benchInterrupted = 130
 )
 
-// assignments is a flag that may be given several times.
-type assignments []string
-
-func (a *assignments) String() string { return strings.Join(*a, " ") }
-
-// Set adds one.
-func (a *assignments) Set(s string) error {
-	*a = append(*a, s)
-	return nil
-}
-
 // runBench is the subcommand bench: it runs a scenario and returns the exit status.
 func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	var overrides assignments
-	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
-	flags.SetOutput(stderr)
+	flags := newFlags("bench", benchUsage, stdout)
 	results := flags.String("results", "results", "`folder` for the results")
 	withCeiling := flags.Bool("ceiling", true, "measure what the kernel allows after the run")
 	runs := flags.Int("runs", 1, "run it `N` times, 1 to 100; with -vs N times for each side")
@@ -105,16 +93,13 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	self := flags.Bool("selftest", false, "check this binary's harness against a server that is faulty by plan, in under a minute, and run nothing else")
 	list := flags.Bool("list", false, "list the scenarios that came with the binary")
 	flags.Var(&overrides, "set", "set a `field=value` of the scenario; may be given several times")
-	flags.Usage = func() {
-		fmt.Fprint(stderr, benchUsage)
-		flags.PrintDefaults()
-	}
 	names, err := parseMixed(flags, args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		return benchGood
 	case err != nil:
-		return benchUsageError // the flag set has said why
+		fmt.Fprintf(stderr, "barrage bench: %v\n", err)
+		return benchUsageError
 	case *list:
 		return listScenarios(stdout, stderr)
 	case *schema:
@@ -375,21 +360,6 @@ func benchStatus(r *report.Run) int {
 		return benchInvalid
 	default:
 		return benchFailed
-	}
-}
-
-// parseMixed parses flags that may stand before and behind the other arguments, which it
-// returns.
-func parseMixed(flags *flag.FlagSet, args []string) (rest []string, err error) {
-	for {
-		if err := flags.Parse(args); err != nil {
-			return nil, err
-		}
-		if flags.NArg() == 0 {
-			return rest, nil
-		}
-		rest = append(rest, flags.Arg(0))
-		args = flags.Args()[1:]
 	}
 }
 

@@ -44,23 +44,19 @@ const defaultPage = "compare.html"
 // runCompare is the subcommand compare.
 func runCompare(_ context.Context, args []string, stdout, stderr io.Writer) int {
 	var limits assignments
-	flags := flag.NewFlagSet("compare", flag.ContinueOnError)
-	flags.SetOutput(stderr)
+	flags := newFlags("compare", compareUsage, stdout)
 	all := flags.Bool("all", false, "show every figure, not the main ones alone")
 	names := flags.String("figures", "", "show these `figures`, separated by commas")
 	asJSON := flags.Bool("json", false, "write the comparison as JSON, and no page unless -html says where")
 	html := flags.String("html", defaultPage, "`file` for the page; '' for none")
 	flags.Var(&limits, "fail-on", "a `limit` such as 'latency.p99 +10%'; past it the exit status is 1; may be given several times")
-	flags.Usage = func() {
-		fmt.Fprint(stderr, compareUsage)
-		flags.PrintDefaults()
-	}
 	paths, err := parseMixed(flags, args)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		return exitGood
 	case err != nil:
-		return exitUsage // the flag set has said why
+		fmt.Fprintf(stderr, "barrage compare: %v\n", err)
+		return exitUsage
 	}
 	if *asJSON && !isSet(flags, "html") {
 		*html = ""
@@ -85,12 +81,6 @@ func runCompare(_ context.Context, args []string, stdout, stderr io.Writer) int 
 		return exitFailed
 	}
 	return exitGood
-}
-
-// isSet says whether a flag was given.
-func isSet(flags *flag.FlagSet, name string) (set bool) {
-	flags.Visit(func(f *flag.Flag) { set = set || f.Name == name })
-	return set
 }
 
 // compareRuns compares the runs at paths, and says which limits are broken.

@@ -55,12 +55,10 @@ type profileOptions struct {
 
 // runProfile is the subcommand profile.
 func runProfile(_ context.Context, args []string, stdout, stderr io.Writer) int {
-	opt, err := parseProfile(args, stderr)
+	opt, err := parseProfile(args, stdout)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
 		return exitGood
-	case errors.Is(err, errFlagSaid):
-		return exitUsage
 	case err != nil:
 		fmt.Fprintf(stderr, "barrage profile: %v\n", err)
 		return exitUsage
@@ -76,14 +74,10 @@ func runProfile(_ context.Context, args []string, stdout, stderr io.Writer) int 
 	return exitGood
 }
 
-// errFlagSaid says that the flag set has told the user what is wrong.
-var errFlagSaid = errors.New("a flag is wrong")
-
-func parseProfile(args []string, stderr io.Writer) (*profileOptions, error) {
+func parseProfile(args []string, stdout io.Writer) (*profileOptions, error) {
 	var a, b assignments
 	opt := &profileOptions{}
-	flags := flag.NewFlagSet("profile", flag.ContinueOnError)
-	flags.SetOutput(stderr)
+	flags := newFlags("profile", profileUsage, stdout)
 	flags.StringVar(&opt.process, "process", profile.ServerProcesses, "a `process` such as comet-1, a role such as comet, server for comet, logic and job together, or all")
 	kind := flags.String("kind", string(profile.CPU), "the `kind` of profile: cpu, heap, alloc, mutex, block or goroutine")
 	order := flags.String("sort", string(profile.ByFlat), "the `order` of functions: flat by what they cost themselves, cum with what they call")
@@ -92,16 +86,9 @@ func parseProfile(args []string, stderr io.Writer) (*profileOptions, error) {
 	flags.StringVar(&opt.out, "o", "", "write the flame graph into this `file`; - is the standard output (default flame-KIND.html)")
 	flags.Var(&a, "a", "a further `run` of side A; may be given several times")
 	flags.Var(&b, "b", "a further `run` of side B; may be given several times")
-	flags.Usage = func() {
-		fmt.Fprint(stderr, profileUsage)
-		flags.PrintDefaults()
-	}
 	rest, err := parseMixed(flags, args)
-	switch {
-	case errors.Is(err, flag.ErrHelp):
+	if err != nil {
 		return nil, err
-	case err != nil:
-		return nil, errFlagSaid
 	}
 	if opt.kind, err = profile.ParseKind(*kind); err != nil {
 		return nil, fmt.Errorf("-kind: %w", err)

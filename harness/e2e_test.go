@@ -382,7 +382,7 @@ func TestUsage(t *testing.T) {
 		{[]string{"a", "b"}, "one scenario is wanted, got 2"},
 		{[]string{"smok"}, "did you mean smoke?"},
 		{[]string{"none.yaml"}, "none.yaml: no such file"},
-		{[]string{"smoke", "-seiling"}, "flag provided but not defined: -seiling"},
+		{[]string{"smoke", "-seiling"}, "barrage bench: unknown flag -seiling; did you mean -ceiling?"},
 		{[]string{"-set", "clients.count=none", "smoke"}, `clients.count: "none" is not a whole number; accepted: 1 to 10000000`},
 		{[]string{file}, file + ":2: clients.conut: unknown field; did you mean count?"},
 		{[]string{"-set", "cluster.comet.room.minIntervall=1s", "smoke"}, "minInterval"},
