@@ -252,7 +252,8 @@ func TestATakenPortIsOneLine(t *testing.T) {
 	taken := listener.Addr().String()
 	for _, setting := range []string{
 		"comet.tcp.bind", "comet.websocket.bind", "comet.rpcServer.addr", "comet.admin.addr", "logic.httpServer.addr",
-		"logic.rpcServer.addr", "services.discovery.addr", "services.redis.addr", "services.admin.addr",
+		"logic.rpcServer.addr", "logic.admin.addr", "job.admin.addr", "services.discovery.addr", "services.redis.addr",
+		"services.admin.addr", "console.addr",
 	} {
 		t.Run(setting, func(t *testing.T) {
 			b := launch(t, slices.Concat([]string{"up"}, anyPorts(), []string{"-" + setting + "=" + taken})...)

@@ -77,7 +77,7 @@ func (r *role) run(ctx context.Context, p *process, page *console.Server) error 
 	parts := []part{r.part(), r.adminPart()}
 	if page != nil {
 		if err := page.Listen(); err != nil {
-			return usageError{err}
+			return usageError{fmt.Errorf("console.addr: %w", err)}
 		}
 		if addr := page.Addr(); addr != nil {
 			p.log.Info("demo page", "url", "http://"+addr.String())

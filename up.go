@@ -125,7 +125,10 @@ func newUpPage(p *process, cfg console.Config, cometRole, logicRole *role) (*con
 	if err != nil {
 		return nil, err
 	}
-	return page, page.Listen()
+	if err := page.Listen(); err != nil {
+		return nil, fmt.Errorf("console.addr: %w", err)
+	}
+	return page, nil
 }
 
 // pageLine names the demo page, if there is one.
