@@ -2,6 +2,7 @@ package harness
 
 import (
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -12,25 +13,28 @@ import (
 	"barrage/harness/report"
 )
 
-// readMachineLoad reads what the machine has done so far. What the kernel doesn't tell (PSI may
-// be off) stays 0.
-func readMachineLoad() agent.MachineLoad {
+// readMachineLoad reads what the machine has done so far.
+func readMachineLoad() agent.MachineLoad { return machineLoad("/proc", unix.ClockGettime) }
+
+// machineLoad reads it from the files in the folder proc, and from a clock as clock_gettime(2) is.
+// What the kernel doesn't tell (PSI may be off) stays 0.
+func machineLoad(proc string, clock func(id int32, now *unix.Timespec) error) agent.MachineLoad {
 	var l agent.MachineLoad
-	if text, err := os.ReadFile("/proc/stat"); err == nil {
+	if text, err := os.ReadFile(filepath.Join(proc, "stat")); err == nil {
 		l.Busy, l.Steal = parseStat(string(text))
 	}
-	if text, err := os.ReadFile("/proc/pressure/memory"); err == nil {
+	if text, err := os.ReadFile(filepath.Join(proc, "pressure/memory")); err == nil {
 		l.MemoryWait = parsePressure(string(text))
 	}
-	if text, err := os.ReadFile("/proc/self/net/netstat"); err == nil {
+	if text, err := os.ReadFile(filepath.Join(proc, "self/net/netstat")); err == nil {
 		l.TCPShort, l.TCPDropped = parseNetstat(string(text))
 	}
-	if text, err := os.ReadFile("/proc/net/softnet_stat"); err == nil {
+	if text, err := os.ReadFile(filepath.Join(proc, "self/net/softnet_stat")); err == nil {
 		l.Packets, l.PacketsDropped = parseSoftnet(string(text))
 	}
 	l.Processes = readProcesses("/proc")
 	var wall, forward unix.Timespec
-	if unix.ClockGettime(unix.CLOCK_REALTIME, &wall) == nil && unix.ClockGettime(unix.CLOCK_MONOTONIC, &forward) == nil {
+	if clock(unix.CLOCK_REALTIME, &wall) == nil && clock(unix.CLOCK_MONOTONIC, &forward) == nil {
 		l.Wall = time.Duration(wall.Nano() - forward.Nano())
 	}
 	return l
