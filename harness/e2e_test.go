@@ -72,11 +72,18 @@ func (w *watched) String() string {
 // start runs `barrage bench args` in a folder that holds nothing.
 func start(t *testing.T, args ...string) *bench {
 	t.Helper()
-	return startLimited(t, "unlimited", args...)
+	return startBy(t, `exec "$@"`, nil, args...)
 }
 
-// startLimited is start with a limit of open files, or with none of its own.
+// startLimited is start with a limit of open files.
 func startLimited(t *testing.T, openFiles string, args ...string) *bench {
+	t.Helper()
+	return startBy(t, "ulimit -n "+openFiles+` && exec "$@"`, nil, args...)
+}
+
+// startBy is start by a shell's script, to which "$@" is the command, and "$4" the folder of its
+// results. attr says how the shell is started; nil is as usual.
+func startBy(t *testing.T, script string, attr *syscall.SysProcAttr, args ...string) *bench {
 	t.Helper()
 	exe, err := binary()
 	if err != nil {
@@ -85,12 +92,8 @@ func startLimited(t *testing.T, openFiles string, args ...string) *bench {
 	b := &bench{results: t.TempDir(), stderr: new(watched)}
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	t.Cleanup(cancel)
-	args = append([]string{exe, "bench", "-results", b.results}, args...)
-	if openFiles != "unlimited" {
-		args = append([]string{"sh", "-c", "ulimit -n " + openFiles + ` && exec "$@"`, "sh"}, args...)
-	}
-	b.cmd = exec.CommandContext(ctx, args[0], args[1:]...)
-	b.cmd.Dir = t.TempDir()
+	b.cmd = exec.CommandContext(ctx, "sh", append([]string{"-c", script, "sh", exe, "bench", "-results", b.results}, args...)...)
+	b.cmd.Dir, b.cmd.SysProcAttr = t.TempDir(), attr
 	b.cmd.Stdout, b.cmd.Stderr = &b.stdout, b.stderr
 	if err := b.cmd.Start(); err != nil {
 		t.Fatal(err)
