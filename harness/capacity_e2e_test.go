@@ -4,8 +4,11 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"barrage/harness/report"
 )
 
 // A search over one rate: two runs that agree, in folders of their own, and a bracket with
@@ -53,5 +56,70 @@ valid: {other_cpu: 1, pusher_lag: 1m, steal: 1, read_lag: 10, memory_wait: 1, sw
 	refused := start(t, "-runs", "2", file)
 	if status := refused.wait(t); status != 2 || !strings.Contains(refused.stderr.String(), "-runs and -vs don't go with it") {
 		t.Errorf("exit status %d, %s", status, refused.stderr)
+	}
+}
+
+// A bracket of which both ends come from runs: twenty clients receive more than a thousand
+// deliveries in the second that is measured where there are more than fifty pushes, on any
+// machine.
+func TestCapacityBracket(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "bracket.yaml")
+	err := os.WriteFile(file, []byte(`name: bracket
+clients: {count: 20, connect_rate: 200/s, rooms: {count: 1}, accepts: [1000]}
+pushes: [{kind: room, operation: 1000, rate: 1/s, size: 64B}]
+capacity: {from: 30/s, to: 1000/s, precision: 0.5, confirm: 2}
+phases: {warmup: 0s, measure: 1s, drain: 20s}
+valid: {other_cpu: 1, pusher_lag: 1m, steal: 1, read_lag: 10, memory_wait: 1, swarm_busy: 1, swarm_starved: 1, packets_dropped: 1}
+expect: {deliveries: <= 1000}
+`), 0o644)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := start(t, file)
+	if status := b.wait(t); status != 0 {
+		t.Fatalf("exit status %d\n%s%s%s", status, b.stdout.String(), b.stderr, b.logs())
+	}
+	for _, want := range []string{"bracket, room: 42.4 pushes a second hold, 60 do not.", "Each end of the bracket had 2 runs at least, all with the same outcome."} {
+		if !strings.Contains(b.stdout.String(), want) {
+			t.Errorf("%q is not in\n%s", want, b.stdout.String())
+		}
+	}
+	files, err := filepath.Glob(filepath.Join(b.results, "bracket", "*", "capacity.json"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("results %v, %v", files, err)
+	}
+	text, err := os.ReadFile(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	type trial struct {
+		Rate    float64 `json:"rate_per_second"`
+		Outcome string  `json:"outcome"`
+		Reason  string  `json:"reason"`
+		Run     string  `json:"run"`
+	}
+	var got struct {
+		Holds     float64 `json:"holds_per_second"`
+		Breaks    float64 `json:"breaks_per_second"`
+		Confirmed bool    `json:"confirmed"`
+		Trials    []trial `json:"trials"`
+	}
+	if err := json.Unmarshal(text, &got); err != nil {
+		t.Fatal(err)
+	}
+	const broke = "deliveries is 1,200, expected <= 1,000"
+	want := []trial{{30, "held", "", "1"}, {60, "broke", broke, "2"}, {42.4, "held", "", "3"}, {42.4, "held", "", "4"}, {60, "broke", broke, "5"}}
+	if got.Holds != 42.4 || got.Breaks != 60 || !got.Confirmed || !slices.Equal(got.Trials, want) {
+		t.Errorf("capacity.json is %s", text)
+	}
+	for _, trial := range want {
+		r, err := report.ReadJSON(filepath.Join(filepath.Dir(files[0]), trial.Run, "run.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if held := r.Verdict.Status == report.Good; held != (trial.Outcome == "held") || r.Pushes.Measured.Acknowledged != int64(trial.Rate+0.9) {
+			t.Errorf("run %s at %g pushes a second: %+v, %+v", trial.Run, trial.Rate, r.Verdict, r.Pushes.Measured)
+		}
 	}
 }
