@@ -201,7 +201,8 @@ func (r *run) serve(ctx context.Context, l *lane) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	var body []byte
-	var free int64 // since when nothing before keeps a push from being sent
+	// When the push before was answered, and when it would have been but for the lane's own delay.
+	var free, unhindered int64
 	for {
 		i := l.earliest()
 		if i < 0 {
@@ -227,9 +228,16 @@ func (r *run) serve(ctx context.Context, l *lane) {
 			r.cfg.Started(s.ID)
 		}
 		body = ledger.AppendBody(body[:0], ledger.Stamp{Stream: s.ID, Seq: seq, Intended: due}, s.Sizes.Of(s.ID, seq))
+		// Since when nobody else keeps the push from being sent. One that waits behind a push that the
+		// lane was late with is late by the lane's doing, too.
+		from := due
+		if unhindered > due {
+			from = free
+		}
 		sent := ledger.Now()
-		r.account.sent(s, seq, sent-due, sent-max(due, free))
+		r.account.sent(s, seq, sent-due, sent-from)
 		l.sender.Send(ctx, i, body, func(err error) { r.account.settle(s, seq, ledger.Now()-sent, err) })
 		free = ledger.Now()
+		unhindered = free - (sent - from)
 	}
 }

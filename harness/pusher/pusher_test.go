@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -181,6 +182,28 @@ func TestStallDoesNotStretchTheSchedule(t *testing.T) {
 	}
 	if ack := time.Duration(r.Ack.Max()); ack < stall-10*time.Millisecond {
 		t.Errorf("slowest answer is %s", ack)
+	}
+}
+
+// A pusher that can't send for some time, and then sends all that was due meanwhile, is to blame for
+// how late each of them is, and not for the first alone.
+func TestOwnDelayLastsUntilItIsMadeUpFor(t *testing.T) {
+	addr, _ := start(t, nil)
+	const pushes, held = 10, 300 * time.Millisecond // the last is due after 90 ms
+	begin := ledger.Now()
+	cfg := through(addr, streams(1, 100, pushes*10*time.Millisecond))
+	cfg.Started = func(uint16) {
+		for ledger.Now() < begin+int64(held) {
+			runtime.Gosched()
+		}
+	}
+	r, err := Run(t.Context(), cfg, begin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if least := time.Duration(r.Own.Min()); r.Own.TotalCount() != pushes || least < 200*time.Millisecond {
+		t.Errorf("of %d pushes that were late by %s at least, the pusher's own is %s at least",
+			r.Own.TotalCount(), time.Duration(r.Lag.Min()), least)
 	}
 }
 

@@ -40,8 +40,9 @@ type StreamResult struct {
 type Times struct {
 	Lag *hdrhistogram.Histogram // from intended time to the beginning of the request
 	// Own is that part of Lag that nobody else is to blame for: it leaves out the time in which
-	// the lane still waited for the acknowledgement of a push before. Where Lag is long and Own
-	// is not, the server is slow, or the senders are too few for its answers.
+	// the lane still waited for the acknowledgement of a push before, unless that would have come
+	// in time but for the lane's own delay. Where Lag is long and Own is not, the server is slow,
+	// or the senders are too few for its answers.
 	Own *hdrhistogram.Histogram
 	Ack *hdrhistogram.Histogram // from the beginning of the request to its acknowledgement
 }
