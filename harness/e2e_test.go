@@ -27,6 +27,7 @@ var binary = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	built = dir
 	exe := filepath.Join(dir, "barrage")
 	build := exec.Command("go", "build", "-o", exe, "barrage")
 	if out, err := build.CombinedOutput(); err != nil {
@@ -35,10 +36,13 @@ var binary = sync.OnceValues(func() (string, error) {
 	return exe, nil
 })
 
+// built is the folder of the binary, "" where no test has asked for it.
+var built string
+
 func TestMain(m *testing.M) {
 	status := m.Run()
-	if exe, err := binary(); err == nil {
-		os.RemoveAll(filepath.Dir(exe))
+	if built != "" {
+		os.RemoveAll(built)
 	}
 	os.Exit(status)
 }
