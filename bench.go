@@ -210,13 +210,19 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	case errors.Is(err, harness.ErrInterrupted):
 		fmt.Fprintf(stderr, "barrage bench: %v; all processes have ended\n", err)
 		return benchInterrupted
-	case errors.As(err, &environment), errors.As(err, &setup), errors.As(err, &usage):
+	case errors.As(err, &environment), errors.As(err, &setup), errors.As(err, &usage), cannotWrite(err):
 		fmt.Fprintf(stderr, "barrage bench: %v\n", err)
 		return benchUsageError
 	default:
 		fmt.Fprintf(stderr, "barrage bench: %v\n", err)
 		return benchFailed
 	}
+}
+
+// cannotWrite reports whether err is about a file that could not be made or written.
+func cannotWrite(err error) bool {
+	var file *fs.PathError
+	return errors.As(err, &file) && slices.Contains([]error{syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG, syscall.EROFS, syscall.EACCES}, file.Err)
 }
 
 // agentFleet reads the flags about agents; nil without any.
@@ -249,11 +255,14 @@ func agentFleet(addrs, advertise string, target *cluster.Target, secure *securit
 
 // benchOnce runs a scenario, prints the result and returns the exit status.
 func benchOnce(ctx context.Context, opt harness.Options, stdout io.Writer) (int, error) {
-	result, err := harness.Run(ctx, opt)
-	if err != nil {
-		return 0, err
+	result, runErr := harness.Run(ctx, opt)
+	if result == nil {
+		return 0, runErr
 	}
-	err = report.Text(stdout, result.Run, report.Style{Colour: isTerminal(stdout)})
+	err := report.Text(stdout, result.Run, report.Style{Colour: isTerminal(stdout)})
+	if runErr != nil { // it could not be written
+		return 0, errors.Join(runErr, err)
+	}
 	if err == nil {
 		_, err = fmt.Fprintf(stdout, "%s\n", result.Dir+"/run.json")
 	}

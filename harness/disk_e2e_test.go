@@ -42,7 +42,7 @@ func TestResultsOnAFullDisk(t *testing.T) {
 			b := startBy(t, script, &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}, shortRun(c.args...)...)
 			status := b.wait(t)
 			named := written.FindStringSubmatch(b.stderr.String())
-			if status != 1 || named == nil || b.stdout.Len() > 0 {
+			if status != 2 || named == nil || !strings.Contains(b.stdout.String(), "Deliveries") {
 				t.Fatalf("exit status %d\n%s%s", status, b.stdout.String(), b.stderr)
 			}
 			err := filepath.WalkDir(kept, func(path string, d fs.DirEntry, err error) error {

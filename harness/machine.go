@@ -32,7 +32,7 @@ func machineLoad(proc string, clock func(id int32, now *unix.Timespec) error) ag
 	if text, err := os.ReadFile(filepath.Join(proc, "self/net/softnet_stat")); err == nil {
 		l.Packets, l.PacketsDropped = parseSoftnet(string(text))
 	}
-	l.Processes = readProcesses("/proc")
+	l.Processes = readProcesses(proc)
 	var wall, forward unix.Timespec
 	if clock(unix.CLOCK_REALTIME, &wall) == nil && clock(unix.CLOCK_MONOTONIC, &forward) == nil {
 		l.Wall = time.Duration(wall.Nano() - forward.Nano())

@@ -75,7 +75,8 @@ var ErrInterrupted = errors.New("interrupted")
 // StartError where the processes under test don't come up, a cluster.ExitError where one of
 // them ended by itself later, and ErrInterrupted where ctx ended before the first client; a
 // run that took place and went badly is no error, but a verdict. An interrupted run is
-// reported as cut short. Whatever happens, no process is left behind.
+// reported as cut short. Where its files can't be written there is a result beside the error.
+// Whatever happens, no process is left behind.
 func Run(ctx context.Context, opt Options) (*Result, error) {
 	plan, err := opt.fits(opt.machine())
 	if err != nil {
@@ -107,10 +108,7 @@ func Run(ctx context.Context, opt Options) (*Result, error) {
 	warnings := r.progress.end()
 	result := r.report()
 	result.Warnings = warnings
-	if err := r.write(result); err != nil {
-		return nil, err
-	}
-	return &Result{Run: result, Dir: dir}, nil
+	return &Result{Run: result, Dir: dir}, r.write(result)
 }
 
 // write writes the result in all its forms into the run's folder, run.json last: where it
