@@ -67,19 +67,29 @@ func (s *securityFlags) add(flags *flag.FlagSet, of, other string) {
 
 // read returns what the flags say.
 func (s *securityFlags) read() (agent.Security, error) {
-	token := os.Getenv(tokenVariable)
-	if s.tokenFile != "" {
-		text, err := os.ReadFile(s.tokenFile)
-		if err != nil {
-			return agent.Security{}, fmt.Errorf("read the token: %w", err)
-		}
-		if token = strings.TrimSpace(string(text)); token == "" {
-			return agent.Security{}, fmt.Errorf("read the token: %s is empty", s.tokenFile)
-		}
+	token, err := readSecret("token", s.tokenFile, tokenVariable)
+	if err != nil {
+		return agent.Security{}, err
 	}
 	out := s.security
 	out.Token = token
 	return out, out.Check()
+}
+
+// readSecret returns what a file holds, or an environment variable where no file is named.
+func readSecret(what, file, variable string) (string, error) {
+	if file == "" {
+		return os.Getenv(variable), nil
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return "", fmt.Errorf("read the %s: %w", what, err)
+	}
+	secret := strings.TrimSpace(string(text))
+	if secret == "" {
+		return "", fmt.Errorf("read the %s: %s is empty", what, file)
+	}
+	return secret, nil
 }
 
 // build names this binary: agents and coordinator must be of one.

@@ -48,6 +48,7 @@ examples:
   barrage bench -profile room-10k-flood
   barrage bench -target tcp=10.0.0.1:3101,ws=10.0.0.1:3102,push=10.0.0.2:3111 room-10k
   barrage bench -target tcp=10.0.0.1:3101,ws=10.0.0.1:3102,push=10.0.0.2:3111,metrics=10.0.0.1:3190,metrics=10.0.0.2:3191,metrics=10.0.0.2:3192 room-10k
+  barrage bench -target tcp=10.0.0.1:3101,ws=10.0.0.1:3102,push=https://push.example.com -push-key-file key room-10k
   barrage bench -runs 6 -vs main~1 room-10k
   barrage bench -runs 6 -vs tcp=10.0.0.1:3101,ws=10.0.0.1:3102,push=10.0.0.2:3111 room-10k
   barrage bench -agents 10.0.0.7:3121,10.0.0.8:3121 -advertise 10.0.0.1 -ca ca.pem -token-file token room-100k
@@ -81,7 +82,8 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	vs := flags.String("vs", "", "hold it against another `version`: a git commit of the repository here, another binary, or a cluster that runs already, written as for -target")
 	scale := flags.Float64("scale", 1, "make the scenario so many `times` as large: 0.1 has a tenth of its clients, members and rooms")
 	profiles := flags.Bool("profile", false, "take CPU, memory and waiting profiles of all processes in the measured phase")
-	at := flags.String("target", "", "drive a `cluster` that runs already, goim's or ours: tcp=HOST:PORT,ws=HOST:PORT,push=HOST:PORT, and for what its processes use metrics=[ROLE@]HOST:PORT, or [ROLE@]URL, for each of them; pprof=ROLE@HOST:PORT for one that has nothing but Go's profiles")
+	var at targetFlags
+	at.add(flags)
 	metrics := flags.String("metrics", "", "serve the harness' own metrics at `HOST:PORT`/metrics while it runs, for Prometheus; port 0 is a free one")
 	agents := flags.String("agents", "", "have the clients on `machines` where barrage agent runs: HOST:PORT,HOST:PORT; the ceiling is left out")
 	advertise := flags.String("advertise", "", "`IP` address of this machine on which the comets listen for the agents' clients")
@@ -133,12 +135,10 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 		fmt.Fprintf(stderr, "barrage bench: %v\n", err)
 		return benchUsageError
 	}
-	var target *cluster.Target
-	if *at != "" {
-		if target, err = cluster.ParseTarget(*at); err != nil {
-			fmt.Fprintf(stderr, "barrage bench: %v\n", err)
-			return benchUsageError
-		}
+	target, err := at.read(isTarget(*vs))
+	if err != nil {
+		fmt.Fprintf(stderr, "barrage bench: %v\n", err)
+		return benchUsageError
 	}
 	if s.Capacity != nil && (*runs > 1 || *vs != "") {
 		fmt.Fprintln(stderr, "barrage bench: the scenario looks for a capacity, by runs of its own; -runs and -vs don't go with it")
@@ -199,7 +199,7 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	case *runs == 1 && *vs == "":
 		status, err = benchOnce(ctx, opt, stdout)
 	default:
-		status, err = benchSeries(ctx, opt, *runs, *vs, stdout)
+		status, err = benchSeries(ctx, opt, *runs, *vs, &at, stdout)
 	}
 	var environment *harness.EnvironmentError
 	var setup *harness.StartError
@@ -300,10 +300,10 @@ func benchCapacity(ctx context.Context, opt harness.Options, stdout io.Writer) (
 
 // benchSeries runs a scenario several times, prints what the runs say together and returns
 // the worst run's exit status. An error comes behind what had been measured until then.
-func benchSeries(ctx context.Context, opt harness.Options, runs int, vs string, stdout io.Writer) (int, error) {
+func benchSeries(ctx context.Context, opt harness.Options, runs int, vs string, at *targetFlags, stdout io.Writer) (int, error) {
 	variants := []harness.Variant{{Name: "a", Exe: opt.Exe, Commit: opt.Commit, Target: opt.Target}}
 	if vs != "" {
-		other, cleanUp, err := otherVariant(ctx, vs, opt.Progress)
+		other, cleanUp, err := otherVariant(ctx, vs, at, opt.Progress)
 		if err != nil {
 			return 0, usageError{err}
 		}

@@ -10,16 +10,15 @@ import (
 	"strings"
 
 	"barrage/harness"
-	"barrage/harness/cluster"
 )
 
 // otherVariant returns what -vs names: a cluster that runs already, written as for -target; an
 // executable file as it is; or a git commit of the repository that the working directory is in,
 // built in a worktree of its own. cleanUp removes what was made for it.
-func otherVariant(ctx context.Context, ref string, progress io.Writer) (v harness.Variant, cleanUp func(), err error) {
+func otherVariant(ctx context.Context, ref string, at *targetFlags, progress io.Writer) (v harness.Variant, cleanUp func(), err error) {
 	cleanUp = func() {}
-	if strings.Contains(ref, "=") { // which is in no commit's name that anyone gives, nor in a binary's
-		target, err := cluster.ParseTarget(ref)
+	if isTarget(ref) {
+		target, err := at.parse(ref)
 		if err != nil {
 			return v, cleanUp, fmt.Errorf("-vs: %w", err)
 		}
@@ -60,6 +59,10 @@ func otherVariant(ctx context.Context, ref string, progress io.Writer) (v harnes
 	}
 	return harness.Variant{Name: "b", Exe: exe, Commit: commit}, cleanUp, nil
 }
+
+// isTarget reports whether what -vs names is a cluster: no commit's name that anyone gives has a =, nor
+// a binary's.
+func isTarget(ref string) bool { return strings.Contains(ref, "=") }
 
 // command1 runs a command and returns what it printed, without the line's end.
 func command1(ctx context.Context, name string, args ...string) (string, error) {

@@ -1,6 +1,16 @@
 package harness_test
 
 import (
+	"bytes"
+	"encoding/pem"
+	"io"
+	"io/fs"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -14,32 +24,7 @@ import (
 // A cluster that runs already is driven like one of the run's own, and what can't be known
 // of it is not made up.
 func TestTarget(t *testing.T) {
-	exe, err := binary()
-	if err != nil {
-		t.Fatal(err)
-	}
-	args := []string{"up"}
-	for _, setting := range []string{
-		"comet.tcp.bind", "comet.websocket.bind", "comet.rpcServer.addr", "comet.admin.addr", "job.admin.addr", "logic.httpServer.addr",
-		"logic.rpcServer.addr", "logic.admin.addr", "services.discovery.addr", "services.admin.addr", "console.addr",
-	} {
-		args = append(args, "-"+setting+"=127.0.0.1:0")
-	}
-	out := new(watched)
-	up := exec.Command(exe, args...)
-	up.Stdout, up.Stderr = out, out
-	up.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := up.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer up.Wait()
-	defer up.Process.Signal(syscall.SIGTERM)
-	pattern := regexp.MustCompile(`push API +http://([^/]+)/\S+\n +TCP +(\S+)\n +WebSocket +ws://([^/]+)/sub`)
-	var found []string
-	waitFor(t, "up is there", func() bool {
-		found = pattern.FindStringSubmatch(out.String())
-		return found != nil
-	})
+	found, out := startUp(t)
 	address := "tcp=" + found[2] + ",ws=" + found[3] + ",push=" + found[1]
 	b := start(t, "-target", address, "-set", "phases.measure=2s", "-set", "expect={lost: 0, server.cpu_per_delivery: <= 1ns}", "smoke")
 	if status := b.wait(t); status != 0 {
@@ -136,6 +121,114 @@ func TestTarget(t *testing.T) {
 		if status := bad.wait(t); status != 2 || !strings.Contains(bad.stderr.String(), c.want) {
 			t.Errorf("%s: exit status %d, %s", c.target, status, bad.stderr)
 		}
+	}
+}
+
+// startUp runs `barrage up args` until the test ends. It returns the addresses of the push API,
+// for TCP and for WebSocket, as the submatches 1 to 3 of what it says, which is out.
+func startUp(t *testing.T, args ...string) (found []string, out *watched) {
+	t.Helper()
+	exe, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	args = append([]string{"up"}, args...)
+	for _, setting := range []string{
+		"comet.tcp.bind", "comet.websocket.bind", "comet.rpcServer.addr", "comet.admin.addr", "job.admin.addr", "logic.httpServer.addr",
+		"logic.rpcServer.addr", "logic.admin.addr", "services.discovery.addr", "services.admin.addr", "console.addr",
+	} {
+		args = append(args, "-"+setting+"=127.0.0.1:0")
+	}
+	out = new(watched)
+	up := exec.Command(exe, args...)
+	up.Stdout, up.Stderr = out, out
+	up.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := up.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		up.Process.Signal(syscall.SIGTERM)
+		up.Wait()
+	})
+	pattern := regexp.MustCompile(`push API +http://([^/]+)/\S+\n +TCP +(\S+)\n +WebSocket +ws://([^/]+)/sub`)
+	waitFor(t, "up is there", func() bool {
+		found = pattern.FindStringSubmatch(out.String())
+		return found != nil
+	})
+	return found, out
+}
+
+// A cluster that asks for a key is pushed to with one, through a proxy that speaks TLS too, and
+// the key is written down nowhere.
+func TestTargetThatAsksForAKey(t *testing.T) {
+	const key = "a-key-that-nobody-writes-down"
+	keyFile := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(keyFile, []byte(key+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	found, _ := startUp(t, "-logic.httpServer.auth.keysFile="+keyFile)
+	logic := &url.URL{Scheme: "http", Host: found[1]}
+	proxy := httptest.NewUnstartedServer(http.StripPrefix("/chat", httputil.NewSingleHostReverseProxy(logic)))
+	proxy.Config.ErrorLog = log.New(io.Discard, "", 0) // it would have a line for each refused handshake
+	proxy.StartTLS()
+	defer proxy.Close()
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: proxy.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	clients := "tcp=" + found[2] + ",ws=" + found[3] + ",push="
+	for _, c := range []struct {
+		name, push, environment string
+		args                    []string
+		status                  int
+		want                    string // in what it says
+	}{
+		{"by the environment", found[1], key, nil, 0, ""},
+		{"by a file, over TLS", proxy.URL + "/chat", "", []string{"-push-key-file", keyFile, "-push-ca", ca}, 0, ""},
+		{"the file before the environment", logic.String(), "another key", []string{"-push-key-file", keyFile}, 0, ""},
+		{"no key", found[1], "", nil, 1, "authorization: missing; send Authorization: Bearer KEY"},
+		{"a certificate that nobody knows", proxy.URL + "/chat", key, nil, 1, "certificate signed by unknown authority"},
+		{"authorities without TLS", found[1], key, []string{"-push-ca", ca}, 2, "has none without https://"},
+		{"a file of authorities that has none", proxy.URL, key, []string{"-push-ca", keyFile}, 2, "has no certificate in PEM"},
+		{"a file that isn't there", found[1], "", []string{"-push-key-file", keyFile + "s"}, 2, "read the push key: open"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Setenv("BARRAGE_PUSH_KEY", c.environment)
+			args := append(c.args, "-target", clients+c.push, "-set", "phases={warmup: 0s, measure: 1s}", "smoke")
+			b := start(t, args...)
+			status := b.wait(t)
+			said := b.stdout.String() + b.stderr.String()
+			if status != c.status || !strings.Contains(said, c.want) {
+				t.Fatalf("exit status %d, want %d and %q in\n%s", status, c.status, c.want, said)
+			}
+			if status == 0 {
+				r := b.run(t)
+				if d := &r.Deliveries.Measured; r.Target.Push != c.push || d.Delivered == 0 || d.Delivered != d.Expected {
+					t.Errorf("target %+v, %+v", r.Target, d)
+				}
+			}
+			if strings.Contains(said, key) {
+				t.Errorf("the key is in\n%s", said)
+			}
+			err := filepath.WalkDir(b.results, func(path string, entry fs.DirEntry, err error) error {
+				if err != nil || entry.IsDir() {
+					return err
+				}
+				text, err := os.ReadFile(path)
+				if bytes.Contains(text, []byte(key)) {
+					t.Errorf("the key is in %s", path)
+				}
+				return err
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+
+	b := start(t, "-push-ca", ca, "smoke")
+	if status := b.wait(t); status != 2 || !strings.Contains(b.stderr.String(), "are about a target, and none is named") {
+		t.Errorf("exit status %d, %s", status, b.stderr)
 	}
 }
 

@@ -51,7 +51,7 @@ func openWay(ctx context.Context, c *cluster.Cluster, via pusher.Via) (way pushe
 		}
 		return k, func() { _ = k.Close() }, nil // nothing is under way that could be lost
 	case via == pusher.ViaHTTP:
-		return pusher.HTTP{Addr: c.Push}, func() {}, nil
+		return pusher.HTTP{Addr: c.Push, Key: c.PushKey, Roots: c.PushRoots}, func() {}, nil
 	default:
 		return nil, nil, errNoAddress
 	}

@@ -55,7 +55,7 @@ const (
 
 // A Cluster is the processes under test, all on this machine.
 type Cluster struct {
-	Push  string   // host:port of logic's HTTP API
+	Push  string   // host:port of logic's HTTP API; of a Target a URL as well
 	TCP   []string // addresses of the comets for TCP clients
 	WS    []string // and for WebSocket clients
 	RPC   []string // and of their gRPC service; none of a Target
@@ -66,6 +66,9 @@ type Cluster struct {
 	Trusts *x509.CertPool // what their certificate is checked against; nil: what the system trusts
 	// Authority is the same as PEM, for agents; nil as well.
 	Authority []byte
+	// PushKey and PushRoots are a Target's.
+	PushKey   string
+	PushRoots *x509.CertPool
 
 	cfg     Config
 	ports   *Ports

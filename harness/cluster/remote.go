@@ -19,7 +19,9 @@ func roles() []string { return []string{RoleLogic, RoleJob, RoleComet, RoleServi
 // nothing is stopped. What its processes use is known where their metrics are; a page that
 // can't be read now is an error.
 func Connect(ctx context.Context, t *Target) (*Cluster, error) {
-	c := &Cluster{Push: t.Push, TCP: t.TCP, WS: t.WS, TCPTLS: t.TCPTLS, WSS: t.WSS, stopped: true}
+	c := &Cluster{
+		Push: t.Push, PushKey: t.PushKey, PushRoots: t.PushRoots, TCP: t.TCP, WS: t.WS, TCPTLS: t.TCPTLS, WSS: t.WSS, stopped: true,
+	}
 	born := map[string]*Process{} // by the start of its process and its host
 	for _, page := range t.Pages {
 		p := &Process{pages: []Page{page}, client: newAdminClient(), Name: page.host()}

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -15,7 +16,10 @@ type Target struct {
 	WS     []string // and for WebSocket clients
 	TCPTLS []string // the same inside TLS
 	WSS    []string
-	Push   string // host:port of logic's HTTP API
+	Push   string // host:port of logic's HTTP API, or its URL: http or https, and what comes before /goim
+	// PushKey and PushRoots are set by Secure.
+	PushKey   string         // what pushes are authorized with, "" for nothing; it is shown nowhere
+	PushRoots *x509.CertPool // what the certificate of Push is checked against; nil: what the system trusts
 	// Pages are the metrics of its processes, as far as they are given.
 	Pages []Page
 }
@@ -38,10 +42,11 @@ func (p Page) host() string {
 	return u.Host
 }
 
-const targetForm = "tcp=HOST:PORT,ws=HOST:PORT,push=HOST:PORT,metrics=[ROLE@]HOST:PORT,pprof=ROLE@HOST:PORT"
+const targetForm = "tcp=HOST:PORT,ws=HOST:PORT,push=[http[s]://]HOST:PORT,metrics=[ROLE@]HOST:PORT,pprof=ROLE@HOST:PORT"
 
 // ParseTarget reads a target as "tcp=HOST:PORT,ws=HOST:PORT,push=HOST:PORT"; tcp, ws,
-// tcp+tls and wss may be there several times, and must not all be left out. For each of its
+// tcp+tls and wss may be there several times, and must not all be left out. push may be a URL
+// with http or https, with a path where a proxy has logic behind one. For each of its
 // processes metrics=[ROLE@]HOST:PORT may be there, or metrics=[ROLE@]URL where the page is not
 // /metrics; or, for one that has no metrics but Go's profiles in /debug/pprof,
 // pprof=ROLE@HOST:PORT or a URL.
@@ -60,6 +65,16 @@ func ParseTarget(text string) (*Target, error) {
 			t.Pages = append(t.Pages, page)
 			continue
 		}
+		if name == "push" && ok {
+			if t.Push != "" {
+				return nil, errors.New("target: push is there twice")
+			}
+			var err error
+			if t.Push, err = parsePush(addr); err != nil {
+				return nil, fmt.Errorf("target: push: %w", err)
+			}
+			continue
+		}
 		if !ok || !hostPort(addr) {
 			return nil, fmt.Errorf("target %q: write it as %s", item, targetForm)
 		}
@@ -72,11 +87,6 @@ func ParseTarget(text string) (*Target, error) {
 			t.TCPTLS = append(t.TCPTLS, addr)
 		case "wss":
 			t.WSS = append(t.WSS, addr)
-		case "push":
-			if t.Push != "" {
-				return nil, errors.New("target: push is there twice")
-			}
-			t.Push = addr
 		default:
 			return nil, fmt.Errorf("target %q: %q is none of tcp, ws, tcp+tls, wss, push, metrics, pprof", item, name)
 		}
@@ -88,6 +98,36 @@ func ParseTarget(text string) (*Target, error) {
 		return nil, errors.New("target: tcp, ws, tcp+tls and wss are all missing, one address of a comet is needed")
 	}
 	return &t, nil
+}
+
+// Secure sets how pushes reach logic: with a key or JSON web token in the header Authorization,
+// "" for none, and over TLS with a certificate that roots have signed, nil for the system's.
+func (t *Target) Secure(key string, roots *x509.CertPool) error {
+	if strings.ContainsFunc(key, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		return errors.New("the push key is several lines, or has other control characters, which no request can send")
+	}
+	if roots != nil && !strings.HasPrefix(t.Push, "https://") {
+		return fmt.Errorf("authorities are given for the certificate of push=%s, which has none without https://", t.Push)
+	}
+	t.PushKey, t.PushRoots = key, roots
+	return nil
+}
+
+// parsePush returns text as Target.Push has it.
+func parsePush(text string) (string, error) {
+	if hostPort(text) {
+		return text, nil
+	}
+	u, err := url.Parse(text)
+	switch {
+	case err != nil || u.Hostname() == "" || u.Scheme != "http" && u.Scheme != "https":
+		return "", fmt.Errorf("%q is none of HOST:PORT, http://HOST:PORT and https://HOST:PORT, the latter two with a path or without", text)
+	case u.User != nil:
+		return "", errors.New("a URL with a user or password would be written into the results; give the key in a file or the environment")
+	case u.RawQuery != "" || u.Fragment != "":
+		return "", fmt.Errorf("%q has a query or a fragment; accepted is a path alone", text)
+	}
+	return u.Scheme + "://" + u.Host + strings.TrimRight(u.EscapedPath(), "/"), nil
 }
 
 func parsePage(text string, profiles bool) (Page, error) {

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"crypto/x509"
 	"fmt"
 	"io"
 	"net/http"
@@ -18,6 +19,14 @@ func TestParseTarget(t *testing.T) {
 		{"ws=a:1,push=b:2,metrics=a:5,metrics=comet@[::1]:6", "[] [a:1] b:2 [{ http://a:5/metrics false} {comet http://[::1]:6/metrics false}]"},
 		{"ws=a:1,push=b:2,metrics=job@https://u:p@a/x?y=1,metrics=http://u@a:7/m", "[] [a:1] b:2 [{job https://u:p@a/x?y=1 false} { http://u@a:7/m false}]"},
 		{"ws=a:1,push=b:2,pprof=comet@a:5,pprof=logic@http://a:6/p/", "[] [a:1] b:2 [{comet http://a:5/debug/pprof true} {logic http://a:6/p true}]"},
+		{"tcp=a:1,push=http://b:2", "[a:1] [] http://b:2 []"},
+		{"tcp=a:1,push=https://b", "[a:1] [] https://b []"},
+		{"tcp=a:1,push=https://[::1]:2/a%20b/c//", "[a:1] [] https://[::1]:2/a%20b/c []"},
+		{"tcp=a:1,push=b", `target: push: "b" is none of HOST:PORT, http://HOST:PORT and https://HOST:PORT`},
+		{"tcp=a:1,push=ftp://b:2", `"ftp://b:2" is none of HOST:PORT`},
+		{"tcp=a:1,push=https://:2", `"https://:2" is none of HOST:PORT`},
+		{"tcp=a:1,push=https://u:secret@b", "target: push: a URL with a user or password would be written into the results"},
+		{"tcp=a:1,push=http://b:2/?key=1", "has a query or a fragment"},
 		{"tcp=a:1", "push is missing"},
 		{"push=a:1,metrics=a:2", "tcp, ws, tcp+tls and wss are all missing"},
 		{"tcp=a:1,push=b:2,push=b:3", "push is there twice"},
@@ -36,6 +45,26 @@ func TestParseTarget(t *testing.T) {
 		}
 		if got != c.want && (err == nil || !strings.Contains(got, c.want)) {
 			t.Errorf("%s: %s, want %s", c.text, got, c.want)
+		}
+	}
+}
+
+func TestSecure(t *testing.T) {
+	roots := x509.NewCertPool()
+	for _, c := range []struct {
+		name, push, key string
+		roots           *x509.CertPool
+		want            string
+	}{
+		{"a key without TLS", "b:2", "k", nil, "<nil>"},
+		{"TLS", "https://b", "k", roots, "<nil>"},
+		{"a key of two lines", "b:2", "k\nHost: x", nil, "the push key is several lines"},
+		{"authorities without TLS", "http://b:2", "", roots, "authorities are given for the certificate of push=http://b:2"},
+	} {
+		target := &Target{Push: c.push}
+		err := target.Secure(c.key, c.roots)
+		if !strings.Contains(fmt.Sprint(err), c.want) || err == nil && (target.PushKey != c.key || target.PushRoots != c.roots) {
+			t.Errorf("%s: %v, want %s", c.name, err, c.want)
 		}
 	}
 }

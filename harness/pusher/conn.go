@@ -3,6 +3,7 @@ package pusher
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -23,7 +24,9 @@ const maxAnswer = 64 << 10
 // takes processor time that the server under test then lacks.
 type conn struct {
 	addr   string
-	socket net.Conn // nil: not open
+	head   string      // header lines of every request
+	tls    *tls.Config // nil: plain
+	socket net.Conn    // nil: not open
 	reader *bufio.Reader
 	buf    []byte
 }
@@ -33,8 +36,12 @@ func (c *conn) dial(ctx context.Context, timeout time.Duration) error {
 	if c.socket != nil {
 		return nil
 	}
-	d := net.Dialer{Timeout: timeout}
-	socket, err := d.DialContext(ctx, "tcp", c.addr)
+	d := &net.Dialer{Timeout: timeout}
+	dial := d.DialContext
+	if c.tls != nil {
+		dial = (&tls.Dialer{NetDialer: d, Config: c.tls}).DialContext // the time-out is for both
+	}
+	socket, err := dial(ctx, "tcp", c.addr)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrNotSent, err)
 	}
@@ -75,11 +82,10 @@ func (c *conn) post(ctx context.Context, target string, body []byte, timeout tim
 func (c *conn) exchange(target string, body []byte, sent int64) (keep bool, err error) {
 	b := append(c.buf[:0], "POST "...)
 	b = append(b, target...)
-	b = append(b, " HTTP/1.1\r\nHost: "...)
-	b = append(b, c.addr...)
+	b = append(b, " HTTP/1.1\r\n"...)
+	b = append(b, c.head...)
 	// As proxies say it, so that logic can tell how long a push was on its way.
-	b = fmt.Appendf(b, "\r\nUser-Agent: barrage\r\nX-Request-Start: t=%d.%09d", sent/1e9, sent%1e9)
-	b = append(b, "\r\nContent-Type: application/octet-stream\r\nContent-Length: "...)
+	b = fmt.Appendf(b, "X-Request-Start: t=%d.%09d\r\nContent-Length: ", sent/1e9, sent%1e9)
 	b = strconv.AppendInt(b, int64(len(body)), 10)
 	b = append(b, "\r\n\r\n"...)
 	b = append(b, body...)

@@ -441,7 +441,7 @@ func BenchmarkPush(b *testing.B) {
 	})}
 	go s.Serve(l)
 	defer s.Close()
-	c := &conn{addr: l.Addr().String()}
+	c := &conn{addr: l.Addr().String(), head: HTTP{}.head(l.Addr().String())}
 	defer c.close()
 	body := ledger.AppendBody(nil, ledger.Stamp{}, 64)
 	b.ReportAllocs()
