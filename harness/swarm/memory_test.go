@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"runtime"
@@ -19,17 +20,17 @@ import (
 	"barrage/server/wire"
 )
 
-// A dumbServer accepts any number of connections and answers each with an auth reply,
-// unasked. It keeps nothing of them but their descriptors, on threads whose tables are
-// their own too.
+// A dumbServer accepts any number of connections, upgrades those of WebSocket clients, and
+// answers each with an auth reply, unasked. It keeps nothing of them but their descriptors, on
+// threads whose tables are their own too.
 type dumbServer struct {
 	listeners []*os.File
 	addrs     []string
 	ended     chan struct{}
 }
 
-// startDumbServer makes a server for clients connections.
-func startDumbServer(t testing.TB, clients int) *dumbServer {
+// startDumbServer makes a server for clients connections, all of one kind.
+func startDumbServer(t testing.TB, clients int, kind ledger.Kind) *dumbServer {
 	t.Helper()
 	limit, err := fdtable.Limit()
 	if err != nil {
@@ -43,6 +44,9 @@ func startDumbServer(t testing.TB, clients int) *dumbServer {
 		t.Fatal(err)
 	}
 	reply := wire.AppendFrame(nil, wire.Frame{Ver: 1, Op: wire.OpAuthReply, Seq: 1})
+	if kind.WebSocket() {
+		reply = append([]byte{0x80 | wsBinary, byte(len(reply))}, reply...)
+	}
 	for range threads {
 		l := listen(t)
 		tcp, ok := l.(*net.TCPListener)
@@ -64,10 +68,17 @@ func startDumbServer(t testing.TB, clients int) *dumbServer {
 				t.Error(err)
 				return
 			}
+			buf := make([]byte, maxUpgrade)
 			for range count {
 				conn, _, err := unix.Accept(fd)
 				if err != nil {
 					return // shut down
+				}
+				if kind.WebSocket() {
+					if err := answerUpgrade(conn, buf); err != nil {
+						t.Errorf("upgrade: %v", err)
+						return
+					}
 				}
 				_, _ = send(int32(conn), reply)
 			}
@@ -86,6 +97,27 @@ func startDumbServer(t testing.TB, clients int) *dumbServer {
 		}
 	})
 	return d
+}
+
+// answerUpgrade reads a client's request for a WebSocket, with the space of buf, and grants it.
+func answerUpgrade(conn int, buf []byte) error {
+	n := 0
+	for !bytes.HasSuffix(buf[:n], []byte("\r\n\r\n")) {
+		more, err := unix.Read(conn, buf[n:])
+		if err == nil && more == 0 {
+			err = io.ErrUnexpectedEOF
+		}
+		if err != nil {
+			return fmt.Errorf("read the request: %w", err)
+		}
+		n += more
+	}
+	var answer bytes.Buffer
+	if err := acceptUpgrade(bufio.NewReader(bytes.NewReader(buf[:n])), &answer); err != nil {
+		return err
+	}
+	_, err := send(int32(conn), answer.Bytes())
+	return err
 }
 
 // userMemory returns what the process uses itself after a collection, in bytes: its
@@ -123,11 +155,11 @@ func sampleMemory(t testing.TB) (rss, goInUse int64) {
 	return rss, int64(m.HeapInuse + m.StackInuse)
 }
 
-// measureMemory connects clients and returns the bytes that each of them costs, all of the
+// measureMemory connects clients of a kind and returns the bytes that each of them costs, all of the
 // swarm's memory divided by them: buffers, histograms and threads too.
-func measureMemory(t testing.TB, clients int) (rss, goInUse float64, took time.Duration) {
+func measureMemory(t testing.TB, clients int, kind ledger.Kind) (rss, goInUse float64, took time.Duration) {
 	const streamCount = 4
-	server := startDumbServer(t, clients)
+	server := startDumbServer(t, clients, kind)
 	idle := newStreams(t)
 	small := newSwarm(t, Config{Streams: idle}) // what the runtime makes once, it has made now
 	if err := small.Close(); err != nil {
@@ -144,9 +176,9 @@ func measureMemory(t testing.TB, clients int) (rss, goInUse float64, took time.D
 	streams := newStreams(t, list...)
 	set := subscribe(t, streams, ids...)
 	swarm := newSwarm(t, Config{
-		Targets: Targets{TCP: server.addrs}, Streams: streams, Clients: clients, ConnectRate: 40_000,
+		Targets: Targets{TCP: server.addrs, WS: server.addrs}, Streams: streams, Clients: clients, ConnectRate: 40_000,
 		Client: func(i int) Client {
-			return Client{Kind: ledger.TCP, Mid: int64(i), Key: fmt.Sprint("client-", i), Room: "live://1", Subscription: set}
+			return Client{Kind: kind, Mid: int64(i), Key: fmt.Sprint("client-", i), Room: "live://1", Subscription: set}
 		},
 	})
 	began := time.Now()
@@ -167,23 +199,29 @@ func TestMemoryOfAClient(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector's shadow memory would be counted too")
 	}
-	rss, goInUse, _ := measureMemory(t, 10_000)
-	t.Logf("10,000 clients: %.0f B each resident, %.0f B each of Go heap and stacks", rss, goInUse)
-	if rss > memoryBudget || goInUse > memoryBudget {
-		t.Errorf("a client costs %.0f B resident, %.0f B of Go heap and stacks; %d B is the budget", rss, goInUse, memoryBudget)
+	for _, kind := range []ledger.Kind{ledger.TCP, ledger.WebSocket} {
+		t.Run(kind.String(), func(t *testing.T) {
+			rss, goInUse, _ := measureMemory(t, 10_000, kind)
+			t.Logf("10,000 clients: %.0f B each resident, %.0f B each of Go heap and stacks", rss, goInUse)
+			if rss > memoryBudget || goInUse > memoryBudget {
+				t.Errorf("a client costs %.0f B resident, %.0f B of Go heap and stacks; %d B is the budget", rss, goInUse, memoryBudget)
+			}
+		})
 	}
 }
 
 // BenchmarkClients connects so many clients to a dumb server and reports what each costs.
 func BenchmarkClients(b *testing.B) {
-	for _, clients := range []int{10_000, 100_000} {
-		b.Run(strconv.Itoa(clients), func(b *testing.B) {
-			for range b.N {
-				rss, goInUse, took := measureMemory(b, clients)
-				b.ReportMetric(rss, "B-resident/client")
-				b.ReportMetric(goInUse, "B-go/client")
-				b.ReportMetric(float64(clients)/took.Seconds(), "connects/s")
-			}
-		})
+	for _, kind := range []ledger.Kind{ledger.TCP, ledger.WebSocket} {
+		for _, clients := range []int{10_000, 100_000} {
+			b.Run(fmt.Sprintf("%s/%d", kind, clients), func(b *testing.B) {
+				for range b.N {
+					rss, goInUse, took := measureMemory(b, clients, kind)
+					b.ReportMetric(rss, "B-resident/client")
+					b.ReportMetric(goInUse, "B-go/client")
+					b.ReportMetric(float64(clients)/took.Seconds(), "connects/s")
+				}
+			})
+		}
 	}
 }
