@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -379,5 +381,41 @@ func TestMethodsAfterCloseReturnAnError(t *testing.T) {
 	}
 	if err := s.Close(); err != nil {
 		t.Errorf("second close: %v", err)
+	}
+}
+
+// Clients connect from the addresses that they were given, in turn, whatever thread has them.
+func TestLocalAddrs(t *testing.T) {
+	server := newFaultyServer(t, func(string) faults { return faults{} })
+	close(server.start)
+	streams := newStreams(t, ledger.Stream{ID: 1})
+	set := subscribe(t, streams, 1)
+	var locals []netip.Addr
+	want := map[string]int{}
+	for i := range 3 {
+		locals = append(locals, netip.AddrFrom4([4]byte{127, 9, 0, byte(i + 1)}))
+		want[locals[i].String()] = 20
+	}
+	swarm := newSwarm(t, Config{
+		Targets: server.targets(), Streams: streams, Threads: 2, Clients: 60, LocalAddrs: locals,
+		Client: func(i int) Client {
+			return Client{Kind: ledger.Kind(i % 2), Key: fmt.Sprintf("client-%d", i), Subscription: set}
+		},
+	})
+	if err := swarm.Connect(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	if p := swarm.Snapshot(); p.Joined != 60 {
+		t.Fatalf("%d joined: %v", p.Joined, p.Failures)
+	}
+	got := map[string]int{}
+	server.mu.Lock()
+	for _, c := range server.conns {
+		host, _, _ := net.SplitHostPort(c.RemoteAddr().String())
+		got[host]++
+	}
+	server.mu.Unlock()
+	if !maps.Equal(got, want) {
+		t.Errorf("clients came from %v, want %v", got, want)
 	}
 }
