@@ -266,13 +266,17 @@ func TestAgentUsage(t *testing.T) {
 	}
 }
 
-// isolate finds a way to run commands in a network of their own, as root or as a user, or
-// skips the test.
+// isolate finds a way to run commands in a network of their own, as root or as a user. Without
+// one the test is skipped, or, where BARRAGE_NETWORKS is "required", as in CI, failed.
 func isolate(t *testing.T) []string {
 	t.Helper()
+	without := t.Skipf
+	if os.Getenv("BARRAGE_NETWORKS") == "required" {
+		without = t.Fatalf
+	}
 	for _, tool := range []string{"unshare", "nsenter", "ip", "bash"} {
 		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("network namespaces need %s (Debian: util-linux, iproute2): %v", tool, err)
+			without("network namespaces need %s (Debian: util-linux, iproute2): %v", tool, err)
 		}
 	}
 	var tried []string
@@ -284,7 +288,7 @@ func isolate(t *testing.T) []string {
 		}
 		tried = append(tried, fmt.Sprintf("%s: %v: %s", strings.Join(how, " "), err, strings.TrimSpace(string(out))))
 	}
-	t.Skipf("this machine allows no network namespaces with a veth pair: %s", strings.Join(tried, "; "))
+	without("this machine allows no network namespaces with a veth pair: %s", strings.Join(tried, "; "))
 	return nil
 }
 
