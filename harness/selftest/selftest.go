@@ -38,15 +38,23 @@ type Result struct {
 }
 
 // attempts is how often a check is made whose outcome is unclear; in Run none is made again
-// after patience, so that all are done within a minute.
+// after patience, so that all are done well within limit. What is under way then is cut off, and
+// has the rest of a minute to end in.
 const (
 	attempts = 3
 	patience = 30 * time.Second
+	limit    = 55 * time.Second
 )
 
+// errOverdue is the cause of the end of a check that is cut off.
+var errOverdue = fmt.Errorf("it was not done %v after the selftest's start, by when all checks are to be", limit)
+
 // Run runs all checks, those that don't disturb each other at the same time, and returns
-// their results in the order of Cases. The error is that a check could not be made at all.
+// their results in the order of Cases. A check that takes too long is Unclear. The error is
+// that a check could not be made at all.
 func Run(ctx context.Context, opt Options) ([]Result, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, errOverdue)
+	defer cancel()
 	p := newPulse()
 	defer p.stop()
 	list := Cases()
@@ -106,6 +114,9 @@ func try(ctx context.Context, opt Options, c Case, p *pulse, again time.Time) (R
 		dir := filepath.Join(opt.Dir, fmt.Sprintf("%s-%d", c.ID, attempt))
 		begin := time.Now()
 		run, did, err := drive(ctx, opt.Exe, dir, c)
+		if errors.Is(err, errOverdue) {
+			return Result{Name: c.Name, Outcome: Unclear, Why: []string{err.Error()}, Attempts: attempt, Dir: dir}, nil
+		}
 		if err != nil {
 			return Result{Name: c.Name, Dir: dir}, err
 		}
