@@ -36,7 +36,7 @@ func startDumbServer(t testing.TB, clients int, kind ledger.Kind) *dumbServer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	perThread := limit - fdReserve
+	perThread := limit - fdReserve - longestRun
 	threads := (clients + perThread - 1) / perThread
 	d := &dumbServer{ended: make(chan struct{}, threads)}
 	shared, err := fdtable.Shared()
@@ -61,7 +61,7 @@ func startDumbServer(t testing.TB, clients int, kind ledger.Kind) *dumbServer {
 		d.listeners = append(d.listeners, f)
 		d.addrs = append(d.addrs, l.Addr().String())
 		fd := int(f.Fd())
-		count := clients/threads + 1
+		count := clients/threads + longestRun // clients come in runs, so that some threads get one more
 		fdtable.Go(append(shared[:len(shared):len(shared)], fd), func(err error) {
 			defer func() { d.ended <- struct{}{} }()
 			if err != nil {
