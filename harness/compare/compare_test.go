@@ -191,12 +191,49 @@ func TestWarnings(t *testing.T) {
 		{"overrides", func(r *report.Run) { r.Scenario.Overrides = []string{"x=1"} }, "what -set changed differs (a: nothing; b: x=1)"},
 		{"cores", func(r *report.Run) { r.Environment.Cores = 64 }, "cores differs (a: 2; b: 64)"},
 		{"settings", func(r *report.Run) { r.Environment.KernelSettings = map[string]string{"net.core.somaxconn": "1"} }, "kernel settings differs (a: nothing; b: net.core.somaxconn=1; )"},
+		{"a cluster that ran already", func(r *report.Run) {
+			r.Target = &report.Target{TCP: []string{"10.0.0.1:3101"}, WSS: []string{"10.0.0.1:3104"}, Push: "10.0.0.2:3111"}
+		}, "the cluster differs (a: the run's own; b: clients at 10.0.0.1:3101, 10.0.0.1:3104, pushes at 10.0.0...)"},
+		{"agents", func(r *report.Run) { r.Agents = []report.Agent{agent("10.0.0.7:3121", 8), agent("10.0.0.7:3122", 8)} },
+			"where the clients were differs (a: the harness's process; b: 2 agents on 1 machine)|the agents' machines differs (a: nothing; b: Other CPU, 8 cores, 16.0 GiB)"},
+		{"the harness's processors", func(r *report.Run) { r.Environment.HarnessProcs = 4 }, "the harness's processors differs (a: 0; b: 4)"},
+		{"profiles", func(r *report.Run) { r.Profiles.Taken = 12 }, "whether profiles were taken differs (a: no; b: yes)"},
+		{"profiles that failed", func(r *report.Run) { r.Profiles.Problems = []string{"logic: no answer"} }, "whether profiles were taken differs (a: no; b: yes)"},
 		{"failed", func(r *report.Run) { r.Verdict.Status = report.CutShort }, "1 of 1 runs of b are CUT SHORT"},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			sides := base()
 			c.change(sides[1].Runs[0])
+			if got := strings.Join(warnings(sides), "|"); got != c.want {
+				t.Errorf("got  %s\nwant %s", got, c.want)
+			}
+		})
+	}
+}
+
+// agent is one on a machine with that many cores.
+func agent(name string, cores int) report.Agent {
+	return report.Agent{Name: name, Environment: report.Environment{CPU: "Other CPU", Cores: cores, MemoryBytes: 16 << 30}}
+}
+
+// The number of agents, of their machines, and what these are: each is told apart.
+func TestWarningsOfAgents(t *testing.T) {
+	two := []report.Agent{agent("10.0.0.7:3121", 8), agent("10.0.0.8:3121", 8)}
+	for _, c := range []struct {
+		name string
+		b    []report.Agent
+		want string
+	}{
+		{"the same", []report.Agent{agent("10.0.0.9:3121", 8), agent("10.0.0.7:3121", 8)}, ""},
+		{"more agents", append(two[:2:2], agent("10.0.0.8:3122", 8)), "where the clients were differs (a: 2 agents on 2 machines; b: 3 agents on 2 machines)"},
+		{"one machine", []report.Agent{agent("10.0.0.7:3121", 8), agent("10.0.0.7:3122", 8)}, "where the clients were differs (a: 2 agents on 2 machines; b: 2 agents on 1 machine)"},
+		{"a smaller machine", []report.Agent{agent("10.0.0.7:3121", 8), agent("10.0.0.8:3121", 4)},
+			"the agents' machines differs (a: Other CPU, 8 cores, 16.0 GiB; b: Other CPU, 4 cores, 16.0 GiB and Other CPU, 8 cores, 16.0...)"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			sides := []Side{side("a", []float64{1}, []float64{1}), side("b", []float64{1}, []float64{1})}
+			sides[0].Runs[0].Agents, sides[1].Runs[0].Agents = two, c.b
 			if got := strings.Join(warnings(sides), "|"); got != c.want {
 				t.Errorf("got  %s\nwant %s", got, c.want)
 			}

@@ -63,7 +63,7 @@ type htmlRepeat struct{ Side, Commit, Command string }
 
 type htmlRun struct{ Side, Started, Class, Word, Commit, Command, Reasons string }
 
-type htmlMachine struct{ Side, Machine, System, Commit string }
+type htmlMachine struct{ Side, Machine, System, Cluster, Clients, Commit string }
 
 // HTML writes c as one page that needs nothing else: no network, no script. What is doubtful
 // comes before anything else, then what changed in plain words, the table, the runs' curves
@@ -94,12 +94,12 @@ func HTML(w io.Writer, c *Comparison, command []string) error {
 				view.Repeat = append(view.Repeat, repeat)
 			}
 			e := &r.Environment
-			machine := htmlMachine{
-				side.Letter, fmt.Sprintf("%s, %s, %s", e.CPU, report.Plural(e.Cores, "core"), report.Bytes.Format(float64(e.MemoryBytes))),
-				fmt.Sprintf("%s, Linux %s, %s", e.System, e.Kernel, e.Go), e.Commit,
+			row := htmlMachine{
+				Side: side.Letter, Machine: machine(e), System: fmt.Sprintf("%s, Linux %s, %s", e.System, e.Kernel, e.Go),
+				Cluster: cluster(r), Clients: clients(r), Commit: e.Commit,
 			}
-			if !slices.Contains(view.Machines, machine) {
-				view.Machines = append(view.Machines, machine)
+			if !slices.Contains(view.Machines, row) {
+				view.Machines = append(view.Machines, row)
 			}
 		}
 	}
@@ -119,6 +119,19 @@ func HTML(w io.Writer, c *Comparison, command []string) error {
 		return fmt.Errorf("write the comparison: %w", err)
 	}
 	return nil
+}
+
+// clients says where a run's clients were, with what of the harness costs them time.
+func clients(r *report.Run) string {
+	text := place(r)
+	if where := agentMachines(r); where != "" {
+		text += " (" + where + ")"
+	}
+	text += fmt.Sprintf(", %s of the harness", report.Plural(r.Environment.HarnessProcs, "processor"))
+	if profiled(r) {
+		text += ", profiles taken"
+	}
+	return text
 }
 
 // title says what is compared.

@@ -87,6 +87,11 @@ func TestHTML(t *testing.T) {
 	}
 	someInvalid := busyExample()[:2]
 	someInvalid[0].Runs[3].Verdict.Status = report.Invalid
+	elsewhere := busyExample()[:2]
+	for _, r := range elsewhere[1].Runs {
+		r.Target, r.Agents = &report.Target{TCP: []string{"10.0.0.1:3101"}, Push: "10.0.0.2:3111"}, []report.Agent{agent("10.0.0.7:3121", 8)}
+		r.Environment.HarnessProcs, r.Profiles.Taken = 1, 12
+	}
 	for name, c := range map[string]struct {
 		comparison *Comparison
 		want, not  []string
@@ -103,6 +108,11 @@ func TestHTML(t *testing.T) {
 		}, []string{"<b>saturated"}},
 		"one run of A invalid": {compared(t, someInvalid), []string{
 			"101 ms<span class=\"invalid-mark\">1 of 6 INVALID</span>", "B against A (1 of 6 INVALID): server.deliveries_per_cpu_second", "A, run 4, INVALID", "A, median of 6 runs, 1 of 6 INVALID",
+		}, nil},
+		"a target, agents and profiles on one side": {compared(t, elsewhere), []string{
+			"the cluster differs", "where the clients were differs", "the harness&#39;s processors differs", "whether profiles were taken differs",
+			`<td class="fact">the run&#39;s own</td><td class="fact">the harness&#39;s process, 0 processors of the harness</td>`,
+			`<td class="fact">clients at 10.0.0.1:3101, pushes at 10.0.0.2:3111</td><td class="fact">1 agent on 1 machine (Other CPU, 8 cores, 16.0 GiB), 1 processor of the harness, profiles taken</td>`,
 		}, nil},
 		"a run a side": {compared(t, tooFew), []string{"too few runs"}, []string{"median of", " thin\""}},
 		"one side":     {Alone(busyExample()[0], mainFigures()), []string{"room-10k: 6 runs", "One side alone", "98.0 ms..104 ms"}, []string{"What changed", "against A"}},

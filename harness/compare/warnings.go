@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"net"
 	"slices"
 	"strings"
 
@@ -54,6 +55,11 @@ func aspects() []aspect {
 		{"the broker", func(r *report.Run) string { return r.Environment.Broker }},
 		{"the Redis", func(r *report.Run) string { return r.Environment.Redis }},
 		{"the network", func(r *report.Run) string { return cmp.Or(r.Environment.Network, report.HostNetwork) }},
+		{"the cluster", cluster},
+		{"where the clients were", place},
+		{"the agents' machines", agentMachines},
+		{"the harness's processors", func(r *report.Run) string { return fmt.Sprint(r.Environment.HarnessProcs) }},
+		{"whether profiles were taken", func(r *report.Run) string { return map[bool]string{true: "yes", false: "no"}[profiled(r)] }},
 		{"the limit of open files", func(r *report.Run) string { return fmt.Sprint(r.Environment.OpenFilesHard) }},
 		{"kernel settings", func(r *report.Run) string {
 			var b strings.Builder
@@ -64,6 +70,47 @@ func aspects() []aspect {
 		}},
 	}
 }
+
+// cluster is what a run drove.
+func cluster(r *report.Run) string {
+	t := r.Target
+	if t == nil {
+		return "the run's own"
+	}
+	return fmt.Sprintf("clients at %s, pushes at %s", strings.Join(slices.Concat(t.TCP, t.WebSocket, t.TCPTLS, t.WSS), ", "), t.Push)
+}
+
+// place is where a run's clients were.
+func place(r *report.Run) string {
+	if len(r.Agents) == 0 {
+		return "the harness's process"
+	}
+	hosts := map[string]bool{}
+	for _, a := range r.Agents {
+		host, _, err := net.SplitHostPort(a.Name)
+		if err != nil {
+			host = a.Name
+		}
+		hosts[host] = true
+	}
+	return fmt.Sprintf("%s on %s", report.Plural(len(r.Agents), "agent"), report.Plural(len(hosts), "machine"))
+}
+
+// agentMachines are the kinds of machines that a run's agents had.
+func agentMachines(r *report.Run) string {
+	kinds := map[string]bool{}
+	for i := range r.Agents {
+		kinds[machine(&r.Agents[i].Environment)] = true
+	}
+	return strings.Join(slices.Sorted(maps.Keys(kinds)), " and ")
+}
+
+func machine(e *report.Environment) string {
+	return fmt.Sprintf("%s, %s, %s", e.CPU, report.Plural(e.Cores, "core"), report.Bytes.Format(float64(e.MemoryBytes)))
+}
+
+// profiled says whether profiles were asked for, whose taking costs processor time.
+func profiled(r *report.Run) bool { return r.Profiles.Taken > 0 || len(r.Profiles.Problems) > 0 }
 
 // differ says in which way the runs differ in an aspect, or nothing.
 func differ(sides []Side, a aspect) string {
