@@ -131,7 +131,7 @@ func (r *run) write(result *report.Run) error {
 		{"summary.md", func(w io.Writer) error { return report.Markdown(w, result) }},
 		{"bench.txt", func(w io.Writer) error { return report.GoBench(w, result) }},
 		{"latency.hlog", func(w io.Writer) error { return report.HDRLog(w, result, histograms) }},
-		{"latency.hgrm", func(w io.Writer) error { return report.PercentileTable(w, book.AllLatency()) }},
+		{"latency.hgrm", func(w io.Writer) error { return report.PercentileTable(w, result, book.AllLatency()) }},
 	} {
 		var b bytes.Buffer
 		if err := file.write(&b); err != nil {

@@ -169,11 +169,22 @@ func TestText(t *testing.T) {
 }
 
 func TestSpread(t *testing.T) {
-	var b bytes.Buffer
-	if err := Spread(&b, Alone(example()[0], []report.Figure{figure(t, "lost"), figure(t, "latency.p99"), figure(t, "ceiling.fraction")})); err != nil {
-		t.Fatal(err)
+	for file, mark := range map[string]func([]*report.Run){
+		"spread.txt": func([]*report.Run) {},
+		"spread_doubtful.txt": func(runs []*report.Run) {
+			runs[0].Verdict.Status, runs[3].Verdict.Status, runs[4].Verdict.Status = report.Invalid, report.Invalid, report.Failed
+		},
+	} {
+		t.Run(file, func(t *testing.T) {
+			s := example()[0]
+			mark(s.Runs)
+			var b bytes.Buffer
+			if err := Spread(&b, Alone(s, []report.Figure{figure(t, "lost"), figure(t, "latency.p99"), figure(t, "ceiling.fraction")})); err != nil {
+				t.Fatal(err)
+			}
+			golden(t, file, b.Bytes())
+		})
 	}
-	golden(t, "spread.txt", b.Bytes())
 }
 
 func TestWarnings(t *testing.T) {

@@ -155,13 +155,7 @@ func title(c *Comparison) string {
 // statuses counts a side's verdicts.
 func statuses(s Side) (list []htmlStatus) {
 	for _, status := range []string{report.Good, report.Failed, report.Invalid, report.CutShort} {
-		n := 0
-		for _, r := range s.Runs {
-			if r.Verdict.Status == status {
-				n++
-			}
-		}
-		if n > 0 {
+		if n := count(s, is(status)); n > 0 {
 			list = append(list, htmlStatus{status, fmt.Sprintf("%d %s", n, report.StatusWord(status))})
 		}
 	}

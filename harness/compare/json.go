@@ -1,5 +1,7 @@
 package compare
 
+import "barrage/harness/report"
+
 // A Summary is a comparison as JSON: what Text shows, for programs.
 type Summary struct {
 	Sides    []SideSummary `json:"sides"`
@@ -8,10 +10,15 @@ type Summary struct {
 	Words    []string      `json:"words"` // the sentences of Text
 }
 
-// A SideSummary names a side.
+// A SideSummary names a side, and says how many of its runs are no good: figures of invalid
+// ones may not be the server's, failed ones broke an expectation, and those cut short, which
+// may be invalid too, are of a part of the time.
 type SideSummary struct {
-	Name string `json:"name"`
-	Runs int    `json:"runs"`
+	Name     string `json:"name"`
+	Runs     int    `json:"runs"`
+	Invalid  int    `json:"invalid"`
+	Failed   int    `json:"failed"`
+	CutShort int    `json:"cut_short"`
 }
 
 // A RowSummary is one figure over all sides, in its unit: seconds, bytes, fractions of 1.
@@ -49,7 +56,10 @@ func (j Judgement) String() string {
 func (c *Comparison) Summary() Summary {
 	s := Summary{Warnings: append([]string{}, c.Warnings...), Words: Sentences(c)}
 	for _, side := range c.Sides {
-		s.Sides = append(s.Sides, SideSummary{Name: side.Name, Runs: len(side.Runs)})
+		s.Sides = append(s.Sides, SideSummary{
+			Name: side.Name, Runs: len(side.Runs),
+			Invalid: count(side, (*report.Verdict).Doubtful), Failed: count(side, is(report.Failed)), CutShort: count(side, is(report.CutShort)),
+		})
 	}
 	for _, row := range c.Rows {
 		r := RowSummary{Figure: row.Figure.Name, Help: row.Figure.Help}

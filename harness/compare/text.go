@@ -42,7 +42,7 @@ func Spread(w io.Writer, c *Comparison) error {
 	warn(&b, c.Warnings)
 	b.WriteString("\n")
 	var t report.Table
-	t.Add("figure", "median", "", "least", "greatest")
+	t.Add("figure", strings.TrimSpace("median "+doubt(s)), "", "least", "greatest")
 	for _, row := range c.Rows {
 		f, own := row.Figure, row.Cells[0]
 		t.Add(f.Name, f.Unit.Format(own.Median), spread(f, own), f.Unit.Format(slices.Min(own.Values)), f.Unit.Format(slices.Max(own.Values)))
@@ -102,13 +102,7 @@ func head(c *Comparison) []string {
 
 // doubt is the word that stands beside every figure of a side with invalid runs.
 func doubt(s Side) string {
-	n := 0
-	for _, r := range s.Runs {
-		if r.Verdict.Doubtful() {
-			n++
-		}
-	}
-	switch n {
+	switch n := count(s, (*report.Verdict).Doubtful); n {
 	case 0:
 		return ""
 	case len(s.Runs):
@@ -116,6 +110,21 @@ func doubt(s Side) string {
 	default:
 		return fmt.Sprintf("%d of %d INVALID", n, len(s.Runs))
 	}
+}
+
+// count is how many of a side's runs have such a verdict.
+func count(s Side, such func(*report.Verdict) bool) (n int) {
+	for _, r := range s.Runs {
+		if such(&r.Verdict) {
+			n++
+		}
+	}
+	return n
+}
+
+// is says whether a verdict has a status.
+func is(status string) func(*report.Verdict) bool {
+	return func(v *report.Verdict) bool { return v.Status == status }
 }
 
 func cells(row Row) []string {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -86,10 +87,16 @@ func uniform(t *testing.T) *hdrhistogram.Histogram {
 }
 
 func TestHDRLog(t *testing.T) {
-	h := uniform(t)
+	h, r := uniform(t), example()
+	r.Verdict.Invalidate("the swarm was\nsaturated")
+	r.Verdict.Fail("5 deliveries lost")
 	var b bytes.Buffer
-	if err := HDRLog(&b, example(), []NamedHistogram{{"all", h}, {"tcp", nil}, {"websocket", h}}); err != nil {
+	if err := HDRLog(&b, r, []NamedHistogram{{"all", h}, {"tcp", nil}, {"websocket", h}}); err != nil {
 		t.Fatal(err)
+	}
+	head, _, _ := strings.Cut(b.String(), "#[StartTime")
+	if want := "\n#[Verdict: INVALID: the swarm was saturated; 5 deliveries lost]\n"; !strings.HasSuffix(head, want) {
+		t.Errorf("begins with %q, want %q in it", head, want)
 	}
 	reader := hdrhistogram.NewHistogramLogReader(&b)
 	for _, tag := range []string{"all", "websocket"} {
@@ -109,16 +116,35 @@ func TestHDRLog(t *testing.T) {
 	}
 }
 
+// Readers of percentile tables (HdrHistogram's plotFiles.html, hdr-plot) take lines of four
+// numbers, and leave out what begins with #.
 func TestPercentileTable(t *testing.T) {
+	r := example()
+	r.Verdict.Invalidate("the swarm was saturated")
 	var b bytes.Buffer
-	if err := PercentileTable(&b, uniform(t)); err != nil {
+	if err := PercentileTable(&b, r, uniform(t)); err != nil {
 		t.Fatal(err)
 	}
-	if s := b.String(); !strings.Contains(s, "Total count    =         1000") || !strings.Contains(s, "500.") {
-		t.Error(s)
+	verdict, table, _ := strings.Cut(b.String(), "\n")
+	if want := "#[Verdict: INVALID: the swarm was saturated]"; verdict != want {
+		t.Errorf("begins with %q, want %q", verdict, want)
+	}
+	if !strings.Contains(table, "Total count    =         1000") || !strings.Contains(table, "500.") {
+		t.Error(table)
+	}
+	rows := 0
+	for line := range strings.Lines(b.String()) {
+		if f := strings.Fields(line); line[0] != '#' && len(f) == 4 {
+			if _, err := strconv.ParseFloat(f[0], 64); err == nil {
+				rows++
+			}
+		}
+	}
+	if want := len(CurveOf(uniform(t))); rows != want {
+		t.Errorf("%d rows, want %d", rows, want)
 	}
 	b.Reset()
-	if err := PercentileTable(&b, nil); err != nil || b.Len() != 0 {
+	if err := PercentileTable(&b, r, nil); err != nil || b.Len() != 0 {
 		t.Errorf("nothing measured: %q, %v", b.String(), err)
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
@@ -26,8 +28,9 @@ func HDRLog(w io.Writer, r *Run, list []NamedHistogram) error {
 	for _, write := range []func() error{
 		log.OutputLogFormatVersion,
 		func() error {
-			return log.OutputComment(fmt.Sprintf("#[%s: latency from a push's intended time, in ns]", r.Scenario.Name))
+			return log.OutputComment(fmt.Sprintf("[%s: latency from a push's intended time, in ns]", r.Scenario.Name))
 		},
+		func() error { return log.OutputComment(verdictNote(r)) },
 		func() error { return log.OutputStartTime(start) },
 		log.OutputLegend,
 	} {
@@ -51,11 +54,24 @@ func HDRLog(w io.Writer, r *Run, list []NamedHistogram) error {
 	return err
 }
 
-// PercentileTable writes the distribution of a histogram as HDR's own percentile table
-// (.hgrm), in ms.
-func PercentileTable(w io.Writer, h *hdrhistogram.Histogram) error {
+// verdictNote is a run's verdict, with every reason, as HDR's own tools write comments behind a
+// #: one line in brackets.
+func verdictNote(r *Run) string {
+	note := "Verdict: " + StatusWord(r.Verdict.Status)
+	if reasons := slices.Concat(r.Verdict.Doubts, r.Verdict.Reasons); len(reasons) > 0 {
+		note += ": " + strings.Join(reasons, "; ")
+	}
+	return "[" + strings.Join(strings.Fields(note), " ") + "]"
+}
+
+// PercentileTable writes the distribution of a histogram of r as HDR's own percentile table
+// (.hgrm), in ms, behind a comment with the verdict.
+func PercentileTable(w io.Writer, r *Run, h *hdrhistogram.Histogram) error {
 	if h == nil || h.TotalCount() == 0 {
 		return nil
+	}
+	if _, err := fmt.Fprintf(w, "#%s\n", verdictNote(r)); err != nil {
+		return fmt.Errorf("write a percentile table: %w", err)
 	}
 	if _, err := h.PercentilesPrint(w, 5, float64(time.Millisecond)); err != nil {
 		return fmt.Errorf("write a percentile table: %w", err)
