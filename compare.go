@@ -96,7 +96,11 @@ func compareRuns(paths, limits []string, names string, all bool) (c *compare.Com
 		}
 		sides = append(sides, s)
 	}
-	shown, err := chosenFigures(names, all)
+	var runs []*report.Run
+	for _, s := range sides {
+		runs = append(runs, s.Runs...)
+	}
+	shown, err := chosenFigures(names, all, runs...)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -135,20 +139,20 @@ func writePage(path string, c *compare.Comparison, command []string) error {
 	return report.WriteFile(path, b.Bytes())
 }
 
-// chosenFigures returns the figures to show.
-func chosenFigures(names string, all bool) ([]report.Figure, error) {
+// chosenFigures returns the figures of runs to show.
+func chosenFigures(names string, all bool, runs ...*report.Run) ([]report.Figure, error) {
 	var list []report.Figure
 	if names != "" {
 		for name := range strings.SplitSeq(names, ",") {
 			f, ok := report.FindFigure(strings.TrimSpace(name))
 			if !ok {
-				return nil, fmt.Errorf("-figures: there is no figure %q; there are %s", name, strings.Join(report.FigureNames(), ", "))
+				return nil, fmt.Errorf("-figures: there is no figure %q; there are %s", name, strings.Join(report.FigureNames("NAME"), ", "))
 			}
 			list = append(list, f)
 		}
 		return list, nil
 	}
-	for _, f := range report.Figures() {
+	for _, f := range report.FiguresOf(runs...) {
 		if all || f.Primary {
 			list = append(list, f)
 		}

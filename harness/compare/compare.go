@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/aclements/go-moremath/stats"
 	"golang.org/x/perf/benchmath"
@@ -64,7 +65,8 @@ type Change struct {
 	Enough      bool    // the runs are enough for any difference to be significant
 }
 
-// Of compares the figures, all when none is named.
+// Of compares the figures, all when none is named. One of a line of pushes that no run has is
+// an error: it is misspelt.
 func Of(sides []Side, figures []report.Figure) (*Comparison, error) {
 	if len(sides) < 2 {
 		return nil, fmt.Errorf("compare: %d sides; two at least are wanted", len(sides))
@@ -75,7 +77,12 @@ func Of(sides []Side, figures []report.Figure) (*Comparison, error) {
 		}
 	}
 	if len(figures) == 0 {
-		figures = report.Figures()
+		figures = report.FiguresOf(allRuns(sides)...)
+	}
+	for _, f := range figures {
+		if err := knowsLine(sides, f); err != nil {
+			return nil, err
+		}
 	}
 	c := &Comparison{Sides: sides, Warnings: warnings(sides)}
 	for _, f := range figures {
@@ -91,6 +98,33 @@ func Of(sides []Side, figures []report.Figure) (*Comparison, error) {
 		}
 	}
 	return c, nil
+}
+
+func allRuns(sides []Side) (runs []*report.Run) {
+	for _, s := range sides {
+		runs = append(runs, s.Runs...)
+	}
+	return runs
+}
+
+// knowsLine is an error where f is of a line of pushes that no run has.
+func knowsLine(sides []Side, f report.Figure) error {
+	line, ok := report.LineOf(f.Name)
+	if !ok {
+		return nil
+	}
+	var known []string
+	for _, r := range allRuns(sides) {
+		for _, l := range r.Pushes.Lines {
+			if l.Name == line {
+				return nil
+			}
+			if !slices.Contains(known, l.Name) {
+				known = append(known, l.Name)
+			}
+		}
+	}
+	return fmt.Errorf("compare: %s: no run has a line of pushes called %q; there are %s", f.Name, line, strings.Join(known, ", "))
 }
 
 // Alone is what the runs of one side say together: a Comparison without a change.

@@ -331,6 +331,33 @@ func TestLoad(t *testing.T) {
 	}
 }
 
+// Figures of a line of pushes are compared like others, and one that no run has is refused.
+func TestLinesOfPushes(t *testing.T) {
+	sides := example()[:2]
+	for i, s := range sides {
+		for _, r := range s.Runs {
+			for k, name := range []string{"big", "small"} {
+				r.Pushes.Lines = append(r.Pushes.Lines, report.PushLine{Name: name, Latency: report.Percentiles{Count: 1, P99: float64(1 + i + k)}})
+			}
+		}
+	}
+	small := figure(t, "latency.line.small.p99")
+	for name, figures := range map[string][]report.Figure{"all": nil, "one": {small}} {
+		c, err := Of(sides, figures)
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := slices.IndexFunc(c.Rows, func(row Row) bool { return row.Figure.Name == small.Name })
+		if i < 0 || c.Rows[i].Cells[1].Median != 3 || c.Rows[i].Cells[1].Change.Judge(small) != Worse {
+			t.Errorf("%s: row %d of %+v", name, i, c.Rows)
+		}
+	}
+	want := `compare: latency.line.smal.p99: no run has a line of pushes called "smal"; there are big, small`
+	if _, err := Of(sides, []report.Figure{figure(t, "latency.line.smal.p99")}); err == nil || err.Error() != want {
+		t.Errorf("got  %v\nwant %s", err, want)
+	}
+}
+
 func TestOf(t *testing.T) {
 	if _, err := Of(example()[:1], nil); err == nil {
 		t.Error("one side was compared")

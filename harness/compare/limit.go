@@ -26,7 +26,7 @@ func ParseLimit(text string) (Limit, error) {
 	}
 	f, ok := report.FindFigure(fields[0])
 	if !ok {
-		return l, fmt.Errorf("limit %q: there is no figure %s; there are %s", text, fields[0], strings.Join(report.FigureNames(), ", "))
+		return l, fmt.Errorf("limit %q: there is no figure %s; there are %s", text, fields[0], strings.Join(report.FigureNames("NAME"), ", "))
 	}
 	number, percent := strings.CutSuffix(fields[1], "%")
 	v, err := strconv.ParseFloat(number, 64)

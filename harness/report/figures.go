@@ -77,9 +77,13 @@ func (f Figure) Of(r *Run) (v float64, ok bool) {
 	return f.of(r), true
 }
 
-// FindFigure returns the figure called name.
+// FindFigure returns the figure called name, which may be one of a line of pushes.
 func FindFigure(name string) (Figure, bool) {
-	for _, f := range Figures() {
+	var lines []string
+	if line, ok := LineOf(name); ok {
+		lines = append(lines, line)
+	}
+	for _, f := range Figures(lines...) {
 		if f.Name == name {
 			return f, true
 		}
@@ -87,19 +91,41 @@ func FindFigure(name string) (Figure, bool) {
 	return Figure{}, false
 }
 
-// FigureNames returns the names of all figures, in their order.
-func FigureNames() []string {
+// FigureNames returns the names of Figures, in their order.
+func FigureNames(lines ...string) []string {
 	var names []string
-	for _, f := range Figures() {
+	for _, f := range Figures(lines...) {
 		names = append(names, f.Name)
 	}
 	return names
 }
 
-// Figures returns every figure, in the order of a message's way.
-func Figures() []Figure {
-	all := slices.Concat(connectFigures(), deliveryFigures(), latencyFigures(), fairnessFigures(), stageFigures(), behaviourFigures(), serverFigures(), truthFigures())
-	return all
+// Figures returns every figure, in the order of a message's way, with those of the lines of
+// pushes that are named.
+func Figures(lines ...string) []Figure {
+	return slices.Concat(connectFigures(), deliveryFigures(), latencyFigures(lines), fairnessFigures(), stageFigures(), behaviourFigures(), serverFigures(), truthFigures())
+}
+
+// FiguresOf returns every figure, with those of the lines of pushes of runs that have several,
+// or that expect something of a line: else the one line's latency is the run's.
+func FiguresOf(runs ...*Run) []Figure {
+	var lines []string
+	for _, r := range runs {
+		for _, l := range r.Pushes.Lines {
+			if (len(r.Pushes.Lines) > 1 || r.expectsOf(l.Name)) && !slices.Contains(lines, l.Name) {
+				lines = append(lines, l.Name)
+			}
+		}
+	}
+	return Figures(lines...)
+}
+
+// expectsOf says whether something was expected of the line of pushes called name.
+func (r *Run) expectsOf(name string) bool {
+	return slices.ContainsFunc(r.Verdict.Checks, func(c Check) bool {
+		line, ok := LineOf(c.Figure)
+		return ok && line == name
+	})
 }
 
 func connectFigures() []Figure {
@@ -143,43 +169,88 @@ func deliveryFigures() []Figure {
 	}
 }
 
-func latencyFigures() []Figure {
+// A latencyGroup is a group of latencies that have figures.
+type latencyGroup struct {
+	name, help string
+	of         func(*Run) *Percentiles
+	primary    []string // which of its quantiles' figures are
+}
+
+// quantiles are the figures of a latencyGroup.
+var quantiles = []struct {
+	name, help string
+	of         func(*Percentiles) float64
+}{
+	{"mean", "mean", func(p *Percentiles) float64 { return p.Mean }},
+	{"p50", "median", func(p *Percentiles) float64 { return p.P50 }},
+	{"p90", "90th percentile", func(p *Percentiles) float64 { return p.P90 }},
+	{"p99", "99th percentile", func(p *Percentiles) float64 { return p.P99 }},
+	{"p999", "99.9th percentile", func(p *Percentiles) float64 { return p.P999 }},
+	{"max", "longest", func(p *Percentiles) float64 { return p.Max }},
+}
+
+func latencyFigures(lines []string) []Figure {
+	groups := []latencyGroup{
+		{"latency", "push's intended time to a client's receipt", func(r *Run) *Percentiles { return &r.Latency.All }, []string{"p50", "p99"}},
+		{"latency.tcp", "the same, of TCP clients", func(r *Run) *Percentiles { return &r.Latency.TCP }, nil},
+		{"latency.ws", "the same, of WebSocket clients", func(r *Run) *Percentiles { return &r.Latency.WebSocket }, nil},
+		{"latency.tcp+tls", "the same, of TCP clients inside TLS", func(r *Run) *Percentiles { return &r.Latency.TCPTLS }, nil},
+		{"latency.wss", "the same, of WebSocket clients inside TLS", func(r *Run) *Percentiles { return &r.Latency.WSS }, nil},
+	}
+	for _, line := range lines {
+		help := "push's intended time to a client's receipt, of the line of pushes called " + line
+		groups = append(groups, latencyGroup{linePrefix + line, help, func(r *Run) *Percentiles { return r.lineLatency(line) }, []string{"p99"}})
+	}
+	groups = append(groups,
+		latencyGroup{"latency.first", "push's intended time to its first receipt", func(r *Run) *Percentiles { return &r.Latency.First }, nil},
+		latencyGroup{"latency.last", "push's intended time to its last receipt", func(r *Run) *Percentiles { return &r.Latency.Last }, []string{"p50"}},
+		latencyGroup{"latency.spread", "push's first receipt to its last", func(r *Run) *Percentiles { return &r.Latency.Spread }, nil},
+	)
 	var list []Figure
-	for _, group := range []struct {
-		name, help string
-		of         func(*Run) *Percentiles
-		primary    bool
-	}{
-		{"latency", "push's intended time to a client's receipt", func(r *Run) *Percentiles { return &r.Latency.All }, true},
-		{"latency.tcp", "the same, of TCP clients", func(r *Run) *Percentiles { return &r.Latency.TCP }, false},
-		{"latency.ws", "the same, of WebSocket clients", func(r *Run) *Percentiles { return &r.Latency.WebSocket }, false},
-		{"latency.tcp+tls", "the same, of TCP clients inside TLS", func(r *Run) *Percentiles { return &r.Latency.TCPTLS }, false},
-		{"latency.wss", "the same, of WebSocket clients inside TLS", func(r *Run) *Percentiles { return &r.Latency.WSS }, false},
-		{"latency.first", "push's intended time to its first receipt", func(r *Run) *Percentiles { return &r.Latency.First }, false},
-		{"latency.last", "push's intended time to its last receipt", func(r *Run) *Percentiles { return &r.Latency.Last }, false},
-		{"latency.spread", "push's first receipt to its last", func(r *Run) *Percentiles { return &r.Latency.Spread }, false},
-	} {
+	for _, group := range groups {
 		has := func(r *Run) bool { return group.of(r).Count > 0 }
-		for _, q := range []struct {
-			name, help string
-			of         func(*Percentiles) float64
-			primary    bool
-		}{
-			{"mean", "mean", func(p *Percentiles) float64 { return p.Mean }, false},
-			{"p50", "median", func(p *Percentiles) float64 { return p.P50 }, true},
-			{"p90", "90th percentile", func(p *Percentiles) float64 { return p.P90 }, false},
-			{"p99", "99th percentile", func(p *Percentiles) float64 { return p.P99 }, true},
-			{"p999", "99.9th percentile", func(p *Percentiles) float64 { return p.P999 }, false},
-			{"max", "longest", func(p *Percentiles) float64 { return p.Max }, false},
-		} {
+		for _, q := range quantiles {
 			list = append(list, Figure{
 				Name: group.name + "." + q.name, Help: group.help + ", " + q.help, Unit: Seconds, Better: Less,
-				Primary: group.primary && q.primary || group.name == "latency.last" && q.name == "p50", has: has,
+				Primary: slices.Contains(group.primary, q.name), has: has,
 				of: func(r *Run) float64 { return q.of(group.of(r)) },
 			})
 		}
 	}
 	return list
+}
+
+// linePrefix begins the name of a line's figure: latency.line.NAME.p99.
+const linePrefix = "latency.line."
+
+// LineOf returns the line of pushes that name, a figure's, is of; ok is false where it is of
+// none.
+func LineOf(name string) (line string, ok bool) {
+	rest, ok := strings.CutPrefix(name, linePrefix)
+	if !ok {
+		return "", false
+	}
+	for _, q := range quantiles {
+		if line, ok := strings.CutSuffix(rest, "."+q.name); ok && line != "" {
+			return line, true
+		}
+	}
+	return "", false
+}
+
+// lineLatency returns the latency of the line of pushes called name. There is none where no
+// line or several are called so.
+func (r *Run) lineLatency(name string) *Percentiles {
+	var found []*Percentiles
+	for i := range r.Pushes.Lines {
+		if l := &r.Pushes.Lines[i]; l.Name == name {
+			found = append(found, &l.Latency)
+		}
+	}
+	if len(found) != 1 {
+		return &Percentiles{}
+	}
+	return found[0]
 }
 
 func serverFigures() []Figure {

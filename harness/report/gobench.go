@@ -24,7 +24,7 @@ func GoBench(w io.Writer, r *Run) error {
 		}
 	}
 	var line strings.Builder
-	for _, f := range Figures() {
+	for _, f := range FiguresOf(r) {
 		v, ok := f.Of(r)
 		if !ok {
 			continue
@@ -42,17 +42,19 @@ func GoBench(w io.Writer, r *Run) error {
 	return e.err
 }
 
-// benchUnit is the figure's name with what its value is in, where that is a unit.
+// benchUnit is the figure's name with what its value is in, where that is a unit. It has no
+// spaces, which the name of a line of pushes may have.
 func (f Figure) benchUnit() string {
+	name := strings.Join(strings.Fields(f.Name), "_")
 	switch f.Unit {
 	case Seconds:
-		return f.Name + "-ns"
+		return name + "-ns"
 	case Bytes:
-		return f.Name + "-B"
+		return name + "-B"
 	case Rate:
-		return f.Name + "/s"
+		return name + "/s"
 	default:
-		return f.Name
+		return name
 	}
 }
 

@@ -87,7 +87,7 @@ func HTML(w io.Writer, r *Run) error {
 
 // htmlFigures are the main figures, and those that something is expected of.
 func htmlFigures(r *Run) (list []htmlFigure) {
-	for _, f := range Figures() {
+	for _, f := range FiguresOf(r) {
 		v, ok := f.Of(r)
 		row := htmlFigure{Name: f.Name, Help: f.Help, Value: f.Unit.Format(v)}
 		for _, c := range r.Verdict.Checks {

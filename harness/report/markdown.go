@@ -26,7 +26,7 @@ func Markdown(w io.Writer, r *Run) error {
 		mark = " (INVALID)"
 	}
 	e.printf("\n| figure%s | value | expected |\n|---|---|---|\n", mark)
-	for _, f := range Figures() {
+	for _, f := range FiguresOf(r) {
 		wanted, unknown := "", false
 		for _, c := range r.Verdict.Checks {
 			if c.Figure == f.Name {

@@ -51,8 +51,9 @@ func readBounds(o *object) Bounds {
 // exact are the figures that a scenario expects to be 0 when it says nothing of them.
 var exact = []string{"lost", "duplicate", "reordered"}
 
-// readExpect reads thresholds, by the names of report's figures.
-func readExpect(o *object) []report.Threshold {
+// readExpect reads thresholds, by the names of report's figures, those of the lines of pushes
+// among them.
+func readExpect(o *object, pushes []Push) []report.Threshold {
 	var list []report.Threshold
 	for _, name := range exact {
 		if o.fields[name] == nil {
@@ -64,6 +65,13 @@ func readExpect(o *object) []report.Threshold {
 		if !known {
 			continue // done names it, and the nearest that is known
 		}
+		if line, ok := report.LineOf(name); ok {
+			if err := oneLine(line, pushes); err != nil {
+				o.problem(name, "%v", err)
+				delete(o.fields, name) // done would report it again
+				continue
+			}
+		}
 		text := o.text(name, "")
 		t, err := parseThreshold(f, text)
 		if err != nil {
@@ -72,13 +80,41 @@ func readExpect(o *object) []report.Threshold {
 		}
 		list = append(list, t)
 	}
-	o.asked = report.FigureNames()
+	order := report.FigureNames(lineNames(pushes)...)
+	o.asked = order
 	o.done()
-	order := report.FigureNames()
 	slices.SortFunc(list, func(a, b report.Threshold) int {
 		return slices.Index(order, a.Figure) - slices.Index(order, b.Figure)
 	})
 	return list
+}
+
+// lineNames returns the names of lines of pushes, each once.
+func lineNames(pushes []Push) (names []string) {
+	for _, p := range pushes {
+		if !slices.Contains(names, p.Name) {
+			names = append(names, p.Name)
+		}
+	}
+	return names
+}
+
+// oneLine is an error unless exactly one line of pushes has the name.
+func oneLine(name string, pushes []Push) error {
+	n := 0
+	for _, p := range pushes {
+		if p.Name == name {
+			n++
+		}
+	}
+	switch n {
+	case 0:
+		return fmt.Errorf("there is no line of pushes with the name %q; there are %s", name, strings.Join(lineNames(pushes), ", "))
+	case 1:
+		return nil
+	default:
+		return fmt.Errorf("%d lines of pushes have the name %q; give each its own (pushes.*.name)", n, name)
+	}
 }
 
 // parseThreshold reads "<= 50ms". A value alone is the most that is accepted, or the least

@@ -97,7 +97,7 @@ func (r *reader) scenario(n *yaml.Node) *Scenario {
 	case mode == modeCapacity && s.Capacity == nil && o.node != nil:
 		o.problem("mode", "is %s, and there is no capacity: say from which rate to which, as capacity: {from: 10/s, to: 1000/s}", mode)
 	}
-	s.Expect = readExpect(o.object("expect"))
+	s.Expect = readExpect(o.object("expect"), s.Pushes)
 	s.Bounds = readBounds(o.object("valid"))
 	s.Metrics = readMetrics(o.object("metrics"))
 	o.done()

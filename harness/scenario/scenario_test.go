@@ -131,6 +131,10 @@ func TestParseMistakes(t *testing.T) {
 		{"two documents", "expect: {duplicate: 3}\n", "---\nname: b\n", "x.yaml: holds more than one YAML document"},
 		{"unknown figure", "expect: {duplicate: 3}", "expect: {latensy.p99: <= 3ms}", "x.yaml:21: expect.latensy.p99: unknown field; did you mean latency.p99?"},
 		{"figure of another unit", "expect: {duplicate: 3}", "expect: {latency.p99: <= 3}", `x.yaml:21: expect.latency.p99: "<= 3" is no threshold: write it as <= 50ms`},
+		{"line that isn't there", "expect: {duplicate: 3}", "expect: {latency.line.small.p99: <= 3ms}",
+			`x.yaml:21: expect.latency.line.small.p99: there is no line of pushes with the name "small"; there are room, some, all`},
+		{"unknown percentile of a line", "expect: {duplicate: 3}", "expect: {latency.line.some.p98: <= 3ms}",
+			"x.yaml:21: expect.latency.line.some.p98: unknown field; did you mean latency.line.some.p9"},
 		{"no number", "expect: {duplicate: 3}", "expect: {lost: few}", `x.yaml:21: expect.lost: "few" is no threshold: write it as 0, or <= 10`},
 		{"bound out of range", "expect: {duplicate: 3}", "valid: {swarm_busy: 2}", "x.yaml:21: valid.swarm_busy: 2 is out of range; accepted: 0.01 to 1"},
 		{"ramp that falls", "  heartbeat: 30s\n", "  heartbeat: 30s\n  connect_ramp: {from: 20/s, over: 2s}\n", "x.yaml:13: clients.connect_ramp.from: 20/s is more than the 10/s of clients.connect_rate"},
@@ -409,8 +413,10 @@ func TestSchema(t *testing.T) {
 		}
 		return s.Validate(in)
 	}
-	if err := check(good); err != nil {
-		t.Errorf("the example: %v", err)
+	for _, text := range []string{good, strings.Replace(good, "duplicate: 3", "latency.line.some.p99: 3s", 1)} {
+		if err := check(text); err != nil {
+			t.Errorf("the example: %v", err)
+		}
 	}
 	files, err := fs.Glob(scenarios.Files, "*.yaml")
 	if err != nil {
@@ -427,11 +433,27 @@ func TestSchema(t *testing.T) {
 	}
 	for _, change := range [][2]string{
 		{"count: 100", "conut: 100"}, {"count: 100", "count: 0"}, {"count: 100", "count: many"}, {"600/min", "600"}, {"30s", "30B"},
-		{"64B", "64"}, {"kind: all", "kind: everyone"}, {"operation: 1001", "operation: 9"}, {"duplicate: 3", "latensy: 3"}, {"room.minInterval", "minInterval"},
+		{"64B", "64"}, {"kind: all", "kind: everyone"}, {"operation: 1001", "operation: 9"}, {"duplicate: 3", "latensy: 3"}, {"duplicate: 3", "latency.line.some.p98: 3s"}, {"room.minInterval", "minInterval"},
 	} {
 		if err := check(strings.Replace(good, change[0], change[1], 1)); err == nil {
 			t.Errorf("%s instead of %s fits the schema", change[1], change[0])
 		}
+	}
+}
+
+// What is expected of a line of pushes is of one line.
+func TestExpectationOfLinesWithOneName(t *testing.T) {
+	text := strings.NewReplacer("name: some", "name: room", "duplicate: 3", "latency.line.room.p99: 3s, lots: 1").Replace(good)
+	_, err := Parse("x.yaml", []byte(text), nil)
+	var p Problems
+	if !errors.As(err, &p) || len(p) != 2 {
+		t.Fatal(err)
+	}
+	if want := `x.yaml:21: expect.latency.line.room.p99: 2 lines of pushes have the name "room"; give each its own (pushes.*.name)`; p[0].Error() != want {
+		t.Errorf("got  %s\nwant %s", p[0].Error(), want)
+	}
+	if !strings.HasPrefix(p[1].Message, "unknown field") {
+		t.Error(p[1])
 	}
 }
 
@@ -467,12 +489,13 @@ func TestParseEmpty(t *testing.T) {
 func TestOverrides(t *testing.T) {
 	s, err := Parse("x.yaml", []byte(good), []string{
 		"clients.count=200", "pushes.0.rate=10/s", "pushes.0.rooms=all", "cluster.comet.room.minInterval=50ms",
-		"cluster.logic.kafka.linger=5ms", "expect.lost=7",
+		"cluster.logic.kafka.linger=5ms", "expect.lost=7", "expect.latency.line.some.p99=< 5ms",
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if s.Clients.Count != 200 || s.Pushes[0].Rate != 10 || len(s.Pushes[0].Rooms) != 4 || s.Expect[0].Value != 7 ||
+		s.Expect[3] != (report.Threshold{Figure: "latency.line.some.p99", Relation: report.Below, Value: 0.005}) ||
 		s.Cluster.Comet[1] != (Setting{"room.minInterval", "50ms"}) || s.Cluster.Logic[0] != (Setting{"kafka.linger", "5ms"}) {
 		t.Errorf("scenario is %+v", s)
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 
 	"barrage/harness/report"
@@ -59,6 +60,9 @@ func (p properties) MarshalJSON() ([]byte, error) {
 	b.WriteByte('}')
 	return []byte(b.String()), nil
 }
+
+// anyLine stands for the name of a line of pushes in the figures that are its own.
+const anyLine = "NAME"
 
 // patterns are the forms that YAML has no type for, as regular expressions of ECMA 262.
 var patterns = map[form]string{
@@ -125,11 +129,14 @@ func (f field) valueSchema() schema {
 			`^[A-Za-z0-9]+\..+$`: {Type: []string{"string", "number", "boolean"}},
 		}}
 	case formThresholds:
-		s := schema{Type: "object", AdditionalProperties: new(bool)}
-		for _, figure := range report.Figures() {
-			s.Properties = append(s.Properties, property{figure.Name, schema{
-				Type: []string{"string", "number"}, Description: figure.Help,
-			}})
+		s := schema{Type: "object", AdditionalProperties: new(bool), PatternProperties: map[string]schema{}}
+		for _, figure := range report.Figures(anyLine) {
+			threshold := schema{Type: []string{"string", "number"}, Description: figure.Help}
+			if _, ok := report.LineOf(figure.Name); ok {
+				s.PatternProperties["^"+strings.Replace(regexp.QuoteMeta(figure.Name), anyLine, ".+", 1)+"$"] = threshold
+			} else {
+				s.Properties = append(s.Properties, property{figure.Name, threshold})
+			}
 		}
 		return s
 	case formWhole, formFraction:
@@ -167,7 +174,7 @@ func WriteReference(w io.Writer) error {
 		}
 	}
 	b.WriteString("\n## Figures\n\nWhat `expect` knows, `compare` shows and `bench.txt` holds.\n\n| figure | unit | what it is |\n|---|---|---|\n")
-	for _, figure := range report.Figures() {
+	for _, figure := range report.Figures(anyLine) {
 		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", figure.Name, figure.Unit, figure.Help)
 	}
 	_, err := io.WriteString(w, b.String())
