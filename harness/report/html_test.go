@@ -22,6 +22,9 @@ func busyExample() *Run {
 		phase := []string{"connect", "warm-up", "measure", "measure", "drain"}[i*5/30]
 		s := Second{At: float64(i + 1), Phase: phase, Clients: int64(min(10_000, 2000*i)), Deliveries: int64(100_000 * max(0, i-6)), SwarmBusy: 0.4,
 			CPUSeconds: map[string]float64{}, RSSBytes: map[string]int64{}}
+		// A sweep for each push to 10,000 clients; a write carries more frames as the run goes on.
+		sweeps := int64(10 * max(0, i-6))
+		s.Sweeps = &Sweeps{Sweeps: sweeps, Frames: 10_000 * sweeps, Writes: 10_000*sweeps - 100*sweeps*sweeps/10}
 		for k, p := range r.Processes {
 			s.CPUSeconds[p.Name], s.RSSBytes[p.Name] = float64(i)*0.3*float64(k+1), int64(30+5*k+i)<<20
 		}
@@ -78,5 +81,5 @@ func TestPageInABrowser(t *testing.T) {
 	if err := HTML(&b, busyExample()); err != nil {
 		t.Fatal(err)
 	}
-	pagetest.Whole(t, b.Bytes(), `document.querySelector(".verdict").innerText, document.querySelectorAll("figure > svg").length + " charts"`, "GOOD; 6 charts")
+	pagetest.Whole(t, b.Bytes(), `document.querySelector(".verdict").innerText, document.querySelectorAll("figure > svg").length + " charts"`, "GOOD; 8 charts")
 }

@@ -56,7 +56,7 @@ func example() *Run {
 		Started:  at, Ended: at.Add(45 * time.Second), Command: []string{"barrage", "bench", "room-10k"},
 		Verdict: Verdict{Status: Good, Doubts: []string{}, Reasons: []string{}, Checks: []Check{
 			{Figure: "lost", Wanted: "<= 0", Text: "0", Holds: true},
-			{Figure: "latency.p99", Wanted: "<= 400 ms", Got: 0.3, Text: "300 ms", Holds: true},
+			{Figure: "latency.p99", Wanted: "<= 400 ms", Want: 0.4, Got: 0.3, Text: "300 ms", Holds: true},
 		}},
 		Environment: Environment{
 			CPU: "Some CPU", Cores: 2, MemoryBytes: 24 << 30, Kernel: "6.1.0", System: "Debian GNU/Linux 12 (bookworm)", Go: "go1.26.8",
