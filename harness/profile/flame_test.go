@@ -4,12 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"math"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -23,14 +21,19 @@ import (
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
 	"github.com/google/pprof/profile"
-)
 
-// shots is where the page's test leaves pictures of what it saw.
-var shots = flag.String("shots", "", "write pictures of the flame graph's page into this `folder`")
+	"barrage/harness/page/pagetest"
+)
 
 // changed makes two sides' runs: in B sweep costs less, the collector more, coalesce is
 // new, and copy is gone.
 func changed(t *testing.T) (a, b *Side) {
+	t.Helper()
+	return changedRuns(t, 1)
+}
+
+// changedRuns are several runs of each, which differ a little.
+func changedRuns(t *testing.T, runs int) (a, b *Side) {
 	t.Helper()
 	run := func(name string, sweep, gc int, others ...string) *Run {
 		profiles := example(t, sweep)
@@ -42,9 +45,12 @@ func changed(t *testing.T) (a, b *Side) {
 		return store(t, filepath.Join(t.TempDir(), name), result(), profiles)
 	}
 	const above = "runtime.goexit barrage/server/comet.(*shard).run "
-	a = side(t, "A", ServerProcesses, CPU, run("a", 900, 60, above+"barrage/server/comet.(*frameLog).copy 150"))
-	b = side(t, "B", ServerProcesses, CPU, run("b", 500, 210, above+"barrage/server/comet.(*shard).coalesce 120"))
-	return a, b
+	var listA, listB []*Run
+	for i := range runs {
+		listA = append(listA, run("a", 900+i, 60+i, above+"barrage/server/comet.(*frameLog).copy 150"))
+		listB = append(listB, run("b", 500+i, 210+i, above+"barrage/server/comet.(*shard).coalesce 120"))
+	}
+	return side(t, "A", ServerProcesses, CPU, listA...), side(t, "B", ServerProcesses, CPU, listB...)
 }
 
 // The page's data holds every node once, before its children, with costs that add up to
@@ -112,20 +118,11 @@ func TestFlameEscapes(t *testing.T) {
 	}
 }
 
-// browser opens Chromium without a window; the test is skipped where there is none. Errors
-// of the page, and anything that it fetches, fail the test.
+// browser opens Chromium without a window. Errors of the page, and anything that it fetches,
+// fail the test.
 func browser(t *testing.T) context.Context {
 	t.Helper()
-	exe := ""
-	for _, name := range []string{"chromium", "chromium-browser", "google-chrome", "google-chrome-stable"} {
-		if path, err := exec.LookPath(name); err == nil {
-			exe = path
-			break
-		}
-	}
-	if exe == "" {
-		t.Skip("no Chromium is installed, which draws the flame graph for this test (apt-get install chromium)")
-	}
+	exe := pagetest.Chromium(t)
 	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(exe), chromedp.NoSandbox, chromedp.DisableGPU,
 		chromedp.WSURLReadTimeout(time.Minute))
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
@@ -244,16 +241,40 @@ func (p tester) search(text string) {
 // shot leaves a picture where -shots says so.
 func (p tester) shot(name string) {
 	p.Helper()
-	if *shots == "" {
-		return
+	pagetest.Keep(p.T, name, func() ([]byte, error) { return chromedp.Run(p.ctx, chromedp.CaptureScreenshot()) })
+}
+
+// colour is what the first box that a search finds is filled with: the search marks its lower
+// edge, and the colour is that above the mark.
+func (p tester) colour(text string) (c rgb) {
+	p.Helper()
+	p.search(text)
+	pixel := eval[[]int](p, `(() => {
+		const hex = getComputedStyle(document.documentElement).getPropertyValue("--match").trim();
+		const want = [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
+		const c = document.getElementById("graph"), all = c.getContext("2d"), d = all.getImageData(0, 0, c.width, c.height).data;
+		for (let i = 0; i < d.length; i += 4)
+			if (want.every((v, k) => d[i + k] === v)) return [...all.getImageData((i / 4) % c.width + 1, Math.floor(i / 4 / c.width) - 15, 1, 1).data];
+		return [];
+	})()`)
+	if len(pixel) == 0 {
+		p.Errorf("a search for %q marks nothing", text)
+		return rgb{}
 	}
-	picture, err := chromedp.Run(p.ctx, chromedp.CaptureScreenshot())
-	if err != nil {
-		p.Fatal(err)
+	return rgb{pixel[0], pixel[1], pixel[2]}
+}
+
+type rgb [3]int
+
+// tint is the colour's name where one clearly is more than the others.
+func (c rgb) tint() string {
+	const clearly = 40
+	for i, name := range []string{"red", "green", "blue"} {
+		if c[i] >= c[(i+1)%3]+clearly && c[i] >= c[(i+2)%3]+clearly {
+			return name
+		}
 	}
-	if err := os.WriteFile(filepath.Join(*shots, name+".png"), picture, 0o644); err != nil {
-		p.Fatal(err)
-	}
+	return "none"
 }
 
 // The graph of one side: zoom by click and keyboard, the ways back, search and tips.
@@ -366,6 +387,31 @@ func TestFlamePageOfADifference(t *testing.T) {
 	p.search("Invoke")
 	p.do(chromedp.KeyEvent(kb.Enter))
 	p.wantText("said", "no difference that 2 runs can show")
+}
+
+// What is more is red and what is less is blue, in the light and in the dark, of one run a side
+// and of several; what is the same has no tint.
+func TestFlameColours(t *testing.T) {
+	p := tester{t, browser(t)}
+	for _, runs := range []int{1, 4} {
+		a, b := changedRuns(t, runs)
+		for _, scheme := range []string{"light", "dark"} {
+			features := []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}
+			if _, err := chromedp.Call(p.ctx, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: features}); err != nil {
+				t.Fatal(err)
+			}
+			p.open(a, b, 1280, 900)
+			p.shot(fmt.Sprintf("colours-%d-%s", runs, scheme))
+			for text, want := range map[string]string{"gcDrain": "red", "(*session).send": "blue", "Invoke": "none"} {
+				for _, widths := range []string{"by-a", "by-b"} {
+					p.do(chromedp.Click(chromedp.ID(widths)))
+					if c := p.colour(text); c.tint() != want {
+						t.Errorf("%d runs, %s, widths %s: %s is %v, %s, want %s", runs, scheme, widths, text, c, c.tint(), want)
+					}
+				}
+			}
+		}
+	}
 }
 
 // The page fits a phone, and has dark colours for who wants them.

@@ -17,19 +17,31 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// Browser starts Chromium, or skips the test where there is none.
-func Browser(t *testing.T) context.Context {
+// Chromium returns the browser's command. Where there is none the test is skipped, unless the
+// environment's BARRAGE_CHROMIUM is "required"; any other value of it is the command.
+func Chromium(t *testing.T) string {
 	t.Helper()
-	path := ""
-	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
-		if found, err := exec.LookPath(name); err == nil {
-			path = found
-			break
+	wanted := os.Getenv("BARRAGE_CHROMIUM")
+	names := []string{"chromium", "chromium-browser", "google-chrome", "google-chrome-stable"}
+	if wanted != "" && wanted != "required" {
+		names = []string{wanted}
+	}
+	for _, name := range names {
+		if command, err := exec.LookPath(name); err == nil {
+			return command
 		}
 	}
-	if path == "" {
-		t.Skip("needs a browser: neither chromium nor google-chrome is on the PATH")
+	if wanted != "" {
+		t.Fatalf("BARRAGE_CHROMIUM is %s, but there is none of %v", wanted, names)
 	}
+	t.Skipf("needs a browser: none of %v is on the PATH (BARRAGE_CHROMIUM names another, or is \"required\" to fail here)", names)
+	return ""
+}
+
+// Browser starts Chromium, or does without the test as Chromium says.
+func Browser(t *testing.T) context.Context {
+	t.Helper()
+	path := Chromium(t)
 	options := append(slices.Clone(chromedp.DefaultExecAllocatorOptions[:]), chromedp.ExecPath(path), chromedp.UserDataDir(t.TempDir()), chromedp.NoSandbox)
 	allocator, stopAllocator := chromedp.NewExecAllocator(context.Background(), options...)
 	t.Cleanup(stopAllocator)
@@ -57,7 +69,7 @@ func Whole(t *testing.T, html []byte, script, want string) {
 			if err := look(ctx, width, scheme); err != nil {
 				t.Fatal(err)
 			}
-			shot(ctx, t, fmt.Sprintf("%s-%d-%s", t.Name(), width, scheme))
+			Keep(t, fmt.Sprintf("%s-%d-%s", t.Name(), width, scheme), func() ([]byte, error) { return chromedp.Run(ctx, chromedp.FullScreenshot(100)) })
 			got, err := chromedp.Run(ctx, chromedp.Evaluate[string](`[
 				document.scrollingElement.scrollWidth > innerWidth ? "too wide" : "fits",
 				[...document.querySelectorAll("figure > svg path.line")].filter(p => p.getTotalLength() < 50).length + " empty lines",
@@ -80,12 +92,14 @@ func look(ctx context.Context, width int64, scheme string) error {
 
 var shots = flag.String("shots", "", "keep pictures of the pages that tests look at in this `folder`")
 
-func shot(ctx context.Context, t *testing.T, name string) {
+// Keep puts the picture that take makes, a PNG, into the folder that the flag -shots names.
+// Without the flag it does nothing.
+func Keep(t *testing.T, name string, take func() ([]byte, error)) {
 	t.Helper()
 	if *shots == "" {
 		return
 	}
-	picture, err := chromedp.Run(ctx, chromedp.FullScreenshot(100))
+	picture, err := take()
 	if err != nil {
 		t.Fatal(err)
 	}
