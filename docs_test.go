@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/invopop/jsonschema"
 
+	"barrage/harness/compare"
 	"barrage/harness/report"
 	"barrage/harness/scenario"
 	"barrage/server/admin"
@@ -87,7 +89,8 @@ func TestRunSchemaReference(t *testing.T) {
 	checkDocument(t, "run.schema.json", append(text, '\n'))
 }
 
-// The runs that are stored here were made by many versions, and all can still be read and shown.
+// The runs that are stored here were made by many versions, and all can still be read, shown
+// and compared.
 func TestStoredRunsCanBeRead(t *testing.T) {
 	n := 0
 	err := filepath.WalkDir("results", func(path string, d fs.DirEntry, err error) error {
@@ -95,11 +98,37 @@ func TestStoredRunsCanBeRead(t *testing.T) {
 			return err
 		}
 		n++
-		r, err := report.ReadJSON(path)
-		if err != nil {
-			return err
-		}
-		return report.Text(io.Discard, r, report.Style{})
+		t.Run(path, func(t *testing.T) {
+			r, err := report.ReadJSON(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c, err := compare.Of([]compare.Side{{Name: "a", Runs: []*report.Run{r}}, {Name: "b", Runs: []*report.Run{r}}}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for what, write := range map[string]func(io.Writer) error{
+				"text":       func(w io.Writer) error { return report.Text(w, r, report.Style{}) },
+				"page":       func(w io.Writer) error { return report.HTML(w, r) },
+				"summary":    func(w io.Writer) error { return report.Markdown(w, r) },
+				"benchmark":  func(w io.Writer) error { return report.GoBench(w, r) },
+				"comparison": func(w io.Writer) error { return compare.HTML(w, c, nil) },
+			} {
+				if err := write(io.Discard); err != nil {
+					t.Errorf("%s: %v", what, err)
+				}
+			}
+			if least := len(report.Figures()) / 2; len(c.Rows) < least {
+				t.Errorf("%d figures, want %d at least", len(c.Rows), least)
+			}
+			for _, row := range c.Rows {
+				v, change := row.Cells[0].Median, row.Cells[1].Change
+				if math.IsNaN(v) || math.IsInf(v, 0) || change.Judge(row.Figure) != compare.Same {
+					t.Errorf("%s is %v, and against itself %+v", row.Figure.Name, v, change)
+				}
+			}
+		})
+		return nil
 	})
 	if err != nil || n == 0 {
 		t.Errorf("%d runs, %v", n, err)
