@@ -168,6 +168,23 @@ func TestText(t *testing.T) {
 	golden(t, "three.json", append(text, '\n'))
 }
 
+// What a few runs alone have is said to be of so many.
+func TestFiguresOfAFewRuns(t *testing.T) {
+	sides := example()[:2]
+	for i, r := range slices.Concat(sides[0].Runs[:2], sides[1].Runs[:3]) {
+		r.Ceiling = &report.Ceiling{WritesFraction: 0.9 + 0.01*float64(i)}
+	}
+	c, err := Of(sides, []report.Figure{figure(t, "ceiling.fraction"), figure(t, "server.deliveries_per_cpu_second")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	words := Sentences(c)
+	want := "B and A: 3 and 2 runs are too few to tell a difference from noise; four of each can. Medians differ in ceiling.fraction."
+	if len(words) != 2 || words[1] != want {
+		t.Errorf("got  %q\nwant %s", words, want)
+	}
+}
+
 func TestSpread(t *testing.T) {
 	for file, mark := range map[string]func([]*report.Run){
 		"spread.txt": func([]*report.Run) {},
@@ -201,7 +218,7 @@ func TestWarnings(t *testing.T) {
 		{"scenario", func(r *report.Run) { r.Scenario.Text = "name: other\nx" }, "the scenario's text differs (a: name: room-10k ...; b: name: other ...)"},
 		{"overrides", func(r *report.Run) { r.Scenario.Overrides = []string{"x=1"} }, "what -set changed differs (a: nothing; b: x=1)"},
 		{"cores", func(r *report.Run) { r.Environment.Cores = 64 }, "cores differs (a: 2; b: 64)"},
-		{"settings", func(r *report.Run) { r.Environment.KernelSettings = map[string]string{"net.core.somaxconn": "1"} }, "kernel settings differs (a: nothing; b: net.core.somaxconn=1; )"},
+		{"settings", func(r *report.Run) { r.Environment.KernelSettings = map[string]string{"net.core.somaxconn": "1"} }, "kernel settings differs (a: nothing; b: net.core.somaxconn=1)"},
 		{"a cluster that ran already", func(r *report.Run) {
 			r.Target = &report.Target{TCP: []string{"10.0.0.1:3101"}, WSS: []string{"10.0.0.1:3104"}, Push: "10.0.0.2:3111"}
 		}, "the cluster differs (a: the run's own; b: clients at 10.0.0.1:3101, 10.0.0.1:3104, pushes at 10.0.0...)"},
@@ -220,6 +237,28 @@ func TestWarnings(t *testing.T) {
 				t.Errorf("got  %s\nwant %s", got, c.want)
 			}
 		})
+	}
+}
+
+// A warning tells what differs, and no more: neither settings that are alike, nor the same
+// words for both sides, nor long lists of folders.
+func TestWarningsAreShort(t *testing.T) {
+	setting := func(backlog string) map[string]string {
+		return map[string]string{"fs.nr_open": "1048576", "net.core.netdev_max_backlog": backlog, "net.core.somaxconn": "4096"}
+	}
+	sides := []Side{side("results/room-10k/a,results/room-10k/b,results/room-10k/c", []float64{1, 1}, []float64{1, 1}), side("b", []float64{1}, []float64{1})}
+	for i, s := range sides {
+		for k, r := range s.Runs {
+			r.Environment.KernelSettings = setting("1000")
+			r.Scenario.Text = "# The same question\nmore: " + strings.Repeat("x", i+k)
+		}
+	}
+	sides[1].Runs[0].Environment.KernelSettings = setting("2000")
+	sides[0].Runs[0].Verdict.Status = report.Failed
+	want := "1 of 2 runs of A are FAILED|the scenario's text differs|" +
+		"kernel settings differs (A: net.core.netdev_max_backlog=1000; B: net.core.netdev_max_backlog=2000)"
+	if got := strings.Join(warnings(sides), "|"); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
 	}
 }
 

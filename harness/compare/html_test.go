@@ -103,7 +103,7 @@ func TestHTML(t *testing.T) {
 			"# this page\nbarrage compare results/a results/b",
 		}, []string{"INVALID", "Mind,", "<script", "http://", "https://", "src=", "One side alone"}},
 		"three sides, one of them invalid": {compared(t, busyExample()), []string{
-			"room-10k: B, C against A", "1 of 1 runs of results/c are INVALID", "the kernel differs", "with INVALID runs of C", "C (INVALID) and A: 6 and 1 runs are too few",
+			"room-10k: B, C against A", "1 of 1 runs of results/c are INVALID", "the kernel differs", "with INVALID runs of C", "C (INVALID) and A: 1 and 6 runs are too few",
 			"200 ms<span class=\"invalid-mark\">INVALID</span>", "<title>C, INVALID</title>", "C, INVALID: comet", "the swarm was &lt;b&gt;saturated",
 		}, []string{"<b>saturated"}},
 		"one run of A invalid": {compared(t, someInvalid), []string{

@@ -190,7 +190,9 @@ func signed(ratio float64) string { return fmt.Sprintf("%+.1f%%", (ratio-1)*100)
 func Sentences(c *Comparison) []string {
 	var out []string
 	for i := 1; i < len(c.Sides); i++ {
-		var same, unknown []string
+		var same []string
+		var few [][2]int // how many runs of A and of the side have figures that can't be judged
+		unknown := map[[2]int][]string{}
 		a, b := named(0, c.Sides[0]), named(i, c.Sides[i])
 		who := b
 		if a != letter(0) {
@@ -205,7 +207,11 @@ func Sentences(c *Comparison) []string {
 			case Same:
 				same = append(same, row.Figure.Name)
 			case Unknown:
-				unknown = append(unknown, row.Figure.Name)
+				n := [2]int{len(row.Cells[0].Values), len(row.Cells[i].Values)}
+				if unknown[n] == nil {
+					few = append(few, n)
+				}
+				unknown[n] = append(unknown[n], row.Figure.Name)
 			default:
 				out = append(out, sentence(who, row.Figure, ch))
 			}
@@ -214,9 +220,9 @@ func Sentences(c *Comparison) []string {
 		if len(same) > 0 {
 			out = append(out, fmt.Sprintf("%s and %s: no difference that %d runs can show in %s.", b, a, n, strings.Join(same, ", ")))
 		}
-		if len(unknown) > 0 {
+		for _, n := range few {
 			out = append(out, fmt.Sprintf("%s and %s: %d and %d runs are too few to tell a difference from noise; four of each can. Medians differ in %s.",
-				b, a, len(c.Sides[0].Runs), len(c.Sides[i].Runs), strings.Join(unknown, ", ")))
+				b, a, n[1], n[0], strings.Join(unknown[n], ", ")))
 		}
 	}
 	return out

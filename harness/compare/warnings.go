@@ -14,7 +14,8 @@ import (
 // warnings says what makes a comparison of the sides doubtful.
 func warnings(sides []Side) []string {
 	var list []string
-	for _, s := range sides {
+	names := callings(sides)
+	for i, s := range sides {
 		bad := map[string]int{}
 		for _, r := range s.Runs {
 			if r.Verdict.Status != report.Good {
@@ -22,11 +23,11 @@ func warnings(sides []Side) []string {
 			}
 		}
 		for _, status := range slices.Sorted(maps.Keys(bad)) {
-			list = append(list, fmt.Sprintf("%d of %d runs of %s are %s", bad[status], len(s.Runs), s.Name, report.StatusWord(status)))
+			list = append(list, fmt.Sprintf("%d of %d runs of %s are %s", bad[status], len(s.Runs), names[i], report.StatusWord(status)))
 		}
 	}
-	for _, a := range aspects() {
-		if line := differ(sides, a); line != "" {
+	for _, a := range append(aspects(), settings(sides)) {
+		if line := differ(sides, names, a); line != "" {
 			list = append(list, line)
 		}
 	}
@@ -61,14 +62,49 @@ func aspects() []aspect {
 		{"the harness's processors", func(r *report.Run) string { return fmt.Sprint(r.Environment.HarnessProcs) }},
 		{"whether profiles were taken", func(r *report.Run) string { return map[bool]string{true: "yes", false: "no"}[profiled(r)] }},
 		{"the limit of open files", func(r *report.Run) string { return fmt.Sprint(r.Environment.OpenFilesHard) }},
-		{"kernel settings", func(r *report.Run) string {
-			var b strings.Builder
-			for _, name := range slices.Sorted(maps.Keys(r.Environment.KernelSettings)) {
-				fmt.Fprintf(&b, "%s=%s; ", name, r.Environment.KernelSettings[name])
-			}
-			return b.String()
-		}},
 	}
+}
+
+// settings are the kernel's, without those that all runs have alike.
+func settings(sides []Side) aspect {
+	values := map[string]map[string]bool{}
+	runs := allRuns(sides)
+	for _, r := range runs {
+		for name := range r.Environment.KernelSettings {
+			values[name] = map[string]bool{}
+		}
+	}
+	for name := range values {
+		for _, r := range runs {
+			values[name][r.Environment.KernelSettings[name]] = true
+		}
+	}
+	return aspect{"kernel settings", func(r *report.Run) string {
+		var list []string
+		for _, name := range slices.Sorted(maps.Keys(r.Environment.KernelSettings)) {
+			if len(values[name]) > 1 {
+				list = append(list, name+"="+r.Environment.KernelSettings[name])
+			}
+		}
+		return strings.Join(list, ", ")
+	}}
+}
+
+// longName is how long a side's name may be in a warning.
+const longName = 40
+
+// callings are what sides are called in warnings: their names, or their letters where a name
+// is so long that one would read nothing else.
+func callings(sides []Side) (names []string) {
+	long := slices.ContainsFunc(sides, func(s Side) bool { return len(s.Name) > longName })
+	for i, s := range sides {
+		if long {
+			names = append(names, letter(i))
+		} else {
+			names = append(names, s.Name)
+		}
+	}
+	return names
 }
 
 // cluster is what a run drove.
@@ -112,28 +148,27 @@ func machine(e *report.Environment) string {
 // profiled says whether profiles were asked for, whose taking costs processor time.
 func profiled(r *report.Run) bool { return r.Profiles.Taken > 0 || len(r.Profiles.Problems) > 0 }
 
-// differ says in which way the runs differ in an aspect, or nothing.
-func differ(sides []Side, a aspect) string {
-	bySide := make([][]string, len(sides))
-	all := map[string]bool{}
-	for i, s := range sides {
-		for _, r := range s.Runs {
-			v := a.of(r)
-			all[v] = true
-			if !slices.Contains(bySide[i], v) {
-				bySide[i] = append(bySide[i], v)
-			}
-		}
-	}
-	if len(all) == 1 {
-		return ""
-	}
+// differ says in which way the runs differ in an aspect, or nothing. names are what the sides
+// are called.
+func differ(sides []Side, names []string, a aspect) string {
+	whole, shown := map[string]bool{}, map[string]bool{}
 	var parts []string
 	for i, s := range sides {
-		for j, v := range bySide[i] {
-			bySide[i][j] = short(v)
+		var own []string
+		for _, r := range s.Runs {
+			v := a.of(r)
+			whole[v], shown[short(v)] = true, true
+			if !slices.Contains(own, short(v)) {
+				own = append(own, short(v))
+			}
 		}
-		parts = append(parts, fmt.Sprintf("%s: %s", s.Name, strings.Join(bySide[i], " and ")))
+		parts = append(parts, fmt.Sprintf("%s: %s", names[i], strings.Join(own, " and ")))
+	}
+	switch {
+	case len(whole) == 1:
+		return ""
+	case len(shown) == 1: // in what is cut off
+		return a.name + " differs"
 	}
 	return fmt.Sprintf("%s differs (%s)", a.name, strings.Join(parts, "; "))
 }
