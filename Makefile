@@ -9,7 +9,7 @@ COMMIT   := $(shell git rev-parse --short=12 HEAD 2>/dev/null)$(shell git diff -
 LDFLAGS  := -X main.version=$(VERSION) -X main.commit=$(COMMIT)
 
 .DEFAULT_GOAL := build
-.PHONY: help build test bench selftest compare profile-diff up docs lint proto fuzz clean preflight preflight-bench
+.PHONY: help build test bench selftest compare profile-diff up docs pictures lint proto fuzz clean preflight preflight-bench
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 20
@@ -42,6 +42,9 @@ up: build ## everything in one process, for a first look
 
 docs: ## regenerate docs/configuration.md and docs/scenarios.md from the code
 	$(GO) test . -run Reference -update
+
+pictures: ## draw the pictures of harness/README.md anew, from runs in results/ and profiles/ (needs Chromium)
+	$(GO) test . -run Pictures -pictures
 
 lint: ## gofmt, go vet and staticcheck
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then \
