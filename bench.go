@@ -333,7 +333,11 @@ func benchSeries(ctx context.Context, opt harness.Options, runs int, vs string, 
 
 // showSeries writes what the runs of a series say together into its folder, and prints it.
 func showSeries(opt harness.Options, dir string, sides []compare.Side, stdout io.Writer) error {
-	shown, err := chosenFigures("", false)
+	var runs []*report.Run
+	for _, side := range sides {
+		runs = append(runs, side.Runs...)
+	}
+	shown, err := chosenFigures("", false, runs...)
 	if err != nil {
 		return err
 	}
