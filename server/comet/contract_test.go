@@ -286,6 +286,7 @@ func TestContract(t *testing.T) {
 			return nil
 		}},
 		{name: "replies_echo_ver_and_seq", talk: func(_ *testComet, tr *transcript) error {
+			tr.note("a version that nobody knows is accepted, as goim does")
 			for i, op := range []wire.Op{wire.OpAuth, wire.OpHeartbeat, wire.OpChangeRoom, wire.OpSub, wire.OpUnsub, wire.OpSendMsg, 1000} {
 				f := wire.Frame{Ver: int16(i*1000 - 3000), Op: op, Seq: int32(i-3) << 29}
 				if op == wire.OpAuth {

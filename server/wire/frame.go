@@ -1,6 +1,7 @@
 // Package wire is the codec of goim's frames: the bytes that a server and its clients
 // exchange over TCP and WebSocket. It encodes into the caller's buffer, decodes in place
-// without copying, and holds no state. The layout is goim's, section 1 of the contract.
+// without copying, and holds no state. The layout is goim's, section 1 of the contract. As in
+// goim, a frame of any version is accepted, and its reply repeats the version.
 package wire
 
 import (

@@ -68,6 +68,9 @@ func TestDecode(t *testing.T) {
 	}{
 		{"whole", whole, nil, ""},
 		{"more behind it", append(bytes.Clone(whole), 1, 2, 3), nil, ""},
+		{"a version that nobody knows is accepted, as goim does", edit(6, 0x7f, 0xff), nil, ""},
+		{"version 0", edit(6, 0, 0), nil, ""},
+		{"version negative", edit(6, 0xff, 0xff), nil, ""},
 		{"nothing", nil, ErrShort, ""},
 		{"three bytes", whole[:3], ErrShort, ""},
 		{"header only", whole[:16], ErrShort, ""},
@@ -92,7 +95,7 @@ func TestDecode(t *testing.T) {
 				}
 				return
 			}
-			if n != len(whole) || f.Ver != 1 || f.Op != 7 || f.Seq != 9 || string(f.Body) != "body" {
+			if ver := int16(tc.in[6])<<8 | int16(tc.in[7]); n != len(whole) || f.Ver != ver || f.Op != 7 || f.Seq != 9 || string(f.Body) != "body" {
 				t.Errorf("frame is %+v of %d bytes", f, n)
 			}
 			if &f.Body[0] != &tc.in[HeaderLen] {
