@@ -83,36 +83,12 @@ func (s *Server) admit(c *session, auth wire.Frame, r *logic.ConnectReply) {
 	c.heartbeat = time.Duration(r.Heartbeat)
 	c.shard = s.shardFor(r.Key)
 	c.deadline.Store(deadlineAfter(now, c.heartbeat))
-	join := joinCommand{session: c}
-	for _, op := range r.Accepts[:min(len(r.Accepts), s.cfg.Session.MaxAccepts)] {
-		join.ops = append(join.ops, wire.Op(op))
-	}
 	c.in.phase = phaseOpen
 	c.in.reportAt = uint32(nextReport(now, c.heartbeat))
-
-	c.mu.Lock()
-	if c.out.closed {
-		c.mu.Unlock()
-		c.shard.mailbox.put(withdrawCommand{c})
+	joined, lag := s.join(c, auth, r)
+	if !joined {
 		return
 	}
-	if r.RoomID != "" {
-		join.ref = s.rooms.enter(r.RoomID, c.shard)
-		c.online.Store(join.ref)
-	}
-	c.out.joined = true
-	if c.out.watched = s.watches(c.mid); c.out.watched {
-		s.white.Load().frame("in", c, auth)
-	}
-	s.sessions.Add(1)
-	s.metrics.session(c, 1)
-	if s.front != nil {
-		s.front.passLocked(c)
-	}
-	// The shard can't write before the reply is out, and misses nothing pushed behind it.
-	c.shard.mailbox.put(join)
-	lag, _ := c.writeLocked(c.reply(auth, wire.OpAuthReply, nil))
-	c.mu.Unlock()
 	if lag {
 		c.lag()
 	}
@@ -123,6 +99,43 @@ func (s *Server) admit(c *session, auth wire.Frame, r *logic.ConnectReply) {
 	if len(held) > 0 {
 		c.feedLocked(held)
 	}
+}
+
+// join has the shard take the session, and writes the reply to its auth frame; lag is writeLocked's.
+// A session whose connection has ended doesn't join, and its registration is taken back. Where
+// something panics that holds too, and mu is let go of: closeOnPanic needs it.
+func (s *Server) join(c *session, auth wire.Frame, r *logic.ConnectReply) (joined, lag bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	defer func() {
+		if !joined {
+			c.shard.mailbox.put(withdrawCommand{c})
+		}
+	}()
+	if c.out.closed {
+		return false, false
+	}
+	join := joinCommand{session: c}
+	for _, op := range r.Accepts[:min(len(r.Accepts), s.cfg.Session.MaxAccepts)] {
+		join.ops = append(join.ops, wire.Op(op))
+	}
+	if r.RoomID != "" {
+		join.ref = s.rooms.enter(r.RoomID, c.shard)
+		c.online.Store(join.ref)
+	}
+	if c.out.watched = s.watches(c.mid); c.out.watched {
+		s.white.Load().frame("in", c, auth)
+	}
+	if s.front != nil {
+		s.front.passLocked(c)
+	}
+	joined, c.out.joined = true, true
+	s.sessions.Add(1)
+	s.metrics.session(c, 1)
+	// The shard can't write before the reply is out, and misses nothing pushed behind it.
+	c.shard.mailbox.put(join)
+	lag, _ = c.writeLocked(c.reply(auth, wire.OpAuthReply, nil))
+	return true, lag
 }
 
 // forget takes a session whose connection is gone out of all that is not its shard's.

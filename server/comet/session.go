@@ -119,15 +119,21 @@ var errBackedUp = errors.New("pending bytes over the session's limit")
 // write sends the whole reply b, or queues what the peer doesn't take now. A session whose
 // queue is full is closed.
 func (s *session) write(b []byte) {
+	if s.writeReply(b) {
+		s.lag()
+	}
+}
+
+// writeReply is write but for lag, which it reports. It lets go of mu where something panics, too:
+// closeOnPanic needs it.
+func (s *session) writeReply(b []byte) (lag bool) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	lag, err := s.writeLocked(b)
 	if err == errBackedUp {
 		s.failLocked(reasonBackedUp) // it doesn't read its replies
 	}
-	s.mu.Unlock()
-	if lag {
-		s.lag()
-	}
+	return lag
 }
 
 // writeLocked sends b or queues what the peer doesn't take now, which aliases b: its bytes
