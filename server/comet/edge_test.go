@@ -205,6 +205,36 @@ func TestOverrunCountsAcceptedFrames(t *testing.T) {
 	}
 }
 
+// Of broadcasts that have no space in a session's queue when it changes what it accepts, those
+// that it accepts until then count as skipped.
+func TestFullQueueCountsAcceptedFrames(t *testing.T) {
+	sh, now := newTestShard(t, func(c *Config) { c.Session.MaxPending = 4096 })
+	slow, out := newFakeSession(sh.server, "slow", false)
+	sh.mailbox.put(joinCommand{session: slow, ops: []wire.Op{1000}})
+	sh.turn(*now)
+	out.room = 1
+	sh.putPush(pushCommand{kind: pushAll, op: 1000, batch: pushFrame(1000, "in part")})
+	sh.turn(*now)
+	for range 20 {
+		for _, op := range []wire.Op{1000, 1001, 1001} {
+			sh.putPush(pushCommand{kind: pushAll, op: op, batch: pushFrame(op, string(make([]byte, 1000)))})
+			sh.turn(*now)
+		}
+	}
+	reply := slow.reply(wire.Frame{Ver: 1}, wire.OpSubReply, nil)
+	sh.mailbox.put(subCommand{session: slow, ops: []wire.Op{1001}, reply: reply})
+	sh.turn(*now)
+	out.room = unlimited
+	settle(sh, now)
+	frames := decodeStream(t, out.got, false)
+	if len(frames) != 2 || string(frames[0].Body) != "in part" || frames[1].Op != wire.OpSubReply {
+		t.Fatalf("got %d frames, want a broadcast and the reply", len(frames))
+	}
+	if n := testutil.ToFloat64(sh.metrics.skipped[skipBackedUp]); n != 20 {
+		t.Errorf("%v frames count as skipped, want the 20 that it accepts", n)
+	}
+}
+
 // Registrations of sessions that ended before they joined are taken back, but not that of
 // another session with the key.
 func TestWithdraw(t *testing.T) {

@@ -160,6 +160,22 @@ func (l *frameLog) lost(offset uint64, set *acceptSet) uint64 {
 	return n
 }
 
+// accepted returns how many of the frames from offset on, which the log still holds, set accepts.
+func (l *frameLog) accepted(offset uint64, set *acceptSet) uint64 {
+	if !l.tagged {
+		return l.head - offset
+	}
+	n := uint64(0)
+	for _, s := range l.segments {
+		for i, op := range s.ops {
+			if s.first+uint64(i) >= offset && set.has(op) {
+				n++
+			}
+		}
+	}
+	return n
+}
+
 // trim drops all segments whose frames lie before low: nobody needs them.
 func (l *frameLog) trim(low uint64) {
 	for len(l.segments) > 0 && l.segments[0].end() <= low {

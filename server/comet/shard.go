@@ -385,7 +385,7 @@ func (sh *shard) settle(r *room, m *member) {
 		c := r.chunk(m)
 		if len(c.data) > 0 {
 			if _, err := s.writeLocked(c.data); err != nil {
-				sh.metrics.skipped[skipBackedUp].Add(float64(r.log.head - m.offset))
+				sh.metrics.skipped[skipBackedUp].Add(float64(r.log.accepted(m.offset, s.accepts)))
 				m.offset = r.log.head
 				return
 			}
