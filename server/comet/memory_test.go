@@ -8,6 +8,7 @@ import (
 	"time"
 	"unsafe"
 
+	cometpb "barrage/server/api/comet"
 	"barrage/server/wire"
 
 	"golang.org/x/sys/unix"
@@ -39,7 +40,7 @@ func BenchmarkConnectionMemory(b *testing.B) {
 }
 
 // bareLogin connects and authenticates over a blocking descriptor.
-func (c *testComet) bareLogin(b *testing.B, websocket bool, token string) int {
+func (c *testComet) bareLogin(b testing.TB, websocket bool, token string) int {
 	b.Helper()
 	addr := netip.MustParseAddrPort(c.tcp)
 	if websocket {
@@ -69,6 +70,63 @@ func (c *testComet) bareLogin(b *testing.B, websocket bool, token string) int {
 	}
 	ask(auth)
 	return fd
+}
+
+// Sessions that are idle, and have been busy, have no goroutine each and hold no buffer.
+func TestIdleSessionsHoldNothing(t *testing.T) {
+	c := startComet(t, &fakeLogic{forgets: true}, nil)
+	each := min(500, (descriptorLimit()-reservedDescriptors)/5)
+	login := func(n int, name string) {
+		for i := range 2 * n {
+			fd := c.bareLogin(t, i%2 == 1, fmt.Sprintf(`{"key":"%s-%d","room_id":"live://1000","accepts":[1000,1001]}`, name, i))
+			t.Cleanup(func() { unix.Close(fd) })
+		}
+	}
+	push := func() {
+		t.Helper()
+		if _, err := c.rpc.BroadcastRoom(t.Context(), &cometpb.BroadcastRoomReq{RoomID: "live://1000", Proto: raw(1000, "x")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	login(1, "first")
+	push() // what is made once is there
+	before := runtime.NumGoroutine()
+	login(each, "idle")
+	push()
+	if n := c.sessions.Load(); n != int64(2+2*each) {
+		t.Fatalf("%d sessions, want %d", n, 2+2*each)
+	}
+	const leeway = 10 // calls to logic that end just now
+	eventually(t, "there are no more goroutines than with two sessions", func() bool { return runtime.NumGoroutine() <= before+leeway })
+	eventually(t, "all sessions have the push, and nobody holds anything", func() bool {
+		holding := 0
+		for _, sh := range c.shards {
+			onShard(sh, func(sh *shard) {
+				for _, m := range sh.everyone.members {
+					if m.session.holds() {
+						holding++
+					}
+				}
+				for _, r := range sh.rooms {
+					holding += len(r.log.segments) + len(r.log.chunks)
+				}
+			})
+		}
+		return holding == 0
+	})
+}
+
+// holds says whether the session has memory of its own beside what every session has.
+func (s *session) holds() bool {
+	s.inMu.Lock()
+	defer s.inMu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	input := s.in.partial != nil || s.in.receiver != nil
+	if d := s.in.ws; d != nil {
+		input = input || d.message != nil || d.control != nil || d.utf8 != nil || d.cookie != ""
+	}
+	return input || s.out.backlog != nil
 }
 
 // A session is as small as its size class allows, and a sweep of a room needs one line of the
