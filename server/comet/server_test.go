@@ -430,7 +430,16 @@ func TestSessionLife(t *testing.T) {
 	})
 }
 
-func TestBadInput(t *testing.T) {
+// A badInput is what no client should send, the reason for which it is closed, and what it is told.
+type badInput struct {
+	name      string
+	websocket bool
+	send      []byte
+	reason    reason
+	says      string // what the peer is told, if anything
+}
+
+func badInputs() []badInput {
 	header := func(packLen uint32, headLen uint16) []byte {
 		b := binary.BigEndian.AppendUint32(nil, packLen)
 		b = binary.BigEndian.AppendUint16(b, headLen)
@@ -438,19 +447,14 @@ func TestBadInput(t *testing.T) {
 	}
 	auth := wire.AppendFrame(nil, wire.Frame{Ver: 1, Op: wire.OpAuth, Body: []byte(`{"key":"k"}`)})
 	const open = "GET /sub HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-	for _, tc := range []struct {
-		name      string
-		websocket bool
-		send      []byte
-		reason    reason
-		says      string // what the peer is told, if anything
-	}{
+	return []badInput{
 		{name: "negative length", send: header(0xffffffff, 16), reason: reasonBadFrame},
 		{name: "length under a header", send: header(15, 16), reason: reasonBadFrame},
 		{name: "length over the limit", send: header(4113, 16), reason: reasonBadFrame},
 		{name: "header length", send: header(20, 17), reason: reasonBadFrame},
 		{name: "frames before auth", send: bytes.Repeat(wire.AppendFrame(nil, wire.Frame{Op: wire.OpHeartbeat}), 40), reason: reasonFirstFrames},
 		{name: "token is not JSON", send: wire.AppendFrame(nil, wire.Frame{Ver: 1, Op: wire.OpAuth, Body: []byte("{")}), reason: reasonAuthRefused},
+		{name: "length under a header, behind auth", send: append(bytes.Clone(auth), header(15, 16)...), reason: reasonBadFrame},
 		{name: "no auth", send: nil, reason: reasonAuthTimeout},
 		{name: "half a frame", send: auth[:20], reason: reasonAuthTimeout},
 		{name: "request without end", websocket: true, send: []byte("GET /sub HTTP/1.1\r\nHost: h\r\n"), reason: reasonAuthTimeout},
@@ -466,7 +470,40 @@ func TestBadInput(t *testing.T) {
 		{name: "reserved bits", websocket: true, send: append([]byte(open), maskedFrame(0xc2, nil)...), reason: reasonBadWebSocket, says: "\x88\x02\x03\xea"},
 		{name: "message of two frames", websocket: true, send: append([]byte(open), maskedFrame(0x82, append(auth, auth...))...), reason: reasonBadFrame, says: "\x88\x02\x03\xf0"},
 		{name: "close", websocket: true, send: append([]byte(open), maskedFrame(0x88, []byte{0x03, 0xe8})...), reason: reasonPeer, says: "\x88\x02\x03\xe8"},
-	} {
+	}
+}
+
+// misbehave sends the input on n connections at once, and returns when all are closed.
+func (c *testComet) misbehave(in badInput, n int) error {
+	addr := c.tcp
+	if in.websocket {
+		addr = c.ws
+	}
+	var conns []net.Conn
+	for range n {
+		conn, err := net.DialTimeout("tcp", addr, wait)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(wait))
+		conn.Write(in.send) // of which the comet may have enough before its end
+		conns = append(conns, conn)
+	}
+	for _, conn := range conns {
+		got, err := io.ReadAll(conn)
+		if err != nil && !errors.Is(err, syscall.ECONNRESET) {
+			return fmt.Errorf("%s: the connection was not closed: %w", in.name, err)
+		}
+		if err == nil && !strings.Contains(string(got), in.says) {
+			return fmt.Errorf("%s: the peer was told %q, want %q in it", in.name, got, in.says)
+		}
+	}
+	return nil
+}
+
+func TestBadInput(t *testing.T) {
+	for _, tc := range badInputs() {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			c := startComet(t, &fakeLogic{}, func(cfg *Config) {
@@ -475,27 +512,88 @@ func TestBadInput(t *testing.T) {
 					cfg.Protocol.HandshakeTimeout = wait
 				}
 			})
-			addr := c.tcp
-			if tc.websocket {
-				addr = c.ws
-			}
-			conn, err := net.Dial("tcp", addr)
-			if err != nil {
+			if err := c.misbehave(tc, 1); err != nil {
 				t.Fatal(err)
-			}
-			defer conn.Close()
-			conn.SetDeadline(time.Now().Add(wait))
-			conn.Write(tc.send)
-			got, err := io.ReadAll(conn)
-			if err != nil && !errors.Is(err, syscall.ECONNRESET) {
-				t.Fatalf("the connection was not closed: %v", err)
-			}
-			if err == nil && !strings.Contains(string(got), tc.says) {
-				t.Errorf("the peer was told %q, want %q in it", got, tc.says)
 			}
 			eventually(t, "the reason is counted", func() bool { return testutil.ToFloat64(c.metrics.closed[tc.reason]) == 1 })
 			eventually(t, "the connection is gone", func() bool { return c.open.Load() == 0 })
 		})
+	}
+}
+
+// However much bad input comes, others are served meanwhile, each connection is counted with its
+// reason, and nothing is left of them.
+func TestBadInputStallsNobody(t *testing.T) {
+	const times = 50
+	c := startComet(t, &fakeLogic{forgets: true, connect: managed}, func(cfg *Config) { cfg.Protocol.HandshakeTimeout = 2 * time.Second })
+	// Those that are closed for their time are many at once, and beside the others.
+	pass := func(times int) error {
+		ended := make(chan error)
+		slow := 0
+		for _, in := range badInputs() {
+			if in.reason == reasonAuthTimeout {
+				slow++
+				go func() { ended <- c.misbehave(in, times) }()
+			}
+		}
+		var err error
+		for _, in := range badInputs() {
+			if in.reason != reasonAuthTimeout {
+				err = errorsOf(err, c.misbehave(in, times))
+			}
+		}
+		for range slow {
+			err = errorsOf(err, <-ended)
+		}
+		return err
+	}
+	bystanders := []*client{
+		c.login(t, false, `{"key":"tcp","room_id":"live://1"}`),
+		c.login(t, true, `{"key":"websocket","room_id":"live://1"}`),
+	}
+	left := func() bool { return c.open.Load() == int64(len(bystanders)) }
+	// passWith makes a pass while the bystanders are served all the time.
+	passWith := func(times int) {
+		t.Helper()
+		done := make(chan error, 1)
+		go func() { done <- pass(times) }()
+		for i := 0; ; i++ {
+			body := fmt.Sprint("push ", i)
+			if _, err := c.rpc.BroadcastRoom(t.Context(), &cometpb.BroadcastRoomReq{RoomID: "live://1", Proto: raw(1000, body)}); err != nil {
+				t.Fatal(err)
+			}
+			for _, cl := range bystanders {
+				cl.conn.SetDeadline(time.Now().Add(wait))
+				cl.wants(body)
+				cl.send(wire.Frame{Ver: 1, Op: wire.OpHeartbeat})
+				if f := cl.read(); f.Op != wire.OpHeartbeatReply {
+					t.Fatalf("got %+v, want the reply to a heartbeat", f)
+				}
+			}
+			select {
+			case err := <-done:
+				if err != nil {
+					t.Fatal(err)
+				}
+				eventually(t, "the connections are gone", left)
+				return
+			default:
+			}
+		}
+	}
+	passWith(1) // what is made once stays
+	before := inUse()
+	passWith(times)
+	const leeway = 1 << 20 // under 1 KB a connection
+	eventually(t, "the memory in use is what it was", func() bool { return inUse() < before+leeway })
+	want := make(map[reason]float64)
+	for _, in := range badInputs() {
+		want[in.reason] += 1 + times
+	}
+	for r := range numReasons {
+		if n := testutil.ToFloat64(c.metrics.closed[r]); n != want[r] {
+			t.Errorf("%v connections are closed for %v, want %v", n, r, want[r])
+		}
 	}
 }
 
@@ -577,6 +675,35 @@ func TestLimits(t *testing.T) {
 			eventually(t, "the refusal is counted", func() bool { return testutil.ToFloat64(c.metrics.refused[tc.why]) == 1 })
 		})
 	}
+}
+
+// While more memory is in use than the limit, no connection is accepted; those that there are stay.
+func TestMemoryLimit(t *testing.T) {
+	c := startComet(t, &fakeLogic{}, nil)
+	there := c.login(t, false, `{"key":"there","accepts":[1000]}`)
+	setLimit := func(bytes int64) {
+		t.Helper()
+		cfg := c.cfg
+		cfg.Limit.Memory = bytes
+		if _, err := c.Reload(cfg); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the memory in use is looked at", func() bool { return c.limits.highMem.Load() == (bytes > 0) })
+	}
+	setLimit(1)
+	for i, addr := range []string{c.tcp, c.ws} {
+		// The reset may come before connect returns.
+		if conn, err := net.Dial("tcp", addr); err == nil {
+			conn.SetDeadline(time.Now().Add(wait))
+			(&client{t: t, conn: conn, r: bufio.NewReader(conn)}).ended()
+			conn.Close()
+		}
+		eventually(t, "the refusal is counted", func() bool { return testutil.ToFloat64(c.metrics.refused[refusedMemory]) == float64(i+1) })
+	}
+	pushTo(t, c, "there", "x")
+	there.wants("x")
+	setLimit(0)
+	c.login(t, true, `{"key":"next"}`)
 }
 
 func TestRPCErrors(t *testing.T) {

@@ -181,7 +181,6 @@ func TestModelOverrun(t *testing.T) {
 // small, too: what they lack is exactly what was counted, by both reasons.
 func TestModelCountsSkips(t *testing.T) {
 	total := modelSeeds(t, modelRun{logBytes: 4096, maxPending: 1024, stay: true})
-
 	for i, n := range total {
 		if n == 0 {
 			t.Errorf("no frame was skipped for %s in all seeds", skipNames[i])
