@@ -2,11 +2,14 @@ package comet
 
 import (
 	"encoding/json"
+	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	cometpb "barrage/server/api/comet"
 	"barrage/server/api/logic"
 	"barrage/server/wire"
 
@@ -47,6 +50,50 @@ func TestOnlyHeartbeatsRenew(t *testing.T) {
 		talker.conn.Close()
 		beater.conn.Close()
 		reading.Wait()
+	})
+}
+
+// A peer that has vanished, whose connection stays open and who never sends nor reads again, is
+// closed at its heartbeat's deadline, also with its window full, and leaves its room.
+func TestVanishedPeer(t *testing.T) {
+	everyTransport(t, func(t *testing.T, tr transport) {
+		for _, full := range []bool{false, true} {
+			t.Run(fmt.Sprintf("full=%v", full), func(t *testing.T) {
+				c := tr.start(t, &fakeLogic{heartbeat: time.Hour}, func(cfg *Config) { cfg.TCP.SndBuf = 16 << 10 })
+				cl := c.login(t, tr.websocket, `{"key":"k","room_id":"live://1"}`)
+				if full {
+					// Far more than the buffers of both ends take.
+					for range 100 {
+						q := &cometpb.BroadcastRoomReq{RoomID: "live://1", Proto: raw(1000, strings.Repeat("x", 32<<10))}
+						if _, err := c.rpc.BroadcastRoom(t.Context(), q); err != nil {
+							t.Fatal(err)
+						}
+					}
+					eventually(t, "its window is full", func() bool { return testutil.ToFloat64(c.metrics.laggards) == 1 })
+				}
+				sh := c.shardOf("k")
+				later := func(d time.Duration) {
+					onShard(sh, func(sh *shard) { sh.now = func() time.Time { return time.Now().Add(d) } })
+					onShard(sh, func(sh *shard) { sh.tick(sh.now()) })
+				}
+				later(59 * time.Minute)
+				if c.sessions.Load() != 1 || testutil.ToFloat64(c.metrics.closed[reasonHeartbeat]) != 0 {
+					t.Fatal("the session is closed before its deadline")
+				}
+				later(61 * time.Minute)
+				eventually(t, "the session has gone", func() bool { return c.open.Load() == 0 && c.rooms.len() == 0 })
+				eventually(t, "logic hears of the end", func() bool { return len(c.takenBack()) == 1 })
+				if n := testutil.ToFloat64(c.metrics.closed[reasonHeartbeat]); n != 1 {
+					t.Errorf("%v sessions are closed for their heartbeat, want 1", n)
+				}
+				onShard(sh, func(sh *shard) {
+					if len(sh.rooms) != 0 || len(sh.everyone.members) != 0 || len(sh.keys) != 0 {
+						t.Errorf("left behind: %d rooms, %d members, %d keys", len(sh.rooms), len(sh.everyone.members), len(sh.keys))
+					}
+				})
+				cl.conn.Close() // until here it was open
+			})
+		}
 	})
 }
 
