@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	dto "github.com/prometheus/client_model/go"
 )
 
@@ -32,6 +33,18 @@ func TestRequestStart(t *testing.T) {
 		if want < 0 && ok || want >= 0 && (ns != want || !ok) {
 			t.Errorf("%q: %d, %v, want %d", text, ns, ok, want)
 		}
+	}
+}
+
+// All metrics follow Prometheus' conventions of names, units and help.
+func TestMetricsConventions(t *testing.T) {
+	c := startCluster(t, nil)
+	problems, err := testutil.GatherAndLint(c.registry)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		t.Errorf("%s: %s", p.Metric, p.Text)
 	}
 }
 
