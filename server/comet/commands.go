@@ -85,8 +85,9 @@ func (c changeRoomCommand) run(sh *shard) {
 	s := c.session
 	s.commands.Add(-1)
 	if r := s.room; r != nil {
-		sh.settle(r, &r.members[s.roomIndex])
-		sh.handWaiting(r, s)
+		m := &r.members[s.roomIndex]
+		sh.settle(r, m)
+		sh.handWaiting(r, m)
 	}
 	sh.exit(s)
 	sh.enter(s, c.ref)
@@ -105,7 +106,9 @@ func (c subCommand) run(sh *shard) {
 	s := c.session
 	s.commands.Add(-1)
 	// What was broadcast before is for the old set.
-	sh.settle(&sh.everyone, &sh.everyone.members[s.allIndex])
+	m := &sh.everyone.members[s.allIndex]
+	sh.settle(&sh.everyone, m)
+	sh.handWaiting(&sh.everyone, m)
 	sh.setAccepts(s, changeOps(s.accepts.ops, c.ops, c.remove, sh.server.cfg.Session.MaxAccepts))
 	sh.answer(s, c.reply)
 }

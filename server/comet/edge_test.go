@@ -1,8 +1,10 @@
 package comet
 
 import (
+	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -143,6 +145,70 @@ func TestRoomChangeWhilePushesWait(t *testing.T) {
 	frames := decodeStream(t, out.got, false)
 	if len(frames) != 11 || frames[10].Op != wire.OpChangeRoomReply {
 		t.Errorf("%d frames arrived, want 10 pushes and the reply behind them", len(frames))
+	}
+}
+
+// Who enters a room while pushes wait gets none of them, and who comes back none twice, whether
+// their caller still waits or has given up.
+func TestEnteringBehindPushesThatWait(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		through []string // rooms that the client changes to
+		givenUp bool
+	}{
+		{name: "into the same room", through: []string{"live://1"}},
+		{name: "to another and back", through: []string{"live://2", "live://1"}},
+		{name: "thrice", through: []string{"live://1", "live://2", "live://1"}},
+		{name: "pushes whose callers gave up", through: []string{"live://1"}, givenUp: true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			sh, now := newTestShard(t, func(c *Config) { c.Room.LogBytes = 4096 })
+			join := func(key string) (*session, *fakeStream) {
+				s, out := newFakeSession(sh.server, key, false)
+				sh.mailbox.put(joinCommand{session: s, ref: sh.server.rooms.enter("live://1", sh)})
+				sh.commands()
+				return s, out
+			}
+			push := func(ctx context.Context, body string) {
+				ref, _ := sh.server.rooms.holders("live://1")
+				sh.putPush(pushCommand{ctx: ctx, kind: pushRoom, ref: ref, batch: pushFrame(1000, body)})
+				sh.commands()
+			}
+			_, stays := join("stays")
+			s, moves := join("moves")
+			ctx, giveUp := context.WithCancel(t.Context())
+			defer giveUp()
+			body := func(i int) string { return fmt.Sprintf("%02d", i) + strings.Repeat("x", 1000) }
+			for i := range 10 {
+				push(ctx, body(i))
+			}
+			for _, room := range tc.through {
+				sh.mailbox.put(changeRoomCommand{session: s, ref: sh.server.rooms.enter(room, sh), reply: s.reply(wire.Frame{Ver: 1}, wire.OpChangeRoomReply, nil)})
+			}
+			_, late := join("late")
+			if tc.givenUp {
+				giveUp()
+			}
+			push(t.Context(), body(10))
+			settle(sh, now)
+			for name, client := range map[string]struct {
+				out   *fakeStream
+				first int
+			}{"stays": {stays, 0}, "moves": {moves, 0}, "late": {late, 10}} {
+				next := client.first
+				for _, f := range decodeStream(t, client.out.got, false) {
+					if f.Op == 1000 {
+						if string(f.Body) != body(next) {
+							t.Fatalf("%s got push %.2s, want %d", name, f.Body, next)
+						}
+						next++
+					}
+				}
+				if next != 11 {
+					t.Errorf("%s got the pushes %d to %d, want them up to 10", name, client.first, next-1)
+				}
+			}
+		})
 	}
 }
 

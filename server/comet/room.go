@@ -151,6 +151,8 @@ type room struct {
 	members []member
 
 	waiting []*pushCommand // pushes for which the log has no space, in order
+	coming  uint64         // frames of these
+	behind  bool           // members have entered behind some of these, and stand past the log's head
 	marks   []mark         // traced calls in the log that no sweep has written yet, in order
 	queued  bool           // in the shard's queue of rooms to sweep
 
@@ -280,9 +282,11 @@ func (r *room) chunk(m *member) *chunk {
 	return r.log.chunk(m.offset, set, m.session.websocket)
 }
 
-// add appends a member who gets what is pushed from now on, and returns its index.
+// add appends a member who gets what is pushed from now on, and not what waits, and returns its
+// index.
 func (r *room) add(s *session) int32 {
-	r.members = append(r.members, member{s, r.log.head})
+	r.members = append(r.members, member{s, r.log.head + r.coming})
+	r.behind = r.behind || r.coming > 0
 	return int32(len(r.members) - 1)
 }
 

@@ -395,17 +395,26 @@ func (sh *shard) settle(r *room, m *member) {
 	}
 }
 
-// handWaiting gives a session that leaves the room the pushes that wait for space in its
-// log: they came before it left.
-func (sh *shard) handWaiting(r *room, s *session) {
+// handWaiting is settle for the pushes that wait for space in the log and came since the member
+// entered. It stands behind them then.
+func (sh *shard) handWaiting(r *room, m *member) {
+	if len(r.waiting) == 0 {
+		return
+	}
 	defer sh.report()
+	s, at := m.session, r.log.head
 	for _, p := range r.waiting {
+		from := at
+		if at += uint64(p.n); from < m.offset || r.log.tagged && !s.accepts.has(p.op) {
+			continue
+		}
 		b := []byte(p.batch)
 		if s.websocket {
 			b = append(wire.AppendWSBatchHeader(nil, len(b)), b...)
 		}
 		sh.hand(s, b, p.n, false)
 	}
+	m.offset, r.behind = at, true
 }
 
 // keepRest returns what is left of data behind n. A small rest is copied, so that it does
@@ -457,10 +466,11 @@ func (sh *shard) admit(r *room) {
 		p := r.waiting[0]
 		r.waiting[0] = nil
 		r.waiting = r.waiting[1:]
+		r.coming -= uint64(p.n)
 		sh.appendPush(r, p)
 	}
 	if len(r.waiting) == 0 {
-		r.waiting = nil
+		r.waiting, r.behind = nil, false
 	}
 }
 
@@ -468,6 +478,7 @@ func (sh *shard) admit(r *room) {
 func (sh *shard) push(r *room, p *pushCommand) {
 	if len(r.waiting) > 0 || !r.takes(p) {
 		r.waiting = append(r.waiting, p)
+		r.coming += uint64(p.n)
 	} else {
 		sh.appendPush(r, p)
 	}
@@ -476,7 +487,7 @@ func (sh *shard) push(r *room, p *pushCommand) {
 
 func (sh *shard) appendPush(r *room, p *pushCommand) {
 	defer p.finish(sh)
-	if p.ctx.Err() != nil {
+	if p.ctx.Err() != nil && !r.behind {
 		return // the caller was told that it failed, and will send it again
 	}
 	if len(r.members) == 0 {

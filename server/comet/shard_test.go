@@ -120,7 +120,9 @@ func pushFrame(op wire.Op, body string) wire.Batch {
 // putPush sends a push to the shard as the RPCs do, without waiting for it. The channel is
 // closed when it is taken.
 func (sh *shard) putPush(c pushCommand) single {
-	c.ctx = context.Background()
+	if c.ctx == nil {
+		c.ctx = context.Background()
+	}
 	settled := make(single)
 	c.done = newPushDone(1, 0, settled)
 	if c.n == 0 {
@@ -161,6 +163,7 @@ type modelRun struct {
 	logBytes   int
 	maxPending int
 	stay       bool // no client leaves
+	lazy       bool // the shard seldom gets its turn, so that pushes wait for space in the logs
 }
 
 // TestModel drives a shard with random joins, leaves, ends by logic's word, room changes,
@@ -186,6 +189,12 @@ func TestModelCountsSkips(t *testing.T) {
 			t.Errorf("no frame was skipped for %s in all seeds", skipNames[i])
 		}
 	}
+}
+
+// TestModelPushesWait is TestModelOverrun where pushes wait for space in the logs, and clients come,
+// change rooms and subscribe meanwhile: none gets what was pushed before it came, nor anything twice.
+func TestModelPushesWait(t *testing.T) {
+	modelSeeds(t, modelRun{logBytes: 4096, maxPending: 1 << 30, stay: true, lazy: true})
 }
 
 // modelSeeds makes the run with many seeds, and returns the frames that were skipped, by reason,
@@ -236,7 +245,11 @@ func runModel(t *testing.T, seed uint64, run modelRun) (skipped [numSkips]int) {
 		}
 		return s.rooms.enter(key, sh)
 	}
-	pad := func() string { return fmt.Sprintf("%0*d", 1+rng.IntN(300), 0) }
+	largest := 300
+	if run.lazy {
+		largest = 1500
+	}
+	pad := func() string { return fmt.Sprintf("%0*d", 1+rng.IntN(largest), 0) }
 	id := 0
 	for range 150 {
 		switch rng.IntN(13) {
@@ -322,7 +335,12 @@ func runModel(t *testing.T, seed uint64, run modelRun) (skipped [numSkips]int) {
 		case 12:
 			*now = now.Add(time.Duration(rng.IntN(20)) * time.Millisecond)
 		}
-		for range rng.IntN(3) {
+		turns := rng.IntN(3)
+		if run.lazy && rng.IntN(10) > 0 {
+			turns = 0
+			sh.commands()
+		}
+		for range turns {
 			sh.turn(*now)
 		}
 		for _, c := range clients {
