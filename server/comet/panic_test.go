@@ -2,9 +2,14 @@ package comet
 
 import (
 	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"os"
 	"slices"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	cometpb "barrage/server/api/comet"
 	"barrage/server/api/logic"
@@ -73,4 +78,36 @@ func TestPanicClosesOneConnection(t *testing.T) {
 			})
 		}
 	})
+}
+
+// So does one in a TLS handshake.
+func TestPanicInHandshake(t *testing.T) {
+	c := startComet(t, &fakeLogic{}, nil)
+	fails := &tlsListener{server: c.Server, cfg: &tls.Config{
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { panic("a bug shows") },
+	}}
+	ln := listen(t)
+	ended := make(chan error, 1)
+	go func() {
+		conn, err := net.DialTimeout("tcp", ln.Addr().String(), wait)
+		if err == nil {
+			defer conn.Close()
+			conn.SetDeadline(time.Now().Add(wait))
+			err = tls.Client(conn, &tls.Config{InsecureSkipVerify: true}).Handshake()
+		}
+		ended <- err
+	}()
+	conn, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.limits.enter(addrKey{}, time.Now())
+	c.open.Add(1)
+	fails.converse(conn.(*net.TCPConn), addrKey{})
+	if err := <-ended; err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the client's handshake ends with %v", err)
+	}
+	if n := testutil.ToFloat64(c.metrics.closed[reasonPanic]); n != 1 || c.open.Load() != 0 {
+		t.Errorf("%v connections are closed for a panic, %d are open", n, c.open.Load())
+	}
 }

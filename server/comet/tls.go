@@ -131,6 +131,7 @@ func (l *tlsListener) converse(tcp *net.TCPConn, addr addrKey) {
 	ss.mu.Lock()
 	ss.out.stream = tlsStream{conn}
 	ss.mu.Unlock()
+	defer ss.closeOnPanic()
 	s.handshakes.add(handshake{session: ss, deadline: time.Now().Add(s.cfg.Protocol.HandshakeTimeout)})
 	ctx, cancel := context.WithTimeout(context.Background(), s.cfg.Protocol.HandshakeTimeout)
 	err = conn.Handshake(ctx)
@@ -158,7 +159,6 @@ func (s *session) failed(why reason, err error) {
 
 // read takes all input of a TLS connection, until it ends.
 func (s *session) read(conn *secure.Conn) {
-	defer s.closeOnPanic()
 	b := make([]byte, 512) // clients send little, and this is held all the time
 	for {
 		n, err := conn.Read(b)
