@@ -27,7 +27,7 @@ type Config struct {
 	Clients    int     // connections; as many as there is memory for, whatever the limit of open files is
 	WSFraction float64 // of them with WebSocket framing, 0 to 1
 	BodySize   int     // bytes of a push's body, at least ledger.BodyMin
-	WriteSize  int     // bytes of a write in the throughput part; it holds as many whole frames as fit, and at least one
+	WriteSize  int     // bytes of a write in the throughput part; it holds as many whole frames as fit, and at least one. From 4 KiB on sendfile is tried, too
 
 	Sweeps int           // isolated sweeps with each number of threads, at most; default 20
 	Pause  time.Duration // between two of them; default 50 ms
@@ -61,6 +61,7 @@ type Sweep struct {
 // next.
 type Throughput struct {
 	Threads           int
+	Sendfile          bool    // instead of send: what all get is not copied for each
 	SendsPerSecond    float64 // until the last receipt, so that nothing is owed to buffers
 	BytesPerSend      float64 // mean
 	FramesPerSend     int
@@ -78,6 +79,8 @@ const (
 	sweepStreamN // on as many as there are processors
 	floodStream1
 	floodStreamN
+	pagesStream1 // by sendfile
+	pagesStreamN
 	streams // how many there are
 )
 
@@ -94,6 +97,7 @@ const (
 )
 
 const (
+	leastPages  = 4 << 10
 	warmUps     = 3
 	fdReserve   = 64 // descriptors of a table of the sending side that are no connections
 	sweepExpiry = 30 * time.Second
@@ -184,16 +188,28 @@ func Run(ctx context.Context, cfg Config) (result Result, err error) {
 			result.Sweep = s
 		}
 	}
-	for stream, threads := range m.variants(floodStream1, floodStreamN) {
-		if result.Sweep.Median > cfg.Duration && threads != result.Sweep.Threads {
-			continue // it would be a single sweep, and of these it is known which is better
-		}
-		t, err := m.flood(ctx, stream, threads)
-		if err != nil {
-			return Result{}, err
-		}
-		if t.SendsPerSecond > result.Throughput.SendsPerSecond {
-			result.Throughput = t
+	large, several := cfg.WriteSize >= leastPages, result.Sweep.Median <= cfg.Duration
+	for _, way := range []struct {
+		one, all uint16
+		pages    bool
+		use      bool
+	}{
+		// Of a single sweep with copies it is known that it takes longer.
+		{floodStream1, floodStreamN, false, several || !large},
+		{pagesStream1, pagesStreamN, true, large},
+	} {
+		for stream, threads := range m.variants(way.one, way.all) {
+			// Where a sweep takes long, it is known which number of threads is better.
+			if !way.use || !several && threads != result.Sweep.Threads {
+				continue
+			}
+			t, err := m.flood(ctx, stream, threads, way.pages)
+			if err != nil {
+				return Result{}, err
+			}
+			if t.SendsPerSecond > result.Throughput.SendsPerSecond {
+				result.Throughput = t
+			}
 		}
 	}
 	return result, m.balance(ctx)
@@ -213,12 +229,12 @@ func (m *measurement) connect(ctx context.Context) error {
 	declared, err := ledger.NewStreams([]ledger.Stream{
 		{ID: warmUpStream, Pushes: warmUps, WarmUp: true},
 		{ID: sweepStream1, Pushes: sweeps}, {ID: sweepStreamN, Pushes: sweeps},
-		{ID: floodStream1}, {ID: floodStreamN},
+		{ID: floodStream1}, {ID: floodStreamN}, {ID: pagesStream1}, {ID: pagesStreamN},
 	})
 	if err != nil {
 		return err
 	}
-	set, err := declared.Subscribe(warmUpStream, sweepStream1, sweepStreamN, floodStream1, floodStreamN)
+	set, err := declared.Subscribe(warmUpStream, sweepStream1, sweepStreamN, floodStream1, floodStreamN, pagesStream1, pagesStreamN)
 	if err != nil {
 		return err
 	}
@@ -339,11 +355,11 @@ func (m *measurement) sweeps(ctx context.Context, stream uint16, threads, least,
 
 // flood has sweeps sent back to back, and waits until all that was sent has arrived: as
 // exactly as settle looks, which is little beside a flood's length.
-func (m *measurement) flood(ctx context.Context, stream uint16, threads int) (Throughput, error) {
+func (m *measurement) flood(ctx context.Context, stream uint16, threads int, pages bool) (Throughput, error) {
 	frames := max(1, m.cfg.WriteSize/(wire.HeaderLen+m.cfg.BodySize))
 	r, err := m.child.do(ctx, command{Flood: &floodCommand{
 		Threads: threads, Stream: stream, Body: m.cfg.BodySize, Frames: frames, Clock: ledger.Now() - monotonic(), Nanos: int64(m.cfg.Duration),
-		Least: int64(min(leastSweeps, m.cfg.Sweeps)),
+		Least: int64(min(leastSweeps, m.cfg.Sweeps)), Pages: pages,
 	}})
 	if err != nil {
 		return Throughput{}, err
@@ -359,6 +375,7 @@ func (m *measurement) flood(ctx context.Context, stream uint16, threads int) (Th
 	sends := float64(max(r.Sends, 1))
 	return Throughput{
 		Threads:           threads,
+		Sendfile:          pages,
 		SendsPerSecond:    float64(r.Sends) / (elapsed + drained).Seconds(),
 		BytesPerSend:      float64(r.Bytes) / sends,
 		FramesPerSend:     frames,

@@ -71,7 +71,7 @@ func limited(t *testing.T, files int) (exe string, args []string) {
 func TestRunHasMoreConnectionsThanATableHolds(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	cfg := Config{Clients: 301, WSFraction: 0.3, BodySize: 64, WriteSize: 300, Sweeps: 5, Pause: time.Millisecond, Duration: 200 * time.Millisecond}
+	cfg := Config{Clients: 301, WSFraction: 0.3, BodySize: 64, WriteSize: 8000, Sweeps: 5, Pause: time.Millisecond, Duration: 200 * time.Millisecond}
 	cfg.Exe, cfg.Args = limited(t, fdReserve+40)
 	r, err := Run(ctx, cfg)
 	if err != nil {
@@ -94,14 +94,17 @@ func TestRunSaysThatATableIsTooSmall(t *testing.T) {
 	}
 }
 
-// Where one sweep takes longer than there is time for all, three are made all the same.
+// Where one sweep takes longer than there is time for all, three are made all the same, and large
+// writes go by sendfile alone.
 func TestLargeSweepsAreFewer(t *testing.T) {
-	r, err := Run(context.Background(), Config{Clients: 50, BodySize: 64, Sweeps: 1000, SweepFor: time.Nanosecond, Duration: time.Nanosecond})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if r.Sweep.Sweeps != 3 || r.Sweep.Median <= 0 || r.Throughput.Sweeps != 3 || r.Throughput.Sends+r.Throughput.Skipped != 150 {
-		t.Errorf("%+v", r)
+	for _, size := range []int{100, 8000} {
+		r, err := Run(context.Background(), Config{Clients: 50, WSFraction: 0.5, BodySize: 64, WriteSize: size, Sweeps: 1000, SweepFor: time.Nanosecond, Duration: time.Nanosecond})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f := r.Throughput; r.Sweep.Sweeps != 3 || r.Sweep.Median <= 0 || f.Sweeps != 3 || f.Sends+f.Skipped != 150 || f.Sendfile != (size >= leastPages) {
+			t.Errorf("writes of %d bytes: %+v", size, r)
+		}
 	}
 }
 

@@ -40,6 +40,7 @@ type floodCommand struct {
 	Clock   int64  `json:"clock"`
 	Nanos   int64  `json:"nanos"` // how long
 	Least   int64  `json:"least"` // sweeps, however long they take
+	Pages   bool   `json:"pages"` // by sendfile, of files in memory
 }
 
 // reply is the answer to a command. Times are nanoseconds of the harness' clock: that of

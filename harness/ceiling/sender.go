@@ -137,7 +137,7 @@ func (s *sender) sweep(c sweepCommand) reply {
 	w.build(ledger.Stamp{Stream: c.Stream, Seq: c.Seq, Intended: began}, 1, c.Body)
 	var sends, bytes, skipped atomic.Int64
 	try := func(sock *socket, full []*socket) []*socket {
-		switch b := w.to(sock); sock.send(b) {
+		switch b := w.to(sock); sock.send(b, -1) {
 		case sent:
 			sends.Add(1)
 			bytes.Add(int64(len(b)))
@@ -196,7 +196,9 @@ func (s *sender) flood(c floodCommand) reply {
 		var w write
 		var mySends, mySkipped, myBytes int64
 		defer func() { sends.Add(mySends); skipped.Add(mySkipped); bytes.Add(myBytes) }()
-		built := int64(-1)
+		built, files := int64(-1), noPages
+		defer func() { files.close() }()
+		oneTable := len(s.groups) == 1
 		for {
 			turn := claimed.Add(1) - 1
 			sweep, k := turn/parts, turn%parts
@@ -219,11 +221,21 @@ func (s *sender) flood(c floodCommand) reply {
 			if built != sweep {
 				built = sweep
 				w.build(ledger.Stamp{Stream: c.Stream, Seq: uint32(sweep) * uint32(c.Frames), Intended: monotonic() + c.Clock}, c.Frames, c.Body)
+				if c.Pages && oneTable {
+					files.close()
+					files = w.share()
+				}
 			}
 			part := list[k]
 			part.group.do(func() {
+				files := files
+				if c.Pages && !oneTable {
+					files = w.share()
+					defer files.close()
+				}
 				for i := range part.sockets {
-					switch b := w.to(&part.sockets[i]); part.sockets[i].send(b) {
+					sock := &part.sockets[i]
+					switch b := w.to(sock); sock.send(b, files.to(sock)) {
 					case sent:
 						mySends++
 						myBytes += int64(len(b))

@@ -30,6 +30,44 @@ func (w *write) build(stamp ledger.Stamp, frames, body int) {
 
 const pushOp = 1000
 
+// pages are the files in memory that hold a write's bytes once for each framing, for sendfile(2).
+type pages struct{ tcp, ws int32 }
+
+// noPages has no files.
+var noPages = pages{-1, -1}
+
+// share puts the write into files of the calling thread's table of descriptors. Without one to be had it
+// is sent as it is.
+func (w *write) share() pages { return pages{inMemory(w.tcp), inMemory(w.ws)} }
+
+func inMemory(b []byte) int32 {
+	fd, err := unix.MemfdCreate("barrage-ceiling", unix.MFD_CLOEXEC)
+	if err != nil {
+		return -1
+	}
+	if n, err := unix.Pwrite(fd, b, 0); err != nil || n < len(b) {
+		unix.Close(fd)
+		return -1
+	}
+	return int32(fd)
+}
+
+// close ends the files. Pages that a socket holds live on.
+func (p pages) close() {
+	for _, fd := range []int32{p.tcp, p.ws} {
+		if fd >= 0 {
+			unix.Close(int(fd))
+		}
+	}
+}
+
+func (p pages) to(s *socket) int32 {
+	if s.ws {
+		return p.ws
+	}
+	return p.tcp
+}
+
 func (w *write) to(s *socket) []byte {
 	if s.ws {
 		return w.ws
@@ -45,11 +83,18 @@ const (
 	broken                 // the peer is gone
 )
 
-func (s *socket) send(b []byte) outcome {
+// send sends b, from the file that holds it too unless that is -1.
+func (s *socket) send(b []byte, file int32) outcome {
 	if !s.sendRest() {
 		return wasFull
 	}
-	n, errno := fdtable.Send(s.fd, b)
+	var n int
+	var errno unix.Errno
+	if file >= 0 {
+		n, errno = fdtable.Sendfile(s.fd, file, len(b))
+	} else {
+		n, errno = fdtable.Send(s.fd, b)
+	}
 	switch {
 	case errno == unix.EAGAIN:
 		return wasFull

@@ -359,6 +359,7 @@ type Ceiling struct {
 	// Sweeps back to back, with writes as large as comet's were in the mean.
 	Threads           int     `json:"threads"`
 	BytesPerSend      float64 `json:"bytes_per_send"`
+	Sendfile          bool    `json:"sendfile,omitempty"` // large writes were quicker by sendfile, which copies nothing for each socket
 	FramesPerSend     int     `json:"frames_per_send"`
 	SendsPerSecond    float64 `json:"sends_per_second"`
 	SendsPerCPUSecond float64 `json:"sends_per_cpu_second"`

@@ -381,8 +381,12 @@ func (e *errWriter) ceiling(r *Run) {
 		sweep = fmt.Sprintf("%s in the median of %s sweeps, %s p99", span(c.SweepMedian), count(c.Sweeps), span(c.SweepP99))
 	}
 	e.printf("  one frame to each of %s, first send to last receipt: %s\n", ceilingSockets(r), sweep)
-	e.printf("  back to back with %s a write: %s sends/s, %s per CPU second (%s)\n",
-		size(c.BytesPerSend), many(c.SendsPerSecond), many(c.SendsPerCPUSecond), Plural(c.Threads, "thread"))
+	way := ""
+	if c.Sendfile {
+		way = ", by sendfile"
+	}
+	e.printf("  back to back with %s a write: %s sends/s, %s per CPU second (%s%s)\n",
+		size(c.BytesPerSend), many(c.SendsPerSecond), many(c.SendsPerCPUSecond), Plural(c.Threads, "thread"), way)
 	e.printf("  comet reaches %s of the sends/s while it sweeps, %s per CPU second\n", percent(c.WritesFraction), percent(c.WritesCPUFraction))
 	e.printf("  p99 to receipt is %s times the ceiling's sweep; 1.5 sweeps and 10 ms are %s\n",
 		digits(c.LatencyFactor), span(1.5*c.SweepMedian+(10*time.Millisecond).Seconds()))

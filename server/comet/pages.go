@@ -3,8 +3,6 @@ package comet
 import (
 	"log/slog"
 	"os"
-	"syscall"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -101,14 +99,4 @@ func (p *pageFiles) close() {
 		_ = unix.Close(f.fd)
 	}
 	p.free = nil
-}
-
-// rawSendfile is sendfile(2) of the first n bytes of a file to a socket, which must not block.
-func rawSendfile(fd, file, n int) (int, syscall.Errno) {
-	var offset int64
-	sent, _, errno := syscall.RawSyscall6(syscall.SYS_SENDFILE, uintptr(fd), uintptr(file), uintptr(unsafe.Pointer(&offset)), uintptr(n), 0, 0)
-	if errno != 0 {
-		return 0, errno
-	}
-	return int(sent), 0
 }

@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"barrage/server/fdtable"
 )
 
 // phase is how far a session's input side has come.
@@ -268,7 +270,7 @@ func (f fdStream) send(b []byte) (int, error) { return sendNonblock(f.fd, b) }
 
 func (f fdStream) sendChunk(c *chunk) (int, error) {
 	if c.pages != nil {
-		n, err := written(func() (int, syscall.Errno) { return rawSendfile(f.fd, c.pages.fd, len(c.data)) })
+		n, err := written(func() (int, syscall.Errno) { return fdtable.Sendfile(int32(f.fd), int32(c.pages.fd), len(c.data)) })
 		if err != syscall.EINVAL && err != syscall.ENOSYS && err != syscall.EPERM {
 			return n, err
 		}

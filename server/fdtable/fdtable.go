@@ -126,6 +126,17 @@ func Send(fd int32, b []byte) (int, unix.Errno) {
 	return int(n), errno
 }
 
+// Sendfile is sendfile(2) of the first n bytes of a file to fd, like Send. Where the file is one in
+// memory, the socket gets references to its pages: nothing is copied.
+func Sendfile(fd, file int32, n int) (int, unix.Errno) {
+	var offset int64
+	sent, _, errno := unix.RawSyscall6(unix.SYS_SENDFILE, uintptr(fd), uintptr(file), uintptr(unsafe.Pointer(&offset)), uintptr(n), 0, 0)
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(sent), 0
+}
+
 // Receive is recv(2) into b from fd, like Send. It spares what read(2) does for files of any kind.
 func Receive(fd int32, b []byte) (int, unix.Errno) {
 	n, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)),
