@@ -94,6 +94,9 @@ const (
 	// What Takes goes by: a client's connection, its end included, and a send with its receipt.
 	connectTakes = 40 * time.Microsecond
 	sendTakes    = 10 * time.Microsecond
+
+	sendTakesLeast = 3 * time.Microsecond
+	mostKnown      = 100_000 // pushes of a flood, at 16 bytes for each thread of clients
 )
 
 const (
@@ -125,6 +128,16 @@ func (c Config) fill() (Config, error) {
 	c.Pause = cmp.Or(c.Pause, defaultPause)
 	c.Duration = cmp.Or(c.Duration, defaultDuration)
 	return c, nil
+}
+
+// frames returns how many frames a write of a flood holds.
+func (c Config) frames() int { return max(1, c.WriteSize/(wire.HeaderLen+c.BodySize)) }
+
+// floodPushes returns about how many pushes a flood makes, at most: only those that were declared are
+// known to a client that receives them as others did before, which takes it much less time.
+func (c Config) floodPushes() uint32 {
+	sweeps := max(leastSweeps, int(c.Duration/(time.Duration(c.Clients)*sendTakesLeast)))
+	return uint32(min(sweeps*c.frames(), mostKnown))
 }
 
 // Takes returns about how long Run takes with so many clients and the defaults, on a small
@@ -229,7 +242,8 @@ func (m *measurement) connect(ctx context.Context) error {
 	declared, err := ledger.NewStreams([]ledger.Stream{
 		{ID: warmUpStream, Pushes: warmUps, WarmUp: true},
 		{ID: sweepStream1, Pushes: sweeps}, {ID: sweepStreamN, Pushes: sweeps},
-		{ID: floodStream1}, {ID: floodStreamN}, {ID: pagesStream1}, {ID: pagesStreamN},
+		{ID: floodStream1, Pushes: m.cfg.floodPushes()}, {ID: floodStreamN, Pushes: m.cfg.floodPushes()},
+		{ID: pagesStream1, Pushes: m.cfg.floodPushes()}, {ID: pagesStreamN, Pushes: m.cfg.floodPushes()},
 	})
 	if err != nil {
 		return err
@@ -356,7 +370,7 @@ func (m *measurement) sweeps(ctx context.Context, stream uint16, threads, least,
 // flood has sweeps sent back to back, and waits until all that was sent has arrived: as
 // exactly as settle looks, which is little beside a flood's length.
 func (m *measurement) flood(ctx context.Context, stream uint16, threads int, pages bool) (Throughput, error) {
-	frames := max(1, m.cfg.WriteSize/(wire.HeaderLen+m.cfg.BodySize))
+	frames := m.cfg.frames()
 	r, err := m.child.do(ctx, command{Flood: &floodCommand{
 		Threads: threads, Stream: stream, Body: m.cfg.BodySize, Frames: frames, Clock: ledger.Now() - monotonic(), Nanos: int64(m.cfg.Duration),
 		Least: int64(min(leastSweeps, m.cfg.Sweeps)), Pages: pages,
