@@ -34,10 +34,11 @@ type Config struct {
 
 	// Large sweeps are fewer, three at least, since a machine's speed changes from one minute to
 	// the next: another begins within SweepFor (default 5 s) of the first, and a throughput run,
-	// of three at least too, is over with the sweep in which Duration (default 3 s) ends. Where a single sweep takes longer
-	// than SweepFor, one thread is not tried beside as many as there are processors: to so many
-	// sockets, a send takes longer than a receipt. Where one takes longer than Duration, the
-	// throughput is measured with the number of threads alone that was better before.
+	// of three at least too, is over with the sweep in which Duration (default 3 s) ends. Where a
+	// single sweep takes longer than SweepFor, one thread is not tried beside as many as there are
+	// processors: to so many sockets, a send takes longer than a receipt. Where one takes longer
+	// than Duration, the throughput is measured with the number of threads alone that was better
+	// before, and large writes by sendfile alone.
 	SweepFor, Duration time.Duration
 }
 
@@ -207,12 +208,12 @@ func Run(ctx context.Context, cfg Config) (result Result, err error) {
 		pages    bool
 		use      bool
 	}{
-		// Of a single sweep with copies it is known that it takes longer.
+		// Where a sweep takes long, it is known that one with copies of so much takes longer.
 		{floodStream1, floodStreamN, false, several || !large},
 		{pagesStream1, pagesStreamN, true, large},
 	} {
 		for stream, threads := range m.variants(way.one, way.all) {
-			// Where a sweep takes long, it is known which number of threads is better.
+			// And which number of threads is better.
 			if !way.use || !several && threads != result.Sweep.Threads {
 				continue
 			}
@@ -238,12 +239,12 @@ func (m *measurement) variants(one, all uint16) func(yield func(stream uint16, t
 }
 
 func (m *measurement) connect(ctx context.Context) error {
-	sweeps := uint32(m.cfg.Sweeps)
+	sweeps, flood := uint32(m.cfg.Sweeps), m.cfg.floodPushes()
 	declared, err := ledger.NewStreams([]ledger.Stream{
 		{ID: warmUpStream, Pushes: warmUps, WarmUp: true},
 		{ID: sweepStream1, Pushes: sweeps}, {ID: sweepStreamN, Pushes: sweeps},
-		{ID: floodStream1, Pushes: m.cfg.floodPushes()}, {ID: floodStreamN, Pushes: m.cfg.floodPushes()},
-		{ID: pagesStream1, Pushes: m.cfg.floodPushes()}, {ID: pagesStreamN, Pushes: m.cfg.floodPushes()},
+		{ID: floodStream1, Pushes: flood}, {ID: floodStreamN, Pushes: flood},
+		{ID: pagesStream1, Pushes: flood}, {ID: pagesStreamN, Pushes: flood},
 	})
 	if err != nil {
 		return err

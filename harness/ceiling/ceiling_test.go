@@ -12,6 +12,10 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"barrage/harness/ledger"
 )
 
 // The tests' binary is its own sending side.
@@ -232,5 +236,39 @@ func BenchmarkRun(b *testing.B) {
 				b.Logf("%+v", r)
 			}
 		})
+	}
+}
+
+// What is sent from a file is what is sent without one, in either framing.
+func TestSharedWritesAreTheSame(t *testing.T) {
+	var w write
+	w.build(ledger.Stamp{Stream: 1, Intended: 5}, 3, 64)
+	for _, ws := range []bool{false, true} {
+		var got [2][]byte
+		for i := range got {
+			pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := &socket{fd: int32(pair[0]), ws: ws}
+			if i == 1 {
+				w.share()
+			}
+			p := w.to(s)
+			if shared := p.file > 0; shared != (i == 1) || s.send(p) != sent {
+				t.Fatalf("ws %v: sent from a file: %v, want %v", ws, shared, i == 1)
+			}
+			got[i] = make([]byte, 2*len(p.bytes))
+			n, err := unix.Read(pair[1], got[i])
+			if err != nil || n != len(p.bytes) {
+				t.Fatalf("ws %v: read %d bytes, %v", ws, n, err)
+			}
+			w.unshare()
+			unix.Close(pair[0])
+			unix.Close(pair[1])
+		}
+		if !bytes.Equal(got[0], got[1]) {
+			t.Errorf("ws %v: sent %x, from a file %x", ws, got[0], got[1])
+		}
 	}
 }

@@ -137,10 +137,10 @@ func (s *sender) sweep(c sweepCommand) reply {
 	w.build(ledger.Stamp{Stream: c.Stream, Seq: c.Seq, Intended: began}, 1, c.Body)
 	var sends, bytes, skipped atomic.Int64
 	try := func(sock *socket, full []*socket) []*socket {
-		switch b := w.to(sock); sock.send(b, -1) {
+		switch p := w.to(sock); sock.send(p) {
 		case sent:
 			sends.Add(1)
-			bytes.Add(int64(len(b)))
+			bytes.Add(int64(len(p.bytes)))
 		case wasFull:
 			skipped.Add(1)
 			full = append(full, sock)
@@ -196,9 +196,9 @@ func (s *sender) flood(c floodCommand) reply {
 		var w write
 		var mySends, mySkipped, myBytes int64
 		defer func() { sends.Add(mySends); skipped.Add(mySkipped); bytes.Add(myBytes) }()
-		built, files := int64(-1), noPages
-		defer func() { files.close() }()
+		built := int64(-1)
 		oneTable := len(s.groups) == 1
+		defer w.unshare()
 		for {
 			turn := claimed.Add(1) - 1
 			sweep, k := turn/parts, turn%parts
@@ -220,25 +220,24 @@ func (s *sender) flood(c floodCommand) reply {
 			}
 			if built != sweep {
 				built = sweep
+				w.unshare()
 				w.build(ledger.Stamp{Stream: c.Stream, Seq: uint32(sweep) * uint32(c.Frames), Intended: monotonic() + c.Clock}, c.Frames, c.Body)
 				if c.Pages && oneTable {
-					files.close()
-					files = w.share()
+					w.share()
 				}
 			}
 			part := list[k]
 			part.group.do(func() {
-				files := files
 				if c.Pages && !oneTable {
-					files = w.share()
-					defer files.close()
+					w.share()
+					defer w.unshare()
 				}
 				for i := range part.sockets {
 					sock := &part.sockets[i]
-					switch b := w.to(sock); sock.send(b, files.to(sock)) {
+					switch p := w.to(sock); sock.send(p) {
 					case sent:
 						mySends++
-						myBytes += int64(len(b))
+						myBytes += int64(len(p.bytes))
 					case wasFull:
 						mySkipped++
 					}

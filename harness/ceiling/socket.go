@@ -16,63 +16,63 @@ type socket struct {
 }
 
 // A write holds the same frames once for each framing.
-type write struct{ tcp, ws []byte }
+type write struct{ tcp, ws payload }
 
-func (w *write) build(stamp ledger.Stamp, frames, body int) {
-	w.tcp = w.tcp[:0]
-	for range frames {
-		w.tcp = wire.AppendHeader(w.tcp, wire.Version, pushOp, 0, max(body, ledger.BodyMin))
-		w.tcp = ledger.AppendBody(w.tcp, stamp, body)
-		stamp.Seq++
-	}
-	w.ws = append(wire.AppendWSBatchHeader(w.ws[:0], len(w.tcp)), w.tcp...)
+// A payload is bytes to send, and the file in memory that holds them too, for sendfile(2); 0 without one.
+type payload struct {
+	bytes []byte
+	file  int32
 }
 
 const pushOp = 1000
 
-// pages are the files in memory that hold a write's bytes once for each framing, for sendfile(2).
-type pages struct{ tcp, ws int32 }
+func (w *write) build(stamp ledger.Stamp, frames, body int) {
+	w.tcp.bytes = w.tcp.bytes[:0]
+	for range frames {
+		w.tcp.bytes = wire.AppendHeader(w.tcp.bytes, wire.Version, pushOp, 0, max(body, ledger.BodyMin))
+		w.tcp.bytes = ledger.AppendBody(w.tcp.bytes, stamp, body)
+		stamp.Seq++
+	}
+	w.ws.bytes = append(wire.AppendWSBatchHeader(w.ws.bytes[:0], len(w.tcp.bytes)), w.tcp.bytes...)
+}
 
-// noPages has no files.
-var noPages = pages{-1, -1}
+func (w *write) to(s *socket) *payload {
+	if s.ws {
+		return &w.ws
+	}
+	return &w.tcp
+}
 
-// share puts the write into files of the calling thread's table of descriptors. Without one to be had it
-// is sent as it is.
-func (w *write) share() pages { return pages{inMemory(w.tcp), inMemory(w.ws)} }
+// share puts what was built into files of the calling thread's table of descriptors. What gets none is
+// sent as it is.
+func (w *write) share() {
+	w.tcp.share()
+	w.ws.share()
+}
 
-func inMemory(b []byte) int32 {
+// unshare ends the files. Pages of theirs that a socket holds live on.
+func (w *write) unshare() {
+	w.tcp.unshare()
+	w.ws.unshare()
+}
+
+func (p *payload) share() {
 	fd, err := unix.MemfdCreate("barrage-ceiling", unix.MFD_CLOEXEC)
 	if err != nil {
-		return -1
+		return
 	}
-	if n, err := unix.Pwrite(fd, b, 0); err != nil || n < len(b) {
+	if n, err := unix.Pwrite(fd, p.bytes, 0); err != nil || n < len(p.bytes) || fd == 0 {
 		unix.Close(fd)
-		return -1
+		return
 	}
-	return int32(fd)
+	p.file = int32(fd)
 }
 
-// close ends the files. Pages that a socket holds live on.
-func (p pages) close() {
-	for _, fd := range []int32{p.tcp, p.ws} {
-		if fd >= 0 {
-			unix.Close(int(fd))
-		}
+func (p *payload) unshare() {
+	if p.file > 0 {
+		unix.Close(int(p.file))
+		p.file = 0
 	}
-}
-
-func (p pages) to(s *socket) int32 {
-	if s.ws {
-		return p.ws
-	}
-	return p.tcp
-}
-
-func (w *write) to(s *socket) []byte {
-	if s.ws {
-		return w.ws
-	}
-	return w.tcp
 }
 
 type outcome uint8
@@ -83,17 +83,16 @@ const (
 	broken                 // the peer is gone
 )
 
-// send sends b, from the file that holds it too unless that is -1.
-func (s *socket) send(b []byte, file int32) outcome {
+func (s *socket) send(p *payload) outcome {
 	if !s.sendRest() {
 		return wasFull
 	}
 	var n int
 	var errno unix.Errno
-	if file >= 0 {
-		n, errno = fdtable.Sendfile(s.fd, file, len(b))
+	if p.file > 0 {
+		n, errno = fdtable.Sendfile(s.fd, p.file, len(p.bytes))
 	} else {
-		n, errno = fdtable.Send(s.fd, b)
+		n, errno = fdtable.Send(s.fd, p.bytes)
 	}
 	switch {
 	case errno == unix.EAGAIN:
@@ -101,8 +100,8 @@ func (s *socket) send(b []byte, file int32) outcome {
 	case errno != 0:
 		return broken
 	}
-	if n < len(b) {
-		s.rest = append(s.rest[:0], b[n:]...)
+	if n < len(p.bytes) {
+		s.rest = append(s.rest[:0], p.bytes[n:]...)
 	}
 	return sent
 }
