@@ -85,9 +85,7 @@ func (c changeRoomCommand) run(sh *shard) {
 	s := c.session
 	s.commands.Add(-1)
 	if r := s.room; r != nil {
-		m := &r.members[s.roomIndex]
-		sh.settle(r, m)
-		sh.handWaiting(r, m)
+		sh.settle(r, &r.members[s.roomIndex])
 	}
 	sh.exit(s)
 	sh.enter(s, c.ref)
@@ -106,9 +104,7 @@ func (c subCommand) run(sh *shard) {
 	s := c.session
 	s.commands.Add(-1)
 	// What was broadcast before is for the old set.
-	m := &sh.everyone.members[s.allIndex]
-	sh.settle(&sh.everyone, m)
-	sh.handWaiting(&sh.everyone, m)
+	sh.settle(&sh.everyone, &sh.everyone.members[s.allIndex])
 	sh.setAccepts(s, changeOps(s.accepts.ops, c.ops, c.remove, sh.server.cfg.Session.MaxAccepts))
 	sh.answer(s, c.reply)
 }

@@ -151,11 +151,7 @@ func (l *frameLog) lost(offset uint64, set *acceptSet) uint64 {
 		offset = first
 	}
 	for _, g := range l.ghosts {
-		for i, op := range g.ops {
-			if g.first+uint64(i) >= offset && set.has(op) {
-				n++
-			}
-		}
+		n += countAccepted(g.first, g.ops, offset, set)
 	}
 	return n
 }
@@ -167,10 +163,17 @@ func (l *frameLog) accepted(offset uint64, set *acceptSet) uint64 {
 	}
 	n := uint64(0)
 	for _, s := range l.segments {
-		for i, op := range s.ops {
-			if s.first+uint64(i) >= offset && set.has(op) {
-				n++
-			}
+		n += countAccepted(s.first, s.ops, offset, set)
+	}
+	return n
+}
+
+// countAccepted returns how many of the frames with operations ops, the first of which is at first, lie
+// from offset on and are accepted by set.
+func countAccepted(first uint64, ops []wire.Op, offset uint64, set *acceptSet) (n uint64) {
+	for i, op := range ops {
+		if first+uint64(i) >= offset && set.has(op) {
+			n++
 		}
 	}
 	return n

@@ -367,14 +367,19 @@ func (sh *shard) deliver(r *room, m *member) bool {
 	return true
 }
 
-// settle brings a member to the head of the log before what it may see changes: what its
-// peer doesn't take now waits in the session's queue, and what has no space there is
-// skipped and counted.
+// settle gives a member all that was pushed before what it may see changes: what its peer
+// doesn't take now waits in the session's queue, and what has no space there is skipped and
+// counted.
 func (sh *shard) settle(r *room, m *member) {
 	defer sh.report()
-	if sh.visit(r, m) {
-		return
+	if !sh.visit(r, m) {
+		sh.queueLogged(r, m)
 	}
+	sh.handWaiting(r, m)
+}
+
+// queueLogged brings a member to the head of the log by its session's queue.
+func (sh *shard) queueLogged(r *room, m *member) {
 	s := m.session
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -395,13 +400,12 @@ func (sh *shard) settle(r *room, m *member) {
 	}
 }
 
-// handWaiting is settle for the pushes that wait for space in the log and came since the member
-// entered. It stands behind them then.
+// handWaiting gives a member the pushes that wait for space in the log and came since it entered. It
+// stands behind them then.
 func (sh *shard) handWaiting(r *room, m *member) {
 	if len(r.waiting) == 0 {
 		return
 	}
-	defer sh.report()
 	s, at := m.session, r.log.head
 	for _, p := range r.waiting {
 		from := at
