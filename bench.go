@@ -333,11 +333,7 @@ func benchSeries(ctx context.Context, opt harness.Options, runs int, vs string, 
 
 // showSeries writes what the runs of a series say together into its folder, and prints it.
 func showSeries(opt harness.Options, dir string, sides []compare.Side, stdout io.Writer) error {
-	var runs []*report.Run
-	for _, side := range sides {
-		runs = append(runs, side.Runs...)
-	}
-	shown, err := chosenFigures("", false, runs...)
+	shown, err := chosenFigures("", false, sides)
 	if err != nil {
 		return err
 	}

@@ -96,11 +96,7 @@ func compareRuns(paths, limits []string, names string, all bool) (c *compare.Com
 		}
 		sides = append(sides, s)
 	}
-	var runs []*report.Run
-	for _, s := range sides {
-		runs = append(runs, s.Runs...)
-	}
-	shown, err := chosenFigures(names, all, runs...)
+	shown, err := chosenFigures(names, all, sides)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -139,8 +135,8 @@ func writePage(path string, c *compare.Comparison, command []string) error {
 	return report.WriteFile(path, b.Bytes())
 }
 
-// chosenFigures returns the figures of runs to show.
-func chosenFigures(names string, all bool, runs ...*report.Run) ([]report.Figure, error) {
+// chosenFigures returns the figures of the sides' runs to show.
+func chosenFigures(names string, all bool, sides []compare.Side) ([]report.Figure, error) {
 	var list []report.Figure
 	if names != "" {
 		for name := range strings.SplitSeq(names, ",") {
@@ -152,7 +148,7 @@ func chosenFigures(names string, all bool, runs ...*report.Run) ([]report.Figure
 		}
 		return list, nil
 	}
-	for _, f := range report.FiguresOf(runs...) {
+	for _, f := range report.FiguresOf(compare.Runs(sides)...) {
 		if all || f.Primary {
 			list = append(list, f)
 		}

@@ -6,7 +6,6 @@ import (
 	"math"
 	"os"
 	"runtime"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -21,7 +20,7 @@ import (
 // reader of a result, and no reason to fail.
 func readEnvironment(commit string) report.Environment {
 	e := report.Environment{
-		CPU: field("/proc/cpuinfo", "model name"), Cores: runtime.NumCPU(), MemoryBytes: memInfo("MemTotal"),
+		CPU: field("/proc/cpuinfo", "model name"), Cores: runtime.NumCPU(), MemoryBytes: readMemInfo()["MemTotal"],
 		System: strings.Trim(field("/etc/os-release", "PRETTY_NAME"), `"`), Go: runtime.Version(), Commit: commit,
 		Broker: "librdkafka's mock cluster in the services process, memory only", HarnessProcs: runtime.GOMAXPROCS(0),
 		KernelSettings: map[string]string{}, Network: report.HostNetwork,
@@ -65,12 +64,6 @@ func field(path, name string) string {
 	return ""
 }
 
-// memInfo returns a value of /proc/meminfo in bytes, or 0.
-func memInfo(name string) int64 {
-	kb, _ := strconv.ParseInt(strings.TrimSuffix(field("/proc/meminfo", name), " kB"), 10, 64)
-	return kb << 10
-}
-
 // An EnvironmentError says why a run can't take place on this machine as it is.
 type EnvironmentError struct{ Problems []string }
 
@@ -87,7 +80,7 @@ type machine struct {
 }
 
 func readMachine() machine {
-	m := machine{available: memInfo("MemAvailable")}
+	m := machine{available: readMemInfo()["MemAvailable"]}
 	var r unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &r) == nil {
 		m.openFiles = r.Max

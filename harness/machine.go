@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"barrage/harness/agent"
+	"barrage/harness/cluster"
 	"barrage/harness/report"
 )
 
@@ -50,7 +51,7 @@ func parseStat(text string) (busy, steal time.Duration) {
 	}
 	tick := func(i int) time.Duration {
 		n, _ := strconv.ParseInt(fields[i], 10, 64)
-		return time.Duration(n) * 10 * time.Millisecond
+		return time.Duration(n) * cluster.ClockTick
 	}
 	return tick(1) + tick(2) + tick(3), tick(8)
 }

@@ -11,15 +11,19 @@ import (
 // readMemory reads what this machine has in use, all programs and the kernel together. What the kernel
 // doesn't tell stays 0.
 func readMemory() (total int64, used report.MachineMemory) {
-	if text, err := os.ReadFile("/proc/meminfo"); err == nil {
-		info := parseMemInfo(string(text))
-		total = info["MemTotal"]
-		used = report.MachineMemory{UsedBytes: total - info["MemAvailable"], SlabBytes: info["Slab"], SwapBytes: info["SwapTotal"] - info["SwapFree"]}
-	}
+	info := readMemInfo()
+	total = info["MemTotal"]
+	used = report.MachineMemory{UsedBytes: total - info["MemAvailable"], SlabBytes: info["Slab"], SwapBytes: info["SwapTotal"] - info["SwapFree"]}
 	if text, err := os.ReadFile("/proc/net/sockstat"); err == nil {
 		used.TCPBytes = parseSockstat(string(text)) * int64(os.Getpagesize())
 	}
 	return total, used
+}
+
+// readMemInfo returns what /proc/meminfo says, in bytes; nothing where it can't be read.
+func readMemInfo() map[string]int64 {
+	text, _ := os.ReadFile("/proc/meminfo")
+	return parseMemInfo(string(text))
 }
 
 // parseMemInfo reads /proc/meminfo (proc_meminfo(5)), in bytes.

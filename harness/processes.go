@@ -1,13 +1,13 @@
 package harness
 
 import (
-	"bytes"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
+
+	"barrage/harness/cluster"
 )
 
 // readProcesses returns the processor time of all processes that can be seen under proc, and of the
@@ -40,19 +40,18 @@ const scans = 5
 // parseProcess reads utime, stime, cutime and cstime of /proc/PID/stat (proc_pid_stat(5)), which are
 // fields 14 to 17, in hundredths of a second; 0 of a thread of the kernel's.
 func parseProcess(stat []byte) (sum time.Duration) {
-	// The command's name stands in parentheses and may hold anything, blanks included.
-	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-	const first, flags, utime, cstime = 3, 9, 14, 17
+	fields := cluster.StatFields(stat)
+	const flags, utime, cstime = 9 - cluster.FirstStatField, 14 - cluster.FirstStatField, 17 - cluster.FirstStatField
 	const ofTheKernel = 0x00200000 // PF_KTHREAD
-	if len(fields) <= cstime-first {
+	if len(fields) <= cstime {
 		return 0
 	}
-	if f, err := strconv.ParseUint(fields[flags-first], 10, 64); err != nil || f&ofTheKernel != 0 {
+	if f, err := strconv.ParseUint(fields[flags], 10, 64); err != nil || f&ofTheKernel != 0 {
 		return 0
 	}
-	for _, field := range fields[utime-first : cstime-first+1] {
+	for _, field := range fields[utime : cstime+1] {
 		n, _ := strconv.ParseInt(field, 10, 64)
-		sum += time.Duration(n) * 10 * time.Millisecond
+		sum += time.Duration(n) * cluster.ClockTick
 	}
 	return sum
 }

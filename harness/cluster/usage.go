@@ -20,8 +20,8 @@ type Usage struct {
 // CPU returns user and system time together.
 func (u Usage) CPU() time.Duration { return u.User + u.System }
 
-// A clockTick is the unit of /proc/PID/stat: USER_HZ is 100 on every platform that Go runs on.
-const clockTick = time.Second / 100
+// A ClockTick is the unit of times in /proc: USER_HZ is 100 on every platform that Go runs on.
+const ClockTick = time.Second / 100
 
 // ReadUsage returns what the process pid has used so far.
 func ReadUsage(pid int) (Usage, error) {
@@ -36,11 +36,19 @@ func ReadUsage(pid int) (Usage, error) {
 	return parseUsage(stat, status)
 }
 
+// FirstStatField is the number of the first of StatFields.
+const FirstStatField = 3
+
+// StatFields returns the fields of /proc/PID/stat (proc_pid_stat(5)) behind the command's name, which
+// stands in parentheses and may hold anything, blanks included.
+func StatFields(stat []byte) []string {
+	return strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+}
+
 // parseUsage reads /proc/PID/stat and /proc/PID/status (proc_pid_stat(5), proc_pid_status(5)).
 func parseUsage(stat, status []byte) (Usage, error) {
-	// The command's name stands in parentheses and may hold anything, blanks included.
-	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-	const utime, stime = 14 - 3, 15 - 3 // fields 14 and 15; the first behind the name is 3
+	fields := StatFields(stat)
+	const utime, stime = 14 - FirstStatField, 15 - FirstStatField
 	if len(fields) <= stime {
 		return Usage{}, fmt.Errorf("read usage: stat has %d fields behind the name", len(fields))
 	}
@@ -50,7 +58,7 @@ func parseUsage(stat, status []byte) (Usage, error) {
 		return Usage{}, fmt.Errorf("read usage: utime %q, stime %q", fields[utime], fields[stime])
 	}
 	return Usage{
-		User: time.Duration(user) * clockTick, System: time.Duration(system) * clockTick,
+		User: time.Duration(user) * ClockTick, System: time.Duration(system) * ClockTick,
 		RSS: kilobytes(status, "VmRSS:"), Peak: kilobytes(status, "VmHWM:"),
 	}, nil
 }

@@ -77,7 +77,7 @@ func Of(sides []Side, figures []report.Figure) (*Comparison, error) {
 		}
 	}
 	if len(figures) == 0 {
-		figures = report.FiguresOf(allRuns(sides)...)
+		figures = report.FiguresOf(Runs(sides)...)
 	}
 	for _, f := range figures {
 		if err := knowsLine(sides, f); err != nil {
@@ -100,7 +100,8 @@ func Of(sides []Side, figures []report.Figure) (*Comparison, error) {
 	return c, nil
 }
 
-func allRuns(sides []Side) (runs []*report.Run) {
+// Runs returns the runs of all sides.
+func Runs(sides []Side) (runs []*report.Run) {
 	for _, s := range sides {
 		runs = append(runs, s.Runs...)
 	}
@@ -114,7 +115,7 @@ func knowsLine(sides []Side, f report.Figure) error {
 		return nil
 	}
 	var known []string
-	for _, r := range allRuns(sides) {
+	for _, r := range Runs(sides) {
 		for _, l := range r.Pushes.Lines {
 			if l.Name == line {
 				return nil

@@ -95,7 +95,7 @@ func HTML(w io.Writer, c *Comparison, command []string) error {
 			}
 			e := &r.Environment
 			row := htmlMachine{
-				Side: side.Letter, Machine: machine(e), System: fmt.Sprintf("%s, Linux %s, %s", e.System, e.Kernel, e.Go),
+				Side: side.Letter, Machine: e.Machine(), System: fmt.Sprintf("%s, Linux %s, %s", e.System, e.Kernel, e.Go),
 				Cluster: cluster(r), Clients: clients(r), Commit: e.Commit,
 			}
 			if !slices.Contains(view.Machines, row) {

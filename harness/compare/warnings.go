@@ -68,7 +68,7 @@ func aspects() []aspect {
 // settings are the kernel's, without those that all runs have alike.
 func settings(sides []Side) aspect {
 	values := map[string]map[string]bool{}
-	runs := allRuns(sides)
+	runs := Runs(sides)
 	for _, r := range runs {
 		for name := range r.Environment.KernelSettings {
 			values[name] = map[string]bool{}
@@ -136,13 +136,9 @@ func place(r *report.Run) string {
 func agentMachines(r *report.Run) string {
 	kinds := map[string]bool{}
 	for i := range r.Agents {
-		kinds[machine(&r.Agents[i].Environment)] = true
+		kinds[r.Agents[i].Environment.Machine()] = true
 	}
 	return strings.Join(slices.Sorted(maps.Keys(kinds)), " and ")
-}
-
-func machine(e *report.Environment) string {
-	return fmt.Sprintf("%s, %s, %s", e.CPU, report.Plural(e.Cores, "core"), report.Bytes.Format(float64(e.MemoryBytes)))
 }
 
 // profiled says whether profiles were asked for, whose taking costs processor time.

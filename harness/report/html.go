@@ -124,7 +124,7 @@ func htmlFacts(r *Run) []htmlRow {
 	e := &r.Environment
 	rows := []htmlRow{
 		{[]string{"started", r.Started.Format("2006-01-02 15:04:05") + " UTC"}},
-		{[]string{"machine", fmt.Sprintf("%s, %s, %s", e.CPU, Plural(e.Cores, "core"), size(float64(e.MemoryBytes)))}},
+		{[]string{"machine", e.Machine()}},
 		{[]string{"system", fmt.Sprintf("%s, Linux %s, %s", e.System, e.Kernel, e.Go)}},
 		{[]string{"commit", e.Commit}},
 		{[]string{"target", strings.Join(targetLines(r), "; ")}},
@@ -139,7 +139,7 @@ func htmlFacts(r *Run) []htmlRow {
 	}
 	for _, a := range r.Agents {
 		e := &a.Environment
-		rows = append(rows, htmlRow{[]string{"agent " + a.Name, fmt.Sprintf("%s, %s, %s, Linux %s; %d open files", e.CPU, Plural(e.Cores, "core"), size(float64(e.MemoryBytes)), e.Kernel, e.OpenFilesHard)}})
+		rows = append(rows, htmlRow{[]string{"agent " + a.Name, fmt.Sprintf("%s, Linux %s; %d open files", e.Machine(), e.Kernel, e.OpenFilesHard)}})
 	}
 	if c := r.Ceiling; c != nil {
 		rows = append(rows, htmlRow{[]string{"ceiling", fmt.Sprintf("a plain send loop over %s: %s sends/s, %s for one frame to each", ceilingSockets(r), many(c.SendsPerSecond), span(c.SweepMedian))}})

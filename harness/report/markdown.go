@@ -74,8 +74,8 @@ func Markdown(w io.Writer, r *Run) error {
 	if r.Target != nil {
 		e.printf("\n%s\n", strings.Join(targetLines(r), "; "))
 	}
-	e.printf("\n%s, %s, %s, Linux %s, %s%s, %s UTC. To repeat it:\n\n```\n%s\n```\n", r.Environment.CPU, Plural(r.Environment.Cores, "core"),
-		size(float64(r.Environment.MemoryBytes)), r.Environment.Kernel, r.Environment.Go, commit(r.Environment.Commit),
+	e.printf("\n%s, Linux %s, %s%s, %s UTC. To repeat it:\n\n```\n%s\n```\n",
+		r.Environment.Machine(), r.Environment.Kernel, r.Environment.Go, commit(r.Environment.Commit),
 		r.Started.Format("2006-01-02 15:04"), CommandLine(r.Command))
 	return e.err
 }

@@ -130,6 +130,11 @@ type Environment struct {
 	HarnessProcs   int               `json:"harness_gomaxprocs"`
 }
 
+// Machine names the processor, the cores and the memory.
+func (e *Environment) Machine() string {
+	return fmt.Sprintf("%s, %s, %s", e.CPU, Plural(e.Cores, "core"), size(float64(e.MemoryBytes)))
+}
+
 // Clients is who connected, and how fast.
 type Clients struct {
 	Count             int          `json:"count"`

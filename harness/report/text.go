@@ -77,8 +77,7 @@ func Text(w io.Writer, r *Run, style Style) error {
 	for _, warning := range r.Warnings {
 		e.printf("\nwarning: %s\n", warning)
 	}
-	e.printf("\n%s, %s, %s, Linux %s, %s%s\n", r.Environment.CPU, Plural(r.Environment.Cores, "core"),
-		size(float64(r.Environment.MemoryBytes)), r.Environment.Kernel, r.Environment.Go, commit(r.Environment.Commit))
+	e.printf("\n%s, Linux %s, %s%s\n", r.Environment.Machine(), r.Environment.Kernel, r.Environment.Go, commit(r.Environment.Commit))
 	return e.err
 }
 
