@@ -108,6 +108,9 @@ func (r *run) agents() []report.Agent {
 		}
 		from, began := r.begin.agents[m.Name]
 		to, ended := r.end.agents[m.Name]
+		if began && ended {
+			a.Hiccups = ratio((to.Hiccups - from.Hiccups).Seconds(), took.Seconds())
+		}
 		if began && ended && m.Boot != bootID() {
 			ours := time.Duration(0) // of all agents on that machine
 			for _, n := range members {
@@ -180,6 +183,7 @@ func agentDoubts(r *report.Run, b scenario.Bounds) []string {
 	for _, a := range r.Agents {
 		list.when(a.Lost == "" && a.Clock.Error > limit, "agent %s: latencies may be off by %s, since its clock is another one; at most %s is accepted (valid.clock_error)",
 			a.Name, seconds(a.Clock.Error), seconds(limit))
+		list.when(a.Hiccups > b.Hiccups, "agent %s: "+hiccupDoubt, a.Name, percent(a.Hiccups), percent(b.Hiccups))
 		if a.Disturbance != nil {
 			for _, doubt := range disturbanceDoubts(a.Disturbance, b) {
 				list.when(true, "agent %s: %s", a.Name, doubt)

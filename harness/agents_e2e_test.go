@@ -145,7 +145,7 @@ clients:
 pushes:
   - {kind: room, operation: 1000, rate: 20/s, size: 64B}
 phases: {warmup: 500ms, measure: 3s}
-valid: {swarm_busy: 1, swarm_starved: 1, read_lag: 10, pusher_lag: 1m, other_cpu: 1, steal: 1, memory_wait: 1, clock_error: 10}
+`+lenient+`
 expect: {lost: "<= 1000000", reordered: "<= 1000000", duplicate: "<= 1000000"}
 `), 0o644); err != nil {
 		t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 
 	"barrage/harness/agent"
 	"barrage/harness/cluster"
+	"barrage/harness/ledger"
 	"barrage/harness/report"
 	"barrage/harness/scenario"
 )
@@ -67,7 +68,7 @@ func agentWork(j agent.Job, sources []netip.Addr, m machine) (agent.Work, error)
 
 func agentLoad() agent.Load {
 	usage, _ := cluster.ReadUsage(os.Getpid()) // a machine whose /proc can't be read fails before a run
-	return agent.Load{MachineLoad: readMachineLoad(), Usage: usage}
+	return agent.Load{MachineLoad: readMachineLoad(), Usage: usage, Hiccups: hiccups().until(ledger.Now())}
 }
 
 // bootID names the running kernel: containers and network namespaces of one machine have

@@ -20,7 +20,7 @@ clients: {count: 20, connect_rate: 200/s, rooms: {count: 1}, accepts: [1000]}
 pushes: [{kind: room, operation: 1000, rate: 1/s, size: 64B}]
 capacity: {from: 20/s, to: 20/s, confirm: 2}
 phases: {warmup: 0s, measure: 1s, drain: 20s}
-valid: {other_cpu: 1, pusher_lag: 1m, steal: 1, read_lag: 10, memory_wait: 1, swarm_busy: 1}
+`+lenient+`
 `), 0o644)
 	if err != nil {
 		t.Fatal(err)
@@ -70,7 +70,7 @@ clients: {count: 20, connect_rate: 200/s, rooms: {count: 1}, accepts: [1000]}
 pushes: [{kind: room, operation: 1000, rate: 1/s, size: 64B}]
 capacity: {from: 30/s, to: 1000/s, precision: 0.5, confirm: 2}
 phases: {warmup: 0s, measure: 1s, drain: 20s}
-valid: {other_cpu: 1, pusher_lag: 1m, steal: 1, read_lag: 10, memory_wait: 1, swarm_busy: 1, swarm_starved: 1, packets_dropped: 1}
+`+lenient+`
 expect: {deliveries: <= 1000}
 `), 0o644)
 	if err != nil {

@@ -86,6 +86,14 @@ func TestClientsThatCannotConnect(t *testing.T) {
 	}
 }
 
+// A harness that stands still once, whatever it waits for meanwhile.
+func TestHarnessThatStoodStill(t *testing.T) {
+	b := start(t, shortRun("-set", "phases.measure=2s", "-set", "valid.hiccups=0.1")...)
+	b.measuring(t)
+	b.stop(t, 500*time.Millisecond)
+	b.invalid(t, "the harness stood still for ")
+}
+
 // A harness that is stopped for parts of the measured phase sends late. A stop in which a push waits
 // for its answer looks like a slow server, so there are several.
 func TestStoppedPusher(t *testing.T) {
@@ -114,13 +122,19 @@ func (b *bench) stopAgainAndAgain(t *testing.T, long, often time.Duration) {
 	again := time.NewTicker(often)
 	defer again.Stop()
 	for late := time.Now().Add(time.Minute); !b.measured() && time.Now().Before(late); <-again.C {
-		if err := b.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
-			t.Fatal(err)
-		}
-		<-time.After(long)
-		if err := b.cmd.Process.Signal(syscall.SIGCONT); err != nil {
-			t.Fatal(err)
-		}
+		b.stop(t, long)
+	}
+}
+
+// stop stops the harness, but not the servers, for so long.
+func (b *bench) stop(t *testing.T, long time.Duration) {
+	t.Helper()
+	if err := b.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	<-time.After(long)
+	if err := b.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
 	}
 }
 

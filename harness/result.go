@@ -440,7 +440,10 @@ func (r *run) ceilingFigures(out *report.Run) *report.Ceiling {
 }
 
 func (r *run) swarmLoad() report.Swarm {
-	s := report.Swarm{Threads: len(r.received.Threads), ReadLag: report.PercentilesOf(r.received.ReadLag)}
+	s := report.Swarm{
+		Threads: len(r.received.Threads), ReadLag: report.PercentilesOf(r.received.ReadLag),
+		Hiccups: ratio((r.end.hiccups - r.begin.hiccups).Seconds(), time.Duration(r.end.at-r.begin.at).Seconds()),
+	}
 	if r.fleet != nil { // the worst agent's: the others' must not hide it
 		for _, m := range r.fleet.Members() {
 			if lag := report.PercentilesOf(m.ReadLag); lag.P99 > s.ReadLag.P99 {

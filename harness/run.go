@@ -243,6 +243,7 @@ type border struct {
 	harness cluster.Usage
 	metrics map[string]cluster.Metrics // by role, over all its processes
 	load    agent.MachineLoad
+	hiccups time.Duration         // in which this process stood still
 	agents  map[string]agent.Load // by name
 }
 
@@ -657,7 +658,7 @@ func (r *run) forAll(least time.Duration) time.Duration {
 
 // readBorder reads what everything has used by now.
 func (r *run) readBorder(ctx context.Context) (border, error) {
-	b := border{at: ledger.Now(), usage: r.cluster.Usage(ctx), load: readMachineLoad()}
+	b := border{at: ledger.Now(), hiccups: hiccups().until(ledger.Now()), usage: r.cluster.Usage(ctx), load: readMachineLoad()}
 	var err error
 	if b.harness, err = cluster.ReadUsage(os.Getpid()); err != nil {
 		return b, err

@@ -74,6 +74,12 @@ func TestVerdict(t *testing.T) {
 			report.Invalid, []string{"the swarm was saturated: its busiest thread was busy for 97% of the measured phase, at most 95% is accepted (valid.swarm_busy)"}},
 		{"swarm read late", nil, func(r *report.Run) { r.Swarm.ReadLag.P99 = 0.02 },
 			report.Invalid, []string{"the swarm read late: p99 20ms behind the kernel's word, more than 25% of the p99 latency (valid.read_lag)"}},
+		{"harness stood still", nil, func(r *report.Run) { r.Swarm.Hiccups = 0.02 },
+			report.Invalid, []string{"the harness stood still for 2% of the measured phase, in gaps of 50 ms and more; at most 1% is accepted (valid.hiccups)"}},
+		{"an agent stood still", nil, func(r *report.Run) {
+			r.Agents = []report.Agent{{Name: "a:1", Hiccups: 0.02}, {Name: "b:2", Hiccups: 0.01}}
+		},
+			report.Invalid, []string{"agent a:1: stood still for 2% of the measured phase, in gaps of 50 ms and more; at most 1% is accepted (valid.hiccups)"}},
 		{"pusher late", nil, func(r *report.Run) { r.Pushes.Own.P99 = 0.1 },
 			report.Invalid, []string{"the pusher fell behind its schedule: p99 100ms late by its own doing, at most 25ms is accepted (valid.pusher_lag)"}},
 		{"clock stepped", nil, func(r *report.Run) { r.Disturbance.ClockStep = -0.5 }, report.Invalid, []string{"the clock of day jumped by -500ms"}},

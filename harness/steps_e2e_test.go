@@ -20,7 +20,7 @@ pushes:
   - {kind: room, operation: 1000, steps: [{rate: 20/s, for: 1s}, {rate: 200/s, for: 500ms}, {rate: 40/s, for: 1s}], size: 64B}
   - {kind: all, operation: 1001, rate: 10/s, size: 64B}
 phases: {warmup: 1s, measure: 3500ms, drain: 20s}
-valid: {other_cpu: 1, pusher_lag: 1m, steal: 1, read_lag: 10, memory_wait: 1, swarm_busy: 1, swarm_starved: 1, packets_dropped: 1}
+`+lenient+`
 `), 0o644)
 	if err != nil {
 		t.Fatal(err)

@@ -98,12 +98,15 @@ func doubts(r *report.Run, b scenario.Bounds) []string {
 			"the swarm read late: p99 %s behind the kernel's word, more than %s of the p99 latency (valid.read_lag)",
 			seconds(r.Swarm.ReadLag.P99), percent(b.ReadLag))
 	}
+	list.when(r.Swarm.Hiccups > b.Hiccups, "the harness "+hiccupDoubt, percent(r.Swarm.Hiccups), percent(b.Hiccups))
 	// A push that waits for the acknowledgement of the one before is the server's doing.
 	list.when(r.Pushes.Own.P99 > b.PusherLag.Seconds(), "the pusher fell behind its schedule: p99 %s late by its own doing, at most %s is accepted (valid.pusher_lag)",
 		seconds(r.Pushes.Own.P99), b.PusherLag)
 	list = append(list, disturbanceDoubts(&r.Disturbance, b)...)
 	return append(list, agentDoubts(r, b)...)
 }
+
+const hiccupDoubt = "stood still for %s of the measured phase, in gaps of 50 ms and more; at most %s is accepted (valid.hiccups)"
 
 // disturbanceDoubts returns why a machine may have made the figures.
 func disturbanceDoubts(d *report.Disturbance, b scenario.Bounds) []string {

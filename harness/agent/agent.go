@@ -62,7 +62,8 @@ type MachineLoad struct {
 // Load is what a machine, and this process on it, have used by now.
 type Load struct {
 	MachineLoad
-	Usage cluster.Usage // of the process
+	Usage   cluster.Usage // of the process
+	Hiccups time.Duration // in which it stood still
 }
 
 // ErrLost says that an agent ended, or can't be reached any more, before it was to.

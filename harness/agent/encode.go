@@ -200,7 +200,7 @@ func decodeUsage(p *agentpb.Usage) cluster.Usage {
 
 func encodeLoad(l Load) *agentpb.Load {
 	return &agentpb.Load{Busy: int64(l.Busy), Steal: int64(l.Steal), MemoryWait: int64(l.MemoryWait), Wall: int64(l.Wall), Usage: encodeUsage(l.Usage),
-		Processes: int64(l.Processes), TcpShort: l.TCPShort, TcpDropped: l.TCPDropped, Packets: l.Packets, PacketsDropped: l.PacketsDropped}
+		Processes: int64(l.Processes), TcpShort: l.TCPShort, TcpDropped: l.TCPDropped, Packets: l.Packets, PacketsDropped: l.PacketsDropped, Hiccups: int64(l.Hiccups)}
 }
 
 func decodeLoad(p *agentpb.Load) Load {
@@ -210,7 +210,7 @@ func decodeLoad(p *agentpb.Load) Load {
 			Wall: time.Duration(p.GetWall()), TCPShort: p.GetTcpShort(), TCPDropped: p.GetTcpDropped(),
 			Packets: p.GetPackets(), PacketsDropped: p.GetPacketsDropped(),
 		},
-		Usage: decodeUsage(p.GetUsage()),
+		Usage: decodeUsage(p.GetUsage()), Hiccups: time.Duration(p.GetHiccups()),
 	}
 }
 

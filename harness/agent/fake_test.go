@@ -242,7 +242,7 @@ func startAgent(t testing.TB, security Security, skew time.Duration) *testAgent 
 		},
 		Environment: func() report.Environment { return report.Environment{CPU: "cpu of " + a.addr, Cores: 3} },
 		Load: func() Load {
-			return Load{MachineLoad: MachineLoad{Busy: time.Minute, TCPShort: 1, TCPDropped: 2, Packets: 3, PacketsDropped: 4}}
+			return Load{MachineLoad: MachineLoad{Busy: time.Minute, TCPShort: 1, TCPDropped: 2, Packets: 3, PacketsDropped: 4}, Hiccups: 5}
 		},
 	}, l)
 	if err != nil {

@@ -313,6 +313,14 @@ func truthFigures() []Figure {
 			of: func(r *Run) float64 { return r.Swarm.Starved }},
 		{Name: "swarm.read_lag.p99", Help: "from the kernel's word that there is something to read to the last read of it, 99th percentile", Unit: Seconds,
 			of: func(r *Run) float64 { return r.Swarm.ReadLag.P99 }},
+		{Name: "swarm.hiccups", Help: "part of the measured phase in which the harness, or the agent that fared worst, stood still, in gaps of 50 ms and more", Unit: Fraction, Better: Less,
+			of: func(r *Run) float64 {
+				most := r.Swarm.Hiccups
+				for _, a := range r.Agents {
+					most = max(most, a.Hiccups)
+				}
+				return most
+			}},
 		{Name: "clock.error", Help: "by how much a latency may be off, since the agents' clocks are others", Unit: Seconds, Better: Less, Primary: true,
 			has: func(r *Run) bool { return len(r.Agents) > 0 },
 			of: func(r *Run) float64 {

@@ -117,7 +117,7 @@ func example() *Run {
 			Threads: 2, BytesPerSend: 89, FramesPerSend: 1, SendsPerSecond: 200_000, SendsPerCPUSecond: 130_000, Skipped: 0,
 			WritesFraction: 0.9375, WritesCPUFraction: 0.949, LatencyFactor: 6,
 		},
-		Swarm:       Swarm{Threads: 2, BusyMost: 0.44, BusyMean: 0.41, ReadLag: percentiles(1000, 0.00002)},
+		Swarm:       Swarm{Threads: 2, BusyMost: 0.44, BusyMean: 0.41, ReadLag: percentiles(1000, 0.00002), Hiccups: 0.003},
 		Disturbance: Disturbance{OtherCPU: 0.012, Steal: 0.001, HasPressure: true, Packets: 2_000_000, PacketsDropped: 12},
 		Memory: &Memory{
 			TotalBytes: 24 << 30, Before: MachineMemory{UsedBytes: 2 << 30, SlabBytes: 300 << 20},
@@ -133,7 +133,7 @@ func example() *Run {
 // exampleAgents are one of another machine, one of the harness's own, and one that was lost.
 func exampleAgents() []Agent {
 	return []Agent{
-		{Name: "10.0.0.7:3121", Clients: 4000, Joined: 4000, Threads: 2, ReadLag: percentiles(500, 0.00003),
+		{Name: "10.0.0.7:3121", Clients: 4000, Joined: 4000, Threads: 2, ReadLag: percentiles(500, 0.00003), Hiccups: 0.002,
 			Clock: Clock{Offset: -1.25, Error: 0.00021, Drift: 12.5e-6}, Environment: Environment{CPU: "Another CPU", Cores: 8, MemoryBytes: 16 << 30, Kernel: "6.2.0"},
 			Disturbance: &Disturbance{OtherCPU: 0.015, Steal: 0.001}},
 		{Name: "127.0.0.1:3121", Clients: 3000, Joined: 3000, Threads: 2, ReadLag: percentiles(500, 0.00002), Clock: Clock{Offset: 0.000012, Error: 0.0001, Drift: -1e-6}},

@@ -383,6 +383,7 @@ type Swarm struct {
 	BusyMean float64     `json:"busy_mean"` // the busiest thread's seconds, mean over the measured phase
 	Starved  float64     `json:"starved"`   // the same of the time in which a thread was ready to run and had no processor
 	ReadLag  Percentiles `json:"read_lag"`  // from the kernel's answer to the last read of a round of events
+	Hiccups  float64     `json:"hiccups"`   // the part of the measured phase in which the harness's own process stood still, in gaps of 50 ms and more
 }
 
 // Disturbance is what the machine did in the measured phase that was not the run's.
@@ -448,6 +449,7 @@ type Agent struct {
 	Joined      int64       `json:"joined"`
 	Threads     int         `json:"threads"`
 	ReadLag     Percentiles `json:"read_lag"`
+	Hiccups     float64     `json:"hiccups"` // the part of the measured phase in which it stood still, in gaps of 50 ms and more
 	Clock       Clock       `json:"clock"`
 	Environment Environment `json:"environment"`
 	// Disturbance is absent where the machine is the harness's, whose own says it, and of an

@@ -263,8 +263,8 @@ func (e *errWriter) processes(r *Run) {
 	if r.knowsServer() {
 		e.server(s)
 	}
-	e.printf("  swarm: %s, the busiest at work for %s of the time, at most %s of a second; without a processor when it had work for %s; read lag p99 %s, max %s\n",
-		Plural(r.Swarm.Threads, "thread"), percent(r.Swarm.BusyMean), percent(r.Swarm.BusyMost), percent(r.Swarm.Starved), span(r.Swarm.ReadLag.P99), span(r.Swarm.ReadLag.Max))
+	e.printf("  swarm: %s, the busiest at work for %s of the time, at most %s of a second; without a processor when it had work for %s; read lag p99 %s, max %s; stood still for %s\n",
+		Plural(r.Swarm.Threads, "thread"), percent(r.Swarm.BusyMean), percent(r.Swarm.BusyMost), percent(r.Swarm.Starved), span(r.Swarm.ReadLag.P99), span(r.Swarm.ReadLag.Max), percent(r.Swarm.Hiccups))
 	d := &r.Disturbance
 	e.printf("  beside the run: other processes %s of the machine, steal %s\n", percent(d.OtherCPU), percent(d.Steal))
 	if line := r.Memory.line(); line != "" {
@@ -290,17 +290,17 @@ func (e *errWriter) agents(list []Agent) {
 	}
 }
 
-var agentHead = []string{"", "clients", "joined", "threads", "read lag p99", "clock ahead", "error", "drift", "other CPU", "steal"}
+var agentHead = []string{"", "clients", "joined", "threads", "read lag p99", "stood still", "clock ahead", "error", "drift", "other CPU", "steal"}
 
 func agentCells(a Agent) []string {
 	if a.Lost != "" {
-		return []string{a.Name, count(a.Clients), count(a.Joined), count(a.Threads), "lost", "", "", "", "", ""}
+		return []string{a.Name, count(a.Clients), count(a.Joined), count(a.Threads), "lost", "", "", "", "", "", ""}
 	}
 	other, steal := "same machine", "" // as the harness's, whose own figures hold
 	if d := a.Disturbance; d != nil {
 		other, steal = percent(d.OtherCPU), percent(d.Steal)
 	}
-	return []string{a.Name, count(a.Clients), count(a.Joined), count(a.Threads), span(a.ReadLag.P99),
+	return []string{a.Name, count(a.Clients), count(a.Joined), count(a.Threads), span(a.ReadLag.P99), percent(a.Hiccups),
 		span(a.Clock.Offset), span(a.Clock.Error), digits(a.Clock.Drift*1e6) + " ppm", other, steal}
 }
 

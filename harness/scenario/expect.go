@@ -19,6 +19,7 @@ type Bounds struct {
 	SwarmBusy      float64       // mean busy fraction of the busiest swarm thread, measured phase
 	Starved        float64       // mean fraction of the time in which a swarm thread had work and no processor, measured phase
 	ReadLag        float64       // 99th percentile of the swarm's read lag, as a fraction of the latency's
+	Hiccups        float64       // fraction of the measured phase in which the harness or an agent stood still, in gaps of 50 ms and more
 	PusherLag      time.Duration // 99th percentile of a push's lateness
 	OtherCPU       float64       // CPU time of processes that are not part of the run, as a fraction of the machine's
 	Steal          float64       // CPU time that the hypervisor gave to others, as a fraction of the machine's
@@ -37,6 +38,7 @@ func readBounds(o *object) Bounds {
 		SwarmBusy:      scalar(o, "swarm_busy", fraction),
 		Starved:        scalar(o, "swarm_starved", fraction),
 		ReadLag:        scalar(o, "read_lag", fraction),
+		Hiccups:        scalar(o, "hiccups", fraction),
 		PusherLag:      scalar(o, "pusher_lag", duration),
 		OtherCPU:       scalar(o, "other_cpu", fraction),
 		Steal:          scalar(o, "steal", fraction),

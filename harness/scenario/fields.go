@@ -152,6 +152,7 @@ var fields = []field{
 	{path: "valid.swarm_busy", form: formFraction, least: "0.01", most: "1", absent: "0.95", help: "Busy fraction of the busiest swarm thread, in the mean of the measured phase."},
 	{path: "valid.swarm_starved", form: formFraction, least: "0.01", most: "1", absent: "0.5", help: "The part of the measured phase in which the swarm thread that fared worst had work and no processor, in the mean."},
 	{path: "valid.read_lag", form: formFraction, least: "0.001", most: "10", absent: "0.25", help: "The swarm's read lag, 99th percentile, as a part of the latency's."},
+	{path: "valid.hiccups", form: formFraction, least: "0", most: "1", absent: "0.01", help: "The part of the measured phase in which the harness or an agent stood still, in gaps of 50 ms and more."},
 	{path: "valid.pusher_lag", form: formDuration, least: "100µs", most: "1m0s", absent: "25ms", help: "How late pushes were sent, less the wait for the acknowledgement of earlier ones, 99th percentile."},
 	{path: "valid.other_cpu", form: formFraction, least: "0", most: "1", absent: "0.1", help: "Processor time of processes that are no part of the run, of the machine's."},
 	{path: "valid.steal", form: formFraction, least: "0", most: "1", absent: "0.05", help: "Processor time that the hypervisor gave to others, of the machine's."},

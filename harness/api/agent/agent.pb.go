@@ -816,6 +816,7 @@ type Load struct {
 	Packets        uint32                 `protobuf:"varint,8,opt,name=packets,proto3" json:"packets,omitempty"`                                     // that came in, modulo 2^32
 	PacketsDropped uint32                 `protobuf:"varint,9,opt,name=packets_dropped,json=packetsDropped,proto3" json:"packets_dropped,omitempty"` // of them, since a processor's queue was full, modulo 2^32
 	Processes      int64                  `protobuf:"varint,10,opt,name=processes,proto3" json:"processes,omitempty"`                                // processor time of all processes that can be seen
+	Hiccups        int64                  `protobuf:"varint,11,opt,name=hiccups,proto3" json:"hiccups,omitempty"`                                    // time in which the agent stood still
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -916,6 +917,13 @@ func (x *Load) GetPacketsDropped() uint32 {
 func (x *Load) GetProcesses() int64 {
 	if x != nil {
 		return x.Processes
+	}
+	return 0
+}
+
+func (x *Load) GetHiccups() int64 {
+	if x != nil {
+		return x.Hiccups
 	}
 	return 0
 }
@@ -1720,7 +1728,7 @@ const file_agent_agent_proto_rawDesc = "" +
 	"\x04Plan\x12\x16\n" +
 	"\x06stream\x18\x01 \x01(\rR\x06stream\x12\x16\n" +
 	"\x06pushed\x18\x02 \x01(\rR\x06pushed\x12\x18\n" +
-	"\aunknown\x18\x03 \x03(\rR\aunknown\"\xb0\x02\n" +
+	"\aunknown\x18\x03 \x03(\rR\aunknown\"\xca\x02\n" +
 	"\x04Load\x12\x12\n" +
 	"\x04busy\x18\x01 \x01(\x03R\x04busy\x12\x14\n" +
 	"\x05steal\x18\x02 \x01(\x03R\x05steal\x12\x1f\n" +
@@ -1734,7 +1742,8 @@ const file_agent_agent_proto_rawDesc = "" +
 	"\apackets\x18\b \x01(\rR\apackets\x12'\n" +
 	"\x0fpackets_dropped\x18\t \x01(\rR\x0epacketsDropped\x12\x1c\n" +
 	"\tprocesses\x18\n" +
-	" \x01(\x03R\tprocesses\"Y\n" +
+	" \x01(\x03R\tprocesses\x12\x18\n" +
+	"\ahiccups\x18\v \x01(\x03R\ahiccups\"Y\n" +
 	"\x05Usage\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\x03R\x04user\x12\x16\n" +
 	"\x06system\x18\x02 \x01(\x03R\x06system\x12\x10\n" +
