@@ -350,11 +350,22 @@ func (r *run) server(out *report.Run) report.Server {
 	if out.Target != nil && !out.Target.Server {
 		s.CPUSeconds = 0 // a part of it would pass for the whole
 	}
-	delivered := float64(out.Deliveries.Measured.Delivered)
+	s.Deliveries = out.Deliveries.Measured.Delivered + r.leftover(out.Deliveries.WarmUp.Delivered)
+	delivered := float64(s.Deliveries)
 	s.DeliveriesPerCPUSecond = ratio(delivered, s.CPUSeconds)
 	s.CPUSecondsPerMillion = ratio(s.CPUSeconds*1e6, delivered)
 	s.CometDeliveriesPerCPUSec = ratio(delivered, s.CometCPUSeconds)
 	return s
+}
+
+// leftover is how many of the warm-up's deliveries fell into the measured phase, by what comet had
+// handed out before; 0 where that isn't known.
+func (r *run) leftover(warmUp int64) int64 {
+	begun := r.begin.comet()
+	if begun == nil {
+		return 0
+	}
+	return max(0, warmUp-int64(begun.Sum(metricFrames)-r.idle.frames))
 }
 
 // job is nil where its counters aren't known.

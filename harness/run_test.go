@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"barrage/harness/agent"
+	"barrage/harness/cluster"
 	"barrage/harness/report"
 	"barrage/harness/scenario"
 )
@@ -129,6 +130,25 @@ func TestVerdict(t *testing.T) {
 				t.Errorf("%d checks of %d expectations", len(v.Checks), len(c.expect))
 			}
 		})
+	}
+}
+
+// What the warm-up left to be delivered is part of what the measured phase's CPU time was spent on.
+func TestLeftoverOfTheWarmUp(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		begun cluster.Metrics // of the comets
+		want  int64
+	}{
+		{"all had been handed out", cluster.Metrics{metricFrames: 1100}, 0},
+		{"some had not", cluster.Metrics{metricFrames: 800}, 300},
+		{"more than arrived", cluster.Metrics{metricFrames: 2000}, 0},
+		{"not known", nil, 0},
+	} {
+		r := &run{idle: cometMemory{frames: 100}, begin: border{metrics: map[string]cluster.Metrics{cluster.RoleComet: c.begun}}}
+		if got := r.leftover(1000); got != c.want {
+			t.Errorf("%s: %d, want %d", c.name, got, c.want)
+		}
 	}
 }
 

@@ -104,7 +104,7 @@ func example() *Run {
 			{Name: "harness", Role: "harness", CPUSeconds: 11.5, UserSeconds: 3, CPUTotal: 14, CoresUsed: 0.575, RSSBytes: 43 << 20, RSSPeakBytes: 43 << 20, PSSBytes: 43 << 20, GoHeapBytes: 8 << 20, Goroutines: 20},
 		},
 		Server: Server{
-			Seconds: 20.15, CPUSeconds: 17.2, DeliveriesPerCPUSecond: 116_279, CPUSecondsPerMillion: 8.6, CometCPUSeconds: 15.8,
+			Seconds: 20.15, Deliveries: 2_000_000, CPUSeconds: 17.2, DeliveriesPerCPUSecond: 116_279, CPUSecondsPerMillion: 8.6, CometCPUSeconds: 15.8,
 			CometDeliveriesPerCPUSec: 126_582, ServicesCPUSeconds: 0.77, HarnessCPUSeconds: 11.5,
 		},
 		Comet: Comet{

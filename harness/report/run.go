@@ -306,7 +306,8 @@ type Process struct {
 // Server is what comet, logic and job used together, measured. The broker, the registry
 // and discovery are apart.
 type Server struct {
-	Seconds                  float64 `json:"seconds"` // from the first measured push until everything had arrived
+	Seconds                  float64 `json:"seconds"`    // from the first measured push until everything had arrived
+	Deliveries               int64   `json:"deliveries"` // that the CPU time was spent on: those that are measured, and what was left of the warm-up
 	CPUSeconds               float64 `json:"cpu_seconds"`
 	DeliveriesPerCPUSecond   float64 `json:"deliveries_per_cpu_second"`
 	CPUSecondsPerMillion     float64 `json:"cpu_seconds_per_million_deliveries"`
