@@ -356,3 +356,44 @@ func FuzzParseSession(f *testing.F) {
 		}
 	})
 }
+
+// A session that is entered again, since the first answer was lost, hears of those that it replaced then.
+func TestReplacedAreToldAgain(t *testing.T) {
+	for name, start := range map[string]func(t *testing.T) *Store{
+		"miniredis":    func(t *testing.T) *Store { s, _ := openMini(t); return s },
+		"redis-server": func(t *testing.T) *Store { return open(t, func(cfg *Config) { cfg.Addr = startRedis(t) }) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := start(t)
+			for _, b := range []Bounds{{PerKey: 1}, {PerKey: 2}, {PerMid: 1}, {PerKey: 1, PerMid: 1}, {PerKey: 1, PerMid: 2}} {
+				ctx := t.Context()
+				s.client.FlushDB(ctx)
+				s.SetBounds(b)
+				most := max(b.PerKey, b.PerMid)
+				var first string
+				for i := range most {
+					key := "k"
+					if b.PerKey == 0 || b.PerMid > b.PerKey {
+						key = fmt.Sprint("k", i) // bounded by the member
+					}
+					old := Session{Mid: 1, Key: key, Server: "a", ID: fmt.Sprint("old", i)}
+					if a, err := s.Add(ctx, old); err != nil || a.Rejected || len(a.Replaced) > 0 {
+						t.Fatalf("%+v: %+v, %v", b, a, err)
+					}
+					if i == 0 {
+						first = old.ID
+					}
+				}
+				again := Session{Mid: 1, Key: "k", Server: "b", ID: "new"}
+				s.runAll(ctx, s.entries(again, time.Now(), b)) // and nobody reads what comes of it
+				a, err := s.Add(ctx, again)
+				if err != nil || a.Rejected || ids(a.Replaced) != first {
+					t.Errorf("%+v: replaced %q, rejected %v, %v; want %q", b, ids(a.Replaced), a.Rejected, err, first)
+				}
+				if n := s.client.HLen(ctx, sessionsKey(memberKey(1))).Val(); n != int64(most) {
+					t.Errorf("%+v: the member has %d sessions in the end, want %d", b, n, most)
+				}
+			}
+		})
+	}
+}

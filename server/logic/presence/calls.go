@@ -57,6 +57,7 @@ type call struct {
 	script  *redis.Script // nil: it is entered, without a script
 	keys    []string      // behind those of the place
 	more    []any         // arguments behind those that all scripts have
+	atOnce  bool          // those that it lists are not there any more
 
 	commands []redis.Cmder             // of enter
 	before   *redis.MapStringStringCmd // of enter; the sessions that were there, nil where they may stay
@@ -159,7 +160,7 @@ func (s *Store) runInTurn(ctx context.Context, list []*change) {
 	var byMember, byKey []*call
 	for _, e := range list {
 		if len(e.calls) > 1 {
-			e.calls[1].more = append(e.calls[1].more, "draw")
+			e.calls[1].more, e.calls[1].atOnce = append(e.calls[1].more, "draw"), true
 			byMember = append(byMember, e.calls[1])
 		}
 	}
@@ -170,7 +171,7 @@ func (s *Store) runInTurn(ctx context.Context, list []*change) {
 			if !e.calls[1].ok() {
 				continue
 			}
-			e.calls[0].more = append(e.calls[0].more, e.calls[1].answer)
+			e.calls[0].more, e.calls[0].atOnce = append(e.calls[0].more, e.calls[1].answer), true
 			ticketed = append(ticketed, e)
 		}
 		byKey = append(byKey, e.calls[0])
@@ -253,13 +254,13 @@ func (c *call) read(answer any) {
 	}
 }
 
-// enter queues the commands that enter the session, in the place of all others where the
-// bound is 1.
+// enter queues the commands that enter the session, and where the bound is 1 reads which others are
+// there, that have to go.
 func (c *call) enter(ctx context.Context, pipe redis.Pipeliner, expire time.Duration) {
 	p, x := c.place, c.session
 	if p.bound == 1 {
 		c.before = pipe.HGetAll(ctx, p.sessions)
-		c.commands = append(c.commands, c.before, pipe.Del(ctx, p.sessions))
+		c.commands = append(c.commands, c.before)
 	}
 	c.commands = append(c.commands, pipe.HSet(ctx, p.sessions, x.id(), x.text(c.now)), pipe.PExpire(ctx, p.sessions, expire))
 	if p.kind == "key" {
@@ -335,5 +336,12 @@ func (s *Store) takeAway(ctx context.Context, calls []*call) {
 			c.more = append(c.more, fields[j])
 		}
 	}
+	had := make([]int64, len(again))
+	for i, c := range again {
+		had[i] = c.answer
+	}
 	s.runAll(ctx, again)
+	for i, c := range again {
+		c.answer = max(c.answer, had[i])
+	}
 }

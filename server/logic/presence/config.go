@@ -16,7 +16,7 @@ import (
 type Config struct {
 	Network      string        `toml:"network" oneof:"tcp unix" doc:"tcp, or unix for a socket's path in addr"`
 	Addr         string        `toml:"addr" doc:"address host:port; several, separated by commas, are nodes of a cluster, or sentinels when masterName is set"`
-	Auth         string        `toml:"auth" doc:"password, empty for none"`
+	Auth         string        `toml:"auth" secret:"yes" doc:"password, empty for none"`
 	DB           int           `toml:"db" range:"0.." doc:"database number, not for a cluster"`
 	MasterName   string        `toml:"masterName" doc:"name of the master that the sentinels at addr watch, empty without sentinels"`
 	Cluster      bool          `toml:"cluster" doc:"whether the single address in addr belongs to a cluster"`

@@ -202,9 +202,9 @@ end
 // error behind it.
 var (
 	// addScript enters a session; enter does without, where it can. With more[1], the bound,
-	// above 0 there are never more than that: by more[2] the oldest go (1, and those), or the
-	// new one is not entered (0, and those that are there). With more[3] 'draw' it answers a
-	// ticket instead of 1. With a ticket there those of the same member that have a later one
+	// above 0 there are never more than that: by more[2] the oldest have to go (1, and those, which
+	// are there until removeScript), or the new one is not entered (0, and those that are there). With more[3] 'draw' it answers a
+	// ticket instead of 1, and the oldest go at once. With a ticket there those of the same member that have a later one
 	// stay; when they are as many as may be, the new one is not entered (0, and nobody).
 	addScript = redis.NewScript(library + `
 return each(function()
@@ -228,7 +228,7 @@ return each(function()
 		if #others >= bound and policy == 'reject' then return list(0, others) end
 		while #others >= bound do
 			local s = table.remove(others, 1)
-			redis.call('HDEL', sessions, s.id)
+			if ticket then redis.call('HDEL', sessions, s.id) end
 			table.insert(replaced, s)
 		end
 	else

@@ -130,6 +130,7 @@ func (s *Store) add(ctx context.Context, round []*change, bounds Bounds, results
 	s.failedAny(opAdd, round)
 	var cleanUp []*call
 	var halfIn []Session
+	var replaced []replacement
 	for _, c := range round {
 		if err := c.err(); err != nil {
 			results[c.index].Err = fmt.Errorf("add session %q to redis: %w", c.session.Key, err)
@@ -138,11 +139,18 @@ func (s *Store) add(ctx context.Context, round []*change, bounds Bounds, results
 			}
 			continue
 		}
-		a, calls := s.admission(c, bounds)
+		a, others, calls := s.admission(c, bounds)
 		results[c.index].Admission = a
+		replaced = append(replaced, others...)
 		cleanUp = append(cleanUp, calls...)
 	}
 	s.takeAway(ctx, cleanUp)
+	for _, r := range replaced {
+		if r.holds() {
+			a := &results[r.index].Admission
+			a.Replaced = append(a.Replaced, r.old)
+		}
+	}
 	if err := firstError(cleanUp); err != nil {
 		// All is decided, and who has to go must hear of it. What they leave behind goes when
 		// their comets end them, or expires; what a rejected session does would lock others out.
@@ -156,8 +164,23 @@ func (s *Store) add(ctx context.Context, round []*change, bounds Bounds, results
 	s.takeOut(ctx, halfIn)
 }
 
-// admission reads what the calls say of a session, and returns those that clean up behind it.
-func (s *Store) admission(c *change, bounds Bounds) (a Admission, cleanUp []*call) {
+// A replacement is a session that another, which connects, found in its place.
+type replacement struct {
+	index   int // of the other's result
+	old     Session
+	removal *call // that takes it away where it was found; nil where it was, as it was found
+}
+
+// holds says whether the session is replaced by this one: it is not if somebody else took it away. When
+// that isn't known, it is: it had better hear of it twice than never.
+func (r *replacement) holds() bool {
+	return r.removal == nil || r.removal.err != nil || r.removal.answer > 0
+}
+
+// admission reads what the calls say of a session, but for whom it replaces, and returns those that clean up
+// behind it. Others are taken away only by these: had the answer been lost with which they were, whoever
+// asks again would not hear of them.
+func (s *Store) admission(c *change, bounds Bounds) (a Admission, replaced []replacement, cleanUp []*call) {
 	for _, call := range c.calls {
 		if !call.ok() {
 			a.Rejected = true
@@ -165,14 +188,16 @@ func (s *Store) admission(c *change, bounds Bounds) (a Admission, cleanUp []*cal
 			continue
 		}
 		for _, old := range call.listed {
-			if !slices.ContainsFunc(a.Replaced, func(r Session) bool { return r.ID == old.ID }) {
-				a.Replaced = append(a.Replaced, old)
-			}
-			// It has to leave the other place too.
+			r := replacement{index: c.index, old: old}
 			for _, p := range old.places(bounds) {
-				if p.index != call.place.index {
-					cleanUp = append(cleanUp, s.removal(p, old))
+				removal := s.removal(p, old)
+				cleanUp = append(cleanUp, removal)
+				if p.index == call.place.index && !call.atOnce {
+					r.removal = removal
 				}
+			}
+			if !slices.ContainsFunc(replaced, func(o replacement) bool { return o.old.ID == old.ID }) {
+				replaced = append(replaced, r)
 			}
 		}
 	}
@@ -181,7 +206,7 @@ func (s *Store) admission(c *change, bounds Bounds) (a Admission, cleanUp []*cal
 			cleanUp = append(cleanUp, s.removal(call.place, c.session))
 		}
 	}
-	return a, cleanUp
+	return a, replaced, cleanUp
 }
 
 // takeOut removes sessions that could not be entered everywhere, if it can, also when ctx is
