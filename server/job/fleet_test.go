@@ -326,6 +326,53 @@ func TestGoimsCometGetsOneRoomACall(t *testing.T) {
 	}
 }
 
+// What goim's comet refuses of several that went to it together is dropped alone, too.
+func TestGoimsCometRefusesOneBatchAlone(t *testing.T) {
+	cfg := quick()
+	cfg.Lane.Count = 1
+	y := newYard(t, cfg)
+	y.list("a")
+	a, gate := y.comets["a"], make(chan struct{})
+	a.setHook(func(n int) error {
+		switch n {
+		case 1:
+			<-gate
+		case 3:
+			return status.Error(codes.InvalidArgument, "no")
+		}
+		return nil
+	})
+	y.push(kindRoom, "live://0", "x")
+	eventually(t, func() error {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if a.calls == 0 {
+			return errors.New("the comet is not called")
+		}
+		return nil
+	})
+	for i := 1; i < 5; i++ {
+		y.push(kindRoom, "live://"+strconv.Itoa(i), "x") // together, in the next call
+	}
+	a.mu.Lock()
+	a.goim = true
+	a.mu.Unlock()
+	close(gate)
+	y.settled()
+	if n := value(t, y.reg, "barrage_job_records_dropped_total", "refused"); n != 1 {
+		t.Errorf("%v dropped as refused, want 1", n)
+	}
+	var without []int
+	for i := range 5 {
+		if got := a.takenRoom("live://" + strconv.Itoa(i)); len(got) == 0 {
+			without = append(without, i)
+		}
+	}
+	if !slices.Equal(without, []int{2}) {
+		t.Errorf("rooms %v got nothing, want the second of the call", without)
+	}
+}
+
 func TestLeavingCometGetsWhatWaits(t *testing.T) {
 	y := newYard(t, quick())
 	y.list("a", "b")

@@ -34,8 +34,8 @@ type link struct {
 	cancel context.CancelFunc
 	work   sync.WaitGroup
 
-	failing atomic.Int64  // Unix nanoseconds since when nothing but failures is known, 0 when nothing fails
-	heard   atomic.Int64  // Unix nanoseconds of the comet's last answer
+	failing atomic.Int64  // by uptime, since when nothing but failures is known, 0 when nothing fails
+	heard   atomic.Int64  // by uptime, the comet's last answer
 	leaving atomic.Bool   // left discovery: what waits is tried once more
 	took    atomic.Bool   // a call succeeded in the current life
 	single  atomic.Bool   // it takes one batch a call, as goim's comets
@@ -214,6 +214,7 @@ func (k *link) deliver(l *lane, c *call, tried func()) {
 			return
 		}
 		if err == nil {
+			exhausted = time.Time{}
 			continue
 		}
 		switch {
@@ -223,19 +224,24 @@ func (k *link) deliver(l *lane, c *call, tried func()) {
 			continue
 		case outcomeOf(err) == refused:
 			k.answered()
-			k.drop(l, c, dropRefused, err)
-			return
+			if k.drop(l, c, single, dropRefused, err); len(c.batches) == 0 {
+				return
+			}
+			continue
 		case outcomeOf(err) == exhaustedNow:
 			k.answered()
 			if exhausted.IsZero() {
 				exhausted = start
 			}
 			if time.Since(exhausted) >= k.cfg.Comet.DeadAfter {
-				k.drop(l, c, dropExhausted, err)
-				return
+				if k.drop(l, c, single, dropExhausted, err); len(c.batches) == 0 {
+					return
+				}
+				exhausted = time.Time{}
+				continue
 			}
 		case k.leaving.Load():
-			k.drop(l, c, dropCometGone, err)
+			k.drop(l, c, false, dropCometGone, err)
 			return
 		default:
 			k.failure(c.life, start, err)
@@ -372,11 +378,17 @@ func (k *link) giveBack(l *lane, c *call) {
 	})
 }
 
-// drop settles a call that the comet will never take.
-func (k *link) drop(l *lane, c *call, reason dropReason, err error) {
-	for _, b := range c.batches {
+// drop settles what the comet will never take: the batch that was tried, where only one was, or all of
+// the call.
+func (k *link) drop(l *lane, c *call, single bool, reason dropReason, err error) {
+	n := len(c.batches)
+	if single {
+		n = 1
+	}
+	for _, b := range c.batches[:n] {
 		k.refuse(l, b, reason, err)
 	}
+	c.batches = slices.Delete(c.batches, 0, n)
 }
 
 // refuse counts, logs and settles a batch that the comet will never take.
@@ -388,14 +400,21 @@ func (k *link) refuse(l *lane, b *batch, reason dropReason, err error) {
 	k.settle(l, b, true)
 }
 
+// began is when the process did, but a moment.
+var began = time.Now().Add(-time.Second)
+
+// uptime is the time since began in nanoseconds, never 0: unlike the clock of day it makes no steps, which
+// would be taken for a comet's silence.
+func uptime(at time.Time) int64 { return int64(at.Sub(began)) }
+
 // answered notes that the comet is there.
 func (k *link) answered() {
-	k.heard.Store(time.Now().UnixNano())
+	k.heard.Store(uptime(time.Now()))
 	if k.failing.Load() == 0 {
 		return
 	}
 	if since := k.failing.Swap(0); since != 0 {
-		k.log.Info("comet answers again", "after", time.Since(time.Unix(0, since)))
+		k.log.Info("comet answers again", "after", time.Duration(uptime(time.Now())-since))
 	}
 }
 
@@ -403,10 +422,10 @@ func (k *link) answered() {
 // when nothing else has happened for comet.deadAfter. A call that hung has failed all along,
 // but not for longer than other lanes have had no answer.
 func (k *link) failure(life context.Context, start time.Time, err error) {
-	if k.failing.CompareAndSwap(0, max(start.UnixNano(), k.heard.Load())) {
+	if k.failing.CompareAndSwap(0, max(uptime(start), k.heard.Load())) {
 		k.log.Warn("comet does not answer, trying again", "err", err)
 	}
-	if since := k.failing.Load(); since != 0 && time.Since(time.Unix(0, since)) >= k.cfg.Comet.DeadAfter {
+	if since := k.failing.Load(); since != 0 && time.Duration(uptime(time.Now())-since) >= k.cfg.Comet.DeadAfter {
 		k.died(k, life)
 	}
 }
