@@ -238,6 +238,26 @@ func TestWhatMeansNothingGetsOneWarning(t *testing.T) {
 }
 
 // goim's Makefile has a start line with arguments that lack their dash.
+// A secret that was set in a wrong way is in no message.
+func TestSecretsAreNotRepeated(t *testing.T) {
+	type withSecrets struct {
+		Auth string   `secret:"yes" doc:"x"`
+		Keys []string `secret:"yes" doc:"x"`
+	}
+	for text, want := range map[string]string{
+		"auth = 987654321\n":            "auth: the value, which is a secret and not shown, is not a text",
+		"keys = [987654321987654321]\n": "keys: the value",
+		"keys = 987654321\n":            "keys: the value",
+	} {
+		s := spec(newSample())
+		s.Dst = &withSecrets{}
+		_, err := Load(s, []string{"-conf", file(t, text)}, nil)
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "98765") {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
+
 func TestGoimsCommandLineEndsAtABareArgument(t *testing.T) {
 	args := []string{"-zone=a", "env.zone=b", "-zone=c", "weight=10"}
 	as := spec(newSample())

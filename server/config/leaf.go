@@ -29,6 +29,8 @@ type leaf struct {
 	value reflect.Value
 
 	accepted, oneOf, need string // see Check
+
+	secret bool // no message repeats the value; tag secret:"yes"
 }
 
 // flags are the names (without dash) that set the leaf.
@@ -113,6 +115,7 @@ func walk(v reflect.Value, path string, leaves *[]*leaf) error {
 			value: v.Field(i),
 
 			accepted: field.Tag.Get("range"), oneOf: field.Tag.Get("oneof"), need: field.Tag.Get("need"),
+			secret: field.Tag.Get("secret") != "",
 		})
 	}
 	return nil
@@ -152,17 +155,25 @@ func isUint(t reflect.Type) bool { return t.Kind() >= reflect.Uint && t.Kind() <
 func (lf *leaf) set(from any) error {
 	v, err := convert(lf.value.Type(), from)
 	if err != nil {
-		return err
+		return lf.discreet(err)
 	}
 	lf.value.Set(v)
 	return nil
+}
+
+// discreet is err, which may repeat a value, or, where that is a secret, one that doesn't.
+func (lf *leaf) discreet(err error) error {
+	if !lf.secret {
+		return err
+	}
+	return fmt.Errorf("the value, which is a secret and not shown, is not %s", kindName(lf.value.Type()))
 }
 
 // setText assigns a value as flags and variables give it.
 func (lf *leaf) setText(text string) error {
 	from, err := parse(lf.value.Type(), text)
 	if err != nil {
-		return err
+		return lf.discreet(err)
 	}
 	return lf.set(from)
 }

@@ -36,7 +36,7 @@ type KafkaConfig struct {
 	CommitInterval  time.Duration `toml:"commitInterval" range:"10ms..1m" doc:"How often stored offsets are committed. A crash redelivers about so much."`
 	RevokeWait      time.Duration `toml:"revokeWait" range:"0s..1m" doc:"How long a partition that moves to another job waits for its calls in flight."`
 	Window          int           `toml:"window" range:"1..100000000" doc:"Records of one partition that may be under way before it is paused."`
-	Options         []string      `toml:"options" doc:"Further settings of librdkafka as key=value, for example security.protocol=SSL."`
+	Options         []string      `toml:"options" secret:"yes" doc:"Further settings of librdkafka as key=value, for example security.protocol=SSL."`
 }
 
 // CometConfig is how comets are called and when they are given up.
@@ -121,9 +121,9 @@ func (c *Config) Validate() error {
 	if c.Comet.BackoffMax < c.Comet.BackoffMin {
 		errs = append(errs, fmt.Errorf("comet.backoffMax: %v is less than comet.backoffMin, %v", c.Comet.BackoffMax, c.Comet.BackoffMin))
 	}
-	for _, option := range c.Kafka.Options {
+	for i, option := range c.Kafka.Options {
 		if _, _, err := splitOption(option); err != nil {
-			errs = append(errs, fmt.Errorf("kafka.options: %w", err))
+			errs = append(errs, fmt.Errorf("kafka.options: number %d %w", i+1, err))
 		}
 	}
 	return errors.Join(errs...)
@@ -138,14 +138,15 @@ func reserved() []string {
 	}
 }
 
-// splitOption takes key=value apart and refuses what job sets itself.
+// splitOption takes key=value apart and refuses what job sets itself. Its errors hold no value, which may
+// be a password.
 func splitOption(option string) (key, value string, err error) {
 	key, value, ok := strings.Cut(option, "=")
 	if !ok || key == "" {
-		return "", "", fmt.Errorf("%q, expected key=value", option)
+		return "", "", errors.New("is not key=value")
 	}
 	if slices.Contains(reserved(), key) || strings.HasPrefix(key, "go.") {
-		return "", "", fmt.Errorf("%q is set by job and can't be an option", key)
+		return "", "", fmt.Errorf("is %q, which job sets itself and which can't be an option", key)
 	}
 	return key, value, nil
 }

@@ -26,7 +26,7 @@ func TestValidateNamesTheField(t *testing.T) {
 		{func(c *Config) { c.Kafka.MaxPollInterval = time.Second }, []string{"kafka.maxPollInterval", "10s"}},
 		{func(c *Config) { c.Kafka.Window = 0 }, []string{"kafka.window"}},
 		{func(c *Config) { c.Kafka.Options = []string{"enable.auto.commit=false"} }, []string{"kafka.options", "enable.auto.commit"}},
-		{func(c *Config) { c.Kafka.Options = []string{"nonsense"} }, []string{"kafka.options", "key=value"}},
+		{func(c *Config) { c.Kafka.Options = []string{"a=b", "sasl.password:secret"} }, []string{"kafka.options: number 2 is not key=value"}},
 		{func(c *Config) { c.Comet.RPCTimeout = 0 }, []string{"comet.rpcTimeout", "100ms to 10m"}},
 		{func(c *Config) { c.Comet.BackoffMax = time.Millisecond }, []string{"comet.backoffMax", "20ms"}},
 		{func(c *Config) { c.Lane.Count = 0 }, []string{"lane.count", "1 to 256"}},

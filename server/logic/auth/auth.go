@@ -19,7 +19,7 @@ import (
 // Config is the section httpServer.auth of logic's file. With nothing in it everybody may
 // push, as with goim.
 type Config struct {
-	Keys        []string `toml:"keys" doc:"Bearer keys that may push, 16 characters at least. None of keys, keysFile, jwtSecretFile and jwtKeyFile: everybody may push."`
+	Keys        []string `toml:"keys" secret:"yes" doc:"Bearer keys that may push, 16 characters at least. None of keys, keysFile, jwtSecretFile and jwtKeyFile: everybody may push."`
 	KeysFile    string   `toml:"keysFile" doc:"File of more such keys, one a line; lines that begin with # are comments."`
 	JWTSecret   string   `toml:"jwtSecretFile" doc:"File with the secret of JSON web tokens signed with HS256, HS384 or HS512, 32 bytes at least."`
 	JWTKey      string   `toml:"jwtKeyFile" doc:"PEM file with the public key of JSON web tokens signed with RS256, PS256, ES256 or EdDSA (and their larger forms)."`
