@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/signal"
 	"strings"
-	"syscall"
 
 	"barrage/harness"
 	"barrage/harness/agent"
@@ -161,7 +160,7 @@ func serveAgent(ctx context.Context, listen, from string, secure *securityFlags,
 		return usageError{err}
 	}
 	// The first signal ends it in order; the next one kills.
-	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(ctx, endSignals()...)
 	defer stop()
 	context.AfterFunc(ctx, stop)
 	log.Info("agent waits for a coordinator", "addr", l.Addr().String())

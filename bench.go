@@ -183,7 +183,7 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 		fmt.Fprintf(stderr, "metrics are at %s\n", server.URL())
 	}
 	// The first signal ends the run in order; once it has come, the next one kills.
-	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(ctx, endSignals()...)
 	defer stop()
 	context.AfterFunc(ctx, stop)
 	opt := harness.Options{
@@ -350,7 +350,7 @@ func showSeries(opt harness.Options, dir string, sides []compare.Side, stdout io
 	}
 	page := filepath.Join(dir, defaultPage)
 	if err == nil {
-		err = writePage(page, c, opt.Command)
+		err = writePage(page, c, report.ShownAll(opt.Command))
 	}
 	if err == nil {
 		_, err = fmt.Fprintf(stdout, "%s%s\n", text.Bytes(), page)
@@ -402,3 +402,13 @@ func isTerminal(w io.Writer) bool {
 
 // runCeiling is the hidden subcommand ceiling: the sending side of a run's last part.
 func runCeiling(args []string) int { return ceiling.Main(args) }
+
+// endSignals are those that end a command in order: Ctrl-C, SIGTERM, and the hang-up of the terminal, unless
+// that was to be ignored (nohup).
+func endSignals() []os.Signal {
+	list := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) {
+		list = append(list, syscall.SIGHUP)
+	}
+	return list
+}

@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"syscall"
 
 	"barrage/harness/selftest"
 )
@@ -25,7 +24,7 @@ func benchSelftest(ctx context.Context, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "barrage bench: make a folder for the selftest: %v\n", err)
 		return benchUsageError
 	}
-	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(ctx, endSignals()...)
 	defer stop()
 	fmt.Fprintln(stderr, "runs of this binary's bench against a server that is faulty by plan, about 40 s")
 	results, err := selftest.Run(ctx, selftest.Options{Exe: exe, Dir: dir, Progress: stderr})

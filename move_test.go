@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -267,6 +268,21 @@ func TestReloadBySignal(t *testing.T) {
 	says(`"changed":"log.format, log.stderrThreshold"`, 1)
 	b.find(t, &b.stderr, `"changed":"log.format, log.stderrThreshold"`)
 	b.end(t, syscall.SIGTERM)
+}
+
+// What logrotate sends to a process that is about to end doesn't keep it from ending in order.
+func TestHangUpOfAProcessThatEnds(t *testing.T) {
+	b := launch(t, "discovery", "-httpServer.addr=127.0.0.1:0", "-admin.addr=127.0.0.1:0")
+	b.find(t, &b.stderr, "discovery serves")
+	if err := b.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	for b.cmd.Process.Signal(syscall.SIGHUP) == nil { // until it has ended
+		runtime.Gosched()
+	}
+	if status := b.wait(t); status != exitGood {
+		t.Errorf("exit status %d", status)
+	}
 }
 
 // A role that takes nothing over says so.

@@ -26,23 +26,21 @@ func onReload[C any](p *process, reload func(C) ([]string, error)) {
 	}
 }
 
-// watchReload loads the configuration again whenever SIGHUP comes, until ctx ends. holds is
-// the one that holds; it is watchReload's from now on.
+// watchReload loads the configuration again whenever SIGHUP comes, until ctx ends. From then on, as long
+// as the process lives, SIGHUP opens the log's file anew and does nothing else: it must not end a process
+// that drains. holds is the configuration that holds; it is watchReload's from now on.
 func watchReload[C any](ctx context.Context, p *process, holds *settings[C], load func() (*settings[C], error)) {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	go func() {
-		defer signal.Stop(hup)
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-hup:
-			}
+		for range hup {
 			if p.logFile != nil {
 				if err := p.logFile.reopen(); err != nil {
 					p.log.Error("the log's file can't be opened anew", "err", err)
 				}
+			}
+			if ctx.Err() != nil {
+				continue
 			}
 			loaded, err := load()
 			if err == nil {
