@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -190,6 +191,7 @@ func dialLogic(client *discovery.Client, timeout time.Duration) (*grpc.ClientCon
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: retry, MinConnectTimeout: timeout}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: time.Minute, Timeout: 10 * time.Second}),
 		grpc.WithIdleTimeout(0),
+		grpc.WithNoProxy(), // as job and logic do: a cluster's processes reach each other by themselves
 	)
 	if err != nil {
 		return nil, fmt.Errorf("connect to logic: %w", err)
@@ -318,9 +320,10 @@ func runDiscovery(ctx context.Context, args []string, stdout, stderr io.Writer) 
 
 // handleJSON adds a page that is a JSON text.
 func handleJSON(page *admin.Server, pattern string, text []byte, log *slog.Logger) {
+	line := append(slices.Clip(text), '\n')
 	page.Handle(pattern, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		if _, err := w.Write(append(text, '\n')); err != nil {
+		if _, err := w.Write(line); err != nil {
 			log.Debug("write an admin page", "page", pattern, "err", err)
 		}
 	}))

@@ -122,6 +122,7 @@ func (p *peers) client(name string) (sessions.SessionsClient, error) {
 		retry.MaxDelay = time.Second
 		conn, err := grpc.NewClient(at.addr,
 			grpc.WithTransportCredentials(insecure.NewCredentials()),
+			grpc.WithNoProxy(),
 			grpc.WithConnectParams(grpc.ConnectParams{Backoff: retry, MinConnectTimeout: p.timeout}))
 		if err != nil {
 			return nil, fmt.Errorf("connect to comet %q at %s: %w", name, at.addr, err)
@@ -147,13 +148,13 @@ func (p *peers) dismiss(list []presence.Session) {
 	defer p.mu.Unlock()
 	for name, refs := range byServer(list) {
 		at := p.byName[name]
-		switch {
-		case at == nil:
+		if at == nil {
 			p.metrics.closes[closeFailed].Add(float64(len(refs)))
 			continue
-		case len(at.waiting)+len(refs) > maxWaiting:
-			p.metrics.closes[closeLeft].Add(float64(len(refs)))
-			continue
+		}
+		if space := maxWaiting - len(at.waiting); len(refs) > space {
+			p.metrics.closes[closeLeft].Add(float64(len(refs) - space))
+			refs = refs[:space]
 		}
 		at.waiting = append(at.waiting, refs...)
 		if !at.calling {

@@ -139,8 +139,8 @@ func TestWaitingIsBounded(t *testing.T) {
 		}
 		return nil
 	})
-	p.dismiss(sessionsOn("hanging", maxWaiting))
-	p.dismiss(sessionsOn("hanging", 7))
+	p.dismiss(sessionsOn("hanging", maxWaiting-1))
+	p.dismiss(sessionsOn("hanging", 8)) // one has space
 	if n := p.counted(closeLeft); n != 7 {
 		t.Errorf("%d are counted as left out", n)
 	}
