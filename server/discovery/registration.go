@@ -46,6 +46,11 @@ func (c *Client) Register(ctx context.Context, in Instance) (*Registration, erro
 		if ctx.Err() == nil && retry.shouldLog() {
 			c.log.Warn("waiting for discovery to register", "app", in.AppID, "host", in.Hostname, "err", err)
 		}
+		if ctx.Err() != nil { // a node may have taken it all the same
+			if err := c.leave(in); err != nil {
+				c.log.Debug("take back what may have been registered", "app", in.AppID, "host", in.Hostname, "err", err)
+			}
+		}
 		if !retry.sleep(ctx) {
 			return nil, fmt.Errorf("register %s/%s: %w (last: %w)", in.AppID, in.Hostname, context.Cause(ctx), err)
 		}
@@ -69,7 +74,8 @@ func (c *Client) withDefaults(in Instance) Instance {
 	return in
 }
 
-// Update replaces the instance's metadata. When no node takes it now it is sent with the
+// Update sets the instance's metadata; a key that is left out stays as a node has it, unless that
+// forgets the instance. When no node takes it now it is sent with the
 // next renewal, and the error says why.
 func (r *Registration) Update(metadata map[string]string) error {
 	r.mu.Lock()
@@ -94,15 +100,20 @@ func (r *Registration) Close() error {
 		return nil
 	}
 	r.closed = true
+	return r.client.leave(r.instance)
+}
+
+// leave takes an instance out of discovery.
+func (c *Client) leave(in Instance) error {
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
-	params := identity(r.instance)
-	err := r.client.call(ctx, http.MethodPost, "cancel", params, nil)
-	if err != nil && len(r.client.cfg.Nodes) > 1 && !hasCode(err, codeNothingFound) {
-		err = r.client.call(ctx, http.MethodPost, "cancel", params, nil) // the next node
+	params := identity(in)
+	err := c.call(ctx, http.MethodPost, "cancel", params, nil)
+	if err != nil && len(c.cfg.Nodes) > 1 && !hasCode(err, codeNothingFound) {
+		err = c.call(ctx, http.MethodPost, "cancel", params, nil) // the next node
 	}
 	if err != nil && !hasCode(err, codeNothingFound) {
-		return fmt.Errorf("leave discovery as %s/%s: %w", r.instance.AppID, r.instance.Hostname, err)
+		return fmt.Errorf("leave discovery as %s/%s: %w", in.AppID, in.Hostname, err)
 	}
 	return nil
 }
