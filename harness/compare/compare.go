@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sort"
 	"strings"
 
 	"github.com/aclements/go-moremath/stats"
@@ -199,12 +200,12 @@ func change(a, b []float64) *Change {
 // outermost returns the rank, 1 being the outermost, of the pairs that bound an interval at
 // Confidence; 0 where there are too few for any.
 func outermost(n, m int) int {
-	u := stats.UDist{N1: n, N2: m}
-	k := 0
-	for 2*u.CDF(float64(k)) <= 1-Confidence && 2*(k+1) <= n*m {
-		k++
+	if max(n, m) > stats.MannWhitneyExactLimit { // as the test itself does
+		spread := math.Sqrt(float64(n*m) * float64(n+m+1) / 12)
+		return max(0, int(math.Ceil(float64(n*m)/2-math.Sqrt2*math.Erfinv(Confidence)*spread)))
 	}
-	return k
+	u := stats.UDist{N1: n, N2: m}
+	return sort.Search(n*m/2, func(k int) bool { return 2*u.CDF(float64(k)) > 1-Confidence })
 }
 
 // A Judgement is what a change means to a user.

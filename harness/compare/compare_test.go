@@ -85,7 +85,7 @@ func TestChange(t *testing.T) {
 // The interval is the one that goes with the test: of 6 and 6 runs the five outermost pairs
 // of 36 are left out at each end (Mann-Whitney's table: U = 5 at 5%, two-sided).
 func TestOutermost(t *testing.T) {
-	for _, c := range []struct{ n, m, want int }{{1, 1, 0}, {3, 3, 0}, {4, 4, 1}, {5, 5, 3}, {6, 6, 6}, {8, 8, 14}, {10, 10, 24}} {
+	for _, c := range []struct{ n, m, want int }{{1, 1, 0}, {3, 3, 0}, {4, 4, 1}, {5, 5, 3}, {6, 6, 6}, {8, 8, 14}, {10, 10, 24}, {20, 20, 128}, {50, 50, 966}, {51, 51, 1008}, {100, 100, 4198}} {
 		if got := outermost(c.n, c.m); got != c.want {
 			t.Errorf("%d and %d runs: %d, want %d", c.n, c.m, got, c.want)
 		}
@@ -306,6 +306,8 @@ func TestLimit(t *testing.T) {
 		{"server.deliveries_per_cpu_second +5%", []string{"B"}},
 		{"server.cpu_per_delivery -5%", []string{"B"}},
 		{"lost +0%", nil},
+		{"server.deliveries_per_cpu_second -0%", nil},
+		{"server.cpu_per_delivery -0%", []string{"B"}},
 	} {
 		l, err := ParseLimit(x.limit)
 		if err != nil {
@@ -319,6 +321,13 @@ func TestLimit(t *testing.T) {
 			t.Errorf("%s is broken by %q, want %q: %s", x.limit, got, x.want, l.Broken(c))
 		}
 	}
+	for text, down := range map[string]bool{
+		"latency.line.chat-room.p99 +10%": false, "latency.line.one room.p99 -10%": true, " latency.p99\t+1e-1% ": false,
+	} {
+		if l, err := ParseLimit(text); err != nil || l.Down != down {
+			t.Errorf("%q: %+v, %v", text, l, err)
+		}
+	}
 	for text, want := range map[string]string{
 		"latency.p99":        "write it as",
 		"latency.p98 +10%":   "there is no figure latency.p98",
@@ -328,6 +337,39 @@ func TestLimit(t *testing.T) {
 	} {
 		if _, err := ParseLimit(text); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
+// A side without the figure doesn't keep to a limit on it.
+func TestLimitOnWhatIsNotThere(t *testing.T) {
+	row := func(values ...[]float64) Row {
+		f, _ := report.FindFigure("latency.p99")
+		r := Row{Figure: f}
+		for _, v := range values {
+			r.Cells = append(r.Cells, summary(v))
+		}
+		for i := 1; i < len(values); i++ {
+			r.Cells[i].Change = change(values[0], values[i])
+		}
+		return r
+	}
+	l, err := ParseLimit("latency.p99 +10%")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name string
+		rows []Row
+		want string
+	}{
+		{"no side has it", nil, "latency.p99: no run has it"},
+		{"A has it alone", []Row{row([]float64{1}, nil)}, "B: has no latency.p99, which A has"},
+		{"B has it alone", []Row{row(nil, []float64{1})}, "A: has no latency.p99"},
+	} {
+		got := l.Broken(&Comparison{Rows: c.rows})
+		if len(got) != 1 || !strings.HasPrefix(got[0], c.want) {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
 		}
 	}
 }
