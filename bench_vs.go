@@ -42,7 +42,8 @@ func otherVariant(ctx context.Context, ref string, at *targetFlags, progress io.
 	tree := filepath.Join(dir, "tree")
 	cleanUp = func() {
 		// Whatever ctx is: nothing of ours stays in the user's repository.
-		_ = exec.Command("git", "worktree", "remove", "--force", tree).Run()
+		// Twice forced, since one whose making was cut short is locked.
+		_ = exec.Command("git", "worktree", "remove", "--force", "--force", tree).Run()
 		_ = os.RemoveAll(dir)
 	}
 	if _, err := command1(ctx, "git", "worktree", "add", "--quiet", "--detach", tree, commit); err != nil {

@@ -72,7 +72,7 @@ func (r *run) dialAgents(ctx context.Context) error {
 	s := r.opt.Scenario
 	r.progress.phase(live.Connect, "agents get ready: "+strings.Join(cfg.Addrs, ", "))
 	fleet, err := agent.Dial(ctx, cfg, agent.Job{
-		File: s.File, Scenario: s.Text, Overrides: r.opt.Overrides, Targets: targetsOf(r.cluster), Authority: r.cluster.Authority,
+		File: s.File, Scenario: report.Shown(s.Text), Overrides: report.ShownAll(r.opt.Overrides), Targets: targetsOf(r.cluster), Authority: r.cluster.Authority,
 	}, r.layout.streams)
 	if err != nil {
 		return &EnvironmentError{Problems: strings.Split(err.Error(), "\n")}

@@ -22,9 +22,9 @@ func (r *run) report() *report.Run {
 	out := &report.Run{
 		Schema: report.Schema,
 		Scenario: report.Scenario{
-			Name: s.Name, Description: s.Description, File: s.File, Text: s.Text, Overrides: nonNil(r.opt.Overrides),
+			Name: s.Name, Description: s.Description, File: s.File, Text: report.Shown(s.Text), Overrides: report.ShownAll(r.opt.Overrides),
 		},
-		Started: r.began.UTC(), Ended: time.Now().UTC(), Command: nonNil(r.opt.Command),
+		Started: r.began.UTC(), Ended: time.Now().UTC(), Command: report.ShownAll(r.opt.Command),
 		Environment: readEnvironment(r.opt.Commit),
 		Clients:     r.clients(),
 		Behaviour:   r.behaviour(),

@@ -13,7 +13,7 @@ func (r *run) target() *report.Target {
 	t := r.opt.Target
 	known := &report.Target{TCP: t.TCP, WebSocket: t.WS, TCPTLS: t.TCPTLS, WSS: t.WSS, Push: t.Push, Metrics: []string{}, Profiled: []string{}, Problems: []string{}}
 	for _, page := range t.Pages {
-		known.Metrics = append(known.Metrics, page.URL)
+		known.Metrics = append(known.Metrics, report.Shown(page.URL))
 	}
 	for _, name := range slices.Sorted(maps.Keys(r.unread)) {
 		known.Problems = append(known.Problems, r.unread[name])

@@ -17,7 +17,7 @@ import (
 )
 
 // Protocol is the version of the service. It grows with every change of it.
-const Protocol = 1
+const Protocol = 2
 
 // A Job is what a coordinator asks of an agent.
 type Job struct {

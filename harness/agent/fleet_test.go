@@ -292,7 +292,7 @@ func TestJobsThatAreRefused(t *testing.T) {
 	if _, err := tryDial(t, comet, 5, FleetConfig{Build: "barrage other"}, agent); err == nil {
 		t.Error("another version was taken")
 	} else {
-		contains(t, err.Error(), "agent "+agent.addr, "the agent is barrage test (protocol 1), the coordinator barrage other (protocol 1); install the same binary on both")
+		contains(t, err.Error(), "agent "+agent.addr, "the agent is barrage test (protocol 2), the coordinator barrage other (protocol 2); install the same binary on both")
 	}
 	none := &testAgent{addr: "127.0.0.1:1"}
 	if _, err := tryDial(t, comet, 5, FleetConfig{}, agent, none); err == nil {

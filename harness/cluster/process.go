@@ -139,6 +139,7 @@ func (p *Process) StandBack(nice int) error {
 // wait waits for the end and calls died if nobody had asked for it.
 func (p *Process) wait(died func(*ExitError)) {
 	p.state = p.cmd.Wait()
+	p.kill() // what it may have left in its group: at once, since later the number may be another's
 	close(p.done)
 	if !p.stopping.Load() {
 		died(&ExitError{Name: p.Name, Err: p.state, Tail: p.tail(), Log: p.log})
@@ -151,7 +152,6 @@ func (p *Process) stop(grace time.Duration) error {
 	p.stopping.Store(true)
 	select {
 	case <-p.done: // long ago, and reported then
-		p.kill()
 		return nil
 	default:
 	}
@@ -164,7 +164,6 @@ func (p *Process) stop(grace time.Duration) error {
 		<-p.done
 		return fmt.Errorf("%s did not end within %s of SIGTERM and was killed", p.Name, grace)
 	}
-	p.kill() // what it may have left in its group
 	var exit *exec.ExitError
 	if errors.As(p.state, &exit) {
 		return fmt.Errorf("%s: %w after SIGTERM", p.Name, exit)

@@ -59,7 +59,6 @@ func Capture(ctx context.Context, cfg Config) Captured {
 		c.processes = append(c.processes, p)
 	}
 	c.each(func(p *process) { c.setRates(ctx, p) })
-	defer c.each(func(p *process) { c.resetRates(ctx, p) })
 	c.each(func(p *process) { c.readBase(ctx, p) })
 	if !cfg.Start.IsZero() {
 		wait(ctx, time.Until(cfg.Start), nil)
@@ -76,6 +75,7 @@ func Capture(ctx context.Context, cfg Config) Captured {
 		// One sentence instead of one for each request that it ended.
 		c.out.Problems = []string{"profiles were cut short: " + err.Error()}
 	}
+	c.each(func(p *process) { c.resetRates(ctx, p) })
 	slices.Sort(c.out.Files)
 	slices.Sort(c.out.Problems)
 	return c.out

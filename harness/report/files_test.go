@@ -27,6 +27,22 @@ func TestMarkdown(t *testing.T) {
 	}
 }
 
+func TestShown(t *testing.T) {
+	for text, want := range map[string]string{
+		"metrics: {pushgateway: 'https://me:secret@push.example.com/x', every: 5s}": "metrics: {pushgateway: 'https://xxxxx@push.example.com/x', every: 5s}",
+		"metrics.remote_write=http://token@10.0.0.1:9090/api?a=b@c":                 "metrics.remote_write=http://xxxxx@10.0.0.1:9090/api?a=b@c",
+		"tcp=a:1,metrics=job@https://u:p@a/x,metrics=http://b:7/m@x":                "tcp=a:1,metrics=job@https://xxxxx@a/x,metrics=http://b:7/m@x",
+		"live://1000": "live://1000",
+	} {
+		if got := Shown(text); got != want {
+			t.Errorf("%s\nis  %s\nnot %s", text, got, want)
+		}
+	}
+	if got := ShownAll(nil); got == nil || len(got) != 0 {
+		t.Errorf("%v", got)
+	}
+}
+
 func TestCommandLine(t *testing.T) {
 	got := CommandLine([]string{"barrage", "bench", "-set", "expect.latency.p99=<= 5ms", "it's", "", "room-10k"})
 	if want := `barrage bench -set 'expect.latency.p99=<= 5ms' 'it'\''s' '' room-10k`; got != want {

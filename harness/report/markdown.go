@@ -3,6 +3,7 @@ package report
 import (
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -78,6 +79,22 @@ func Markdown(w io.Writer, r *Run) error {
 		r.Environment.Machine(), r.Environment.Kernel, r.Environment.Go, commit(r.Environment.Commit),
 		r.Started.Format("2006-01-02 15:04"), CommandLine(r.Command))
 	return e.err
+}
+
+// userInfo is the user and the password of a URL.
+var userInfo = regexp.MustCompile(`://[^/?#\s"'@]+@`)
+
+// Shown returns a text with the users and passwords of its URLs left out: what it is to be kept or
+// passed on as.
+func Shown(text string) string { return userInfo.ReplaceAllString(text, "://xxxxx@") }
+
+// ShownAll is Shown for each text. It never returns nil.
+func ShownAll(texts []string) []string {
+	list := make([]string, len(texts))
+	for i, text := range texts {
+		list[i] = Shown(text)
+	}
+	return list
 }
 
 // CommandLine writes a command as a shell takes it.
