@@ -25,7 +25,7 @@ of each side or more, differences are tested (Mann-Whitney, 95%).
 
 examples:
   barrage compare results/room-10k/20261124T082959Z results/room-10k/20261124T091500Z
-  barrage compare -all results/room-10k-vs/a results/room-10k-vs/b
+  barrage compare -all results/room-10k/20261124T082959Z/a results/room-10k/20261124T082959Z/b
   barrage compare -html /tmp/ab.html old new
   barrage compare -fail-on 'latency.p99 +10%' -fail-on 'server.deliveries_per_cpu_second -5%' old new
 

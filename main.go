@@ -107,8 +107,8 @@ examples:
   barrage comet -conf comet.toml -host comet-1 -discovery.nodes 10.0.0.1:7171,10.0.0.2:7171
   barrage bench room-10k
 
-barrage COMMAND -h lists a command's flags; each is an environment variable and a key of
-the file given with -conf too.
+barrage COMMAND -h lists a command's flags; those of the processes are environment variables and
+keys of the file given with -conf, too.
 
 exit status: 0 good, 1 it could not go on, 2 a flag, the configuration or the environment
 is wrong (a port that is taken, for example)

@@ -32,7 +32,7 @@ or more are better.
 
 examples:
   barrage profile top -kind alloc -process comet results/room-10k/20261124T082959Z
-  barrage profile diff results/room-10k-vs/a results/room-10k-vs/b
+  barrage profile diff results/room-10k/20261124T082959Z/a results/room-10k/20261124T082959Z/b
   barrage profile diff -a results/x/1 -a results/x/3 -b results/x/2 -b results/x/4
   barrage profile flame -o flame.html results/room-10k/20261124T082959Z
 

@@ -257,7 +257,7 @@ func serverFigures() []Figure {
 	list := []Figure{
 		{Name: "server.cpu_per_delivery", Help: "CPU time of comet, logic and job together, a delivery", Unit: Seconds, Better: Less, Primary: true,
 			of: func(r *Run) float64 { return r.Server.CPUSecondsPerMillion / 1e6 }},
-		{Name: "server.deliveries_per_cpu_second", Help: "deliveries a CPU second of comet, logic and job together, those that were left of the warm-up included", Unit: Count, Better: More, Primary: true,
+		{Name: "server.deliveries_per_cpu_second", Help: "deliveries a CPU second of comet, logic and job together", Unit: Count, Better: More, Primary: true,
 			of: func(r *Run) float64 { return r.Server.DeliveriesPerCPUSecond }},
 		{Name: "server.cpu_seconds", Help: "CPU time of comet, logic and job, measured phase", Unit: Seconds, Better: Less,
 			of: func(r *Run) float64 { return r.Server.CPUSeconds }},
