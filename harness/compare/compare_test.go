@@ -227,6 +227,8 @@ func TestWarnings(t *testing.T) {
 		{"the harness's processors", func(r *report.Run) { r.Environment.HarnessProcs = 4 }, "the harness's processors differs (a: 0; b: 4)"},
 		{"profiles", func(r *report.Run) { r.Profiles.Taken = 12 }, "whether profiles were taken differs (a: no; b: yes)"},
 		{"profiles that failed", func(r *report.Run) { r.Profiles.Problems = []string{"logic: no answer"} }, "whether profiles were taken differs (a: no; b: yes)"},
+		{"an early version", func(r *report.Run) { r.Deliveries.Measured.Delivered = 5 },
+			"what CPU a delivery is of differs (a: all deliveries of the measured phase; b: measured deliveries)"},
 		{"failed", func(r *report.Run) { r.Verdict.Status = report.CutShort }, "1 of 1 runs of b are CUT SHORT"},
 	}
 	for _, c := range cases {

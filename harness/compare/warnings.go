@@ -60,9 +60,18 @@ func aspects() []aspect {
 		{"where the clients were", place},
 		{"the agents' machines", agentMachines},
 		{"the harness's processors", func(r *report.Run) string { return fmt.Sprint(r.Environment.HarnessProcs) }},
+		{"what CPU a delivery is of", deliveries},
 		{"whether profiles were taken", func(r *report.Run) string { return map[bool]string{true: "yes", false: "no"}[profiled(r)] }},
 		{"the limit of open files", func(r *report.Run) string { return fmt.Sprint(r.Environment.OpenFilesHard) }},
 	}
+}
+
+// deliveries says by which a run divides the CPU time: early versions left out what the warm-up had left.
+func deliveries(r *report.Run) string {
+	if r.Server.Deliveries == 0 && r.Deliveries.Measured.Delivered > 0 {
+		return "measured deliveries"
+	}
+	return "all deliveries of the measured phase"
 }
 
 // settings are the kernel's, without those that all runs have alike.
