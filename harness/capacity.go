@@ -3,6 +3,7 @@ package harness
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -20,7 +21,8 @@ type CapacityResult struct {
 	Dir      string // with a folder for each run, capacity.json and capacity.txt
 	Scenario *scenario.Scenario
 	*capacity.Result
-	Runs []*report.Run // of the trials, in their order
+	Runs     []*report.Run // of the trials, in their order
+	CutShort bool          // an interrupt ended the search
 }
 
 // Capacity looks for the highest rate at which the scenario of opt holds what it expects.
@@ -70,6 +72,7 @@ func Capacity(ctx context.Context, opt Options) (*CapacityResult, error) {
 	if len(found.Trials) == 0 {
 		return nil, searchErr
 	}
+	out.CutShort = errors.Is(searchErr, ErrInterrupted)
 	if err := out.write(); err != nil {
 		return out, err
 	}
@@ -100,6 +103,7 @@ type capacityFile struct {
 	Breaks    float64         `json:"breaks_per_second"`  // 0: nothing was found to break
 	Unclear   float64         `json:"unclear_per_second"` // 0, or the lowest rate that could not be measured
 	Confirmed bool            `json:"confirmed"`
+	CutShort  bool            `json:"cut_short"` // an interrupt ended the search
 	Trials    []capacityTrial `json:"trials"`
 }
 
@@ -113,7 +117,7 @@ type capacityTrial struct {
 func (c *CapacityResult) write() error {
 	f := capacityFile{
 		Schema: 1, Scenario: c.Scenario.Name, Push: c.Scenario.Pushes[c.Scenario.Capacity.Push].Name,
-		Holds: c.Holds, Breaks: c.Breaks, Unclear: c.Unclear, Confirmed: c.Confirmed,
+		Holds: c.Holds, Breaks: c.Breaks, Unclear: c.Unclear, Confirmed: c.Confirmed, CutShort: c.CutShort,
 	}
 	for i, t := range c.Trials {
 		f.Trials = append(f.Trials, capacityTrial{Rate: t.Rate, Outcome: t.Outcome.String(), Reason: t.Reason, Run: strconv.Itoa(i + 1)})
@@ -136,6 +140,9 @@ func (c *CapacityResult) write() error {
 func (c *CapacityResult) Text(w io.Writer) error {
 	var b strings.Builder
 	name := fmt.Sprintf("%s, %s", c.Scenario.Name, c.Scenario.Pushes[c.Scenario.Capacity.Push].Name)
+	if c.CutShort {
+		b.WriteString("CUT SHORT: what had been found when the search was interrupted.\n")
+	}
 	switch {
 	case c.Holds == 0 && c.Breaks > 0:
 		fmt.Fprintf(&b, "%s: %g pushes a second do not hold, and no rate below held in each of its runs.\n", name, c.Breaks)

@@ -59,6 +59,50 @@ phases: {warmup: 0s, measure: 1s, drain: 20s}
 	}
 }
 
+// A search that is interrupted says what it had found, and that it was.
+func TestInterruptedCapacity(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "interrupted.yaml")
+	err := os.WriteFile(file, []byte(`name: interrupted
+clients: {count: 20, connect_rate: 200/s, rooms: {count: 1}, accepts: [1000]}
+pushes: [{kind: room, operation: 1000, rate: 1/s, size: 64B}]
+capacity: {from: 20/s, to: 100/s}
+phases: {warmup: 0s, measure: 1s, drain: 20s}
+`+lenient+`
+`), 0o644)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := start(t, file)
+	waitFor(t, "the second trial begins", func() bool { return strings.Contains(b.stderr.String(), "trial 2: ") })
+	if err := b.cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	if status := b.wait(t); status != 130 || !strings.Contains(b.stdout.String(), "CUT SHORT") {
+		t.Errorf("exit status %d\n%s%s", status, b.stdout.String(), b.stderr)
+	}
+	files, err := filepath.Glob(filepath.Join(b.results, "interrupted", "*", "capacity.json"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("results %v, %v", files, err)
+	}
+	text, err := os.ReadFile(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got struct {
+		CutShort bool `json:"cut_short"`
+		Trials   []struct {
+			Outcome string `json:"outcome"`
+		} `json:"trials"`
+	}
+	if err := json.Unmarshal(text, &got); err != nil {
+		t.Fatal(err)
+	}
+	if !got.CutShort || len(got.Trials) != 1 || got.Trials[0].Outcome != "held" {
+		t.Errorf("capacity.json is %s", text)
+	}
+}
+
 // A bracket of which both ends come from runs: twenty clients receive more than a thousand
 // deliveries in the second that is measured where there are more than fifty pushes, on any
 // machine.
