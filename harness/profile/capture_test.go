@@ -197,17 +197,28 @@ func TestCaptureProblems(t *testing.T) {
 	})
 	oldServer := httptest.NewServer(old)
 	defer oldServer.Close()
+	stuck := http.NewServeMux() // and one that keeps those that were set
+	stuck.HandleFunc("/debug/pprof/", pprof.Index)
+	stuck.HandleFunc("PUT "+ratesPath, func(w http.ResponseWriter, r *http.Request) {
+		var set Rates
+		if err := json.NewDecoder(r.Body).Decode(&set); err != nil || set == (Rates{}) {
+			http.Error(w, "not now", http.StatusInternalServerError)
+		}
+	})
+	stuckServer := httptest.NewServer(stuck)
+	defer stuckServer.Close()
 	dead := httptest.NewServer(http.NotFoundHandler())
 	dead.Close()
 	dir := t.TempDir()
 	got := Capture(t.Context(), Config{
-		Targets: []Target{{"comet-1", addr}, {"goim", strings.TrimPrefix(oldServer.URL, "http://")}, {"dead", strings.TrimPrefix(dead.URL, "http://")}},
-		Dir:     dir, Duration: time.Second, Rates: DefaultRates(), Start: time.Now().Add(10 * time.Millisecond),
+		Targets: []Target{{"comet-1", addr}, {"goim", strings.TrimPrefix(oldServer.URL, "http://")}, {"dead", strings.TrimPrefix(dead.URL, "http://")},
+			{"stuck", strings.TrimPrefix(stuckServer.URL, "http://")}},
+		Dir: dir, Duration: time.Second, Rates: DefaultRates(), Start: time.Now().Add(10 * time.Millisecond),
 	})
 	text := strings.Join(got.Problems, "\n")
 	for _, want := range []string{
 		"goim: record waiting for mutex and block profiles: it does not serve PUT /profilerates",
-		"goim: take the cpu profile: GET http://", "already in use", "dead: take the cpu profile: Get ", "dead: take the heap profile: ",
+		"goim: take the cpu profile: GET http://", "already in use", "dead: take the cpu profile: Get ", "dead: take the heap profile: ", "stuck: stop to record waiting: ",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("it is not said that %q:\n%s", want, text)
