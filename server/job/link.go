@@ -201,7 +201,7 @@ func (k *link) deliver(l *lane, c *call, tried func()) {
 	defer l.end(c)
 	var exhausted time.Time // since when the comet has had no resources for c
 	wait := k.cfg.Comet.BackoffMin
-	for {
+	for len(c.batches) > 0 {
 		start := time.Now()
 		single := k.oneByOne(l)
 		err := k.call(l, c, single, tried)
@@ -224,9 +224,7 @@ func (k *link) deliver(l *lane, c *call, tried func()) {
 			continue
 		case outcomeOf(err) == refused:
 			k.answered()
-			if k.drop(l, c, single, dropRefused, err); len(c.batches) == 0 {
-				return
-			}
+			k.drop(l, c, single, dropRefused, err)
 			continue
 		case outcomeOf(err) == exhaustedNow:
 			k.answered()
@@ -234,9 +232,7 @@ func (k *link) deliver(l *lane, c *call, tried func()) {
 				exhausted = start
 			}
 			if time.Since(exhausted) >= k.cfg.Comet.DeadAfter {
-				if k.drop(l, c, single, dropExhausted, err); len(c.batches) == 0 {
-					return
-				}
+				k.drop(l, c, single, dropExhausted, err)
 				exhausted = time.Time{}
 				continue
 			}
@@ -400,11 +396,11 @@ func (k *link) refuse(l *lane, b *batch, reason dropReason, err error) {
 	k.settle(l, b, true)
 }
 
-// began is when the process did, but a moment.
+// began is a second before the process did, so that uptime is never 0.
 var began = time.Now().Add(-time.Second)
 
-// uptime is the time since began in nanoseconds, never 0: unlike the clock of day it makes no steps, which
-// would be taken for a comet's silence.
+// uptime is the time since began in nanoseconds. Unlike the clock of day it makes no steps, which would be
+// taken for a comet's silence.
 func uptime(at time.Time) int64 { return int64(at.Sub(began)) }
 
 // answered notes that the comet is there.
