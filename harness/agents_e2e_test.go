@@ -132,8 +132,7 @@ func TestAgents(t *testing.T) {
 // Whatever a scenario's clients do, they do it on agents too: inside TLS, with churn, room
 // changes and a storm.
 func TestAgentsWithClientsOfAllKinds(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "kinds.yaml")
-	if err := os.WriteFile(file, []byte(`
+	file := scenarioFile(t, `
 name: kinds
 clients:
   count: 80
@@ -147,9 +146,7 @@ pushes:
 phases: {warmup: 500ms, measure: 3s}
 `+lenient+`
 expect: {lost: "<= 1000000", reordered: "<= 1000000", duplicate: "<= 1000000"}
-`), 0o644); err != nil {
-		t.Fatal(err)
-	}
+`)
 	b := start(t, "-agents", addresses(startAgent(t), startAgent(t)), file)
 	if status := b.wait(t); status != 0 {
 		t.Fatalf("exit status %d\n%s%s%s", status, b.stdout.String(), b.stderr, b.logs())

@@ -176,6 +176,16 @@ func children(t *testing.T, pid int) (list []int) {
 const lenient = "valid: {swarm_busy: 1, swarm_starved: 1, read_lag: 10, hiccups: 1, pusher_lag: 1m, " +
 	"other_cpu: 1, steal: 1, memory_wait: 1, packets_dropped: 1, clock_error: 10}"
 
+// scenarioFile writes a scenario to a file of its own, and returns its path.
+func scenarioFile(t *testing.T, text string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "scenario.yaml")
+	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
 // waitFor waits until what holds.
 func waitFor(t *testing.T, what string, holds func() bool) {
 	t.Helper()

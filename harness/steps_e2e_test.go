@@ -1,8 +1,6 @@
 package harness_test
 
 import (
-	"os"
-	"path/filepath"
 	"testing"
 
 	"barrage/harness/report"
@@ -13,18 +11,14 @@ import (
 // goes its own way.
 func TestSteps(t *testing.T) {
 	t.Parallel()
-	file := filepath.Join(t.TempDir(), "steps.yaml")
-	err := os.WriteFile(file, []byte(`name: steps
+	file := scenarioFile(t, `name: steps
 clients: {count: 20, connect_rate: 200/s, rooms: {count: 2}, accepts: [1000, 1001]}
 pushes:
   - {kind: room, operation: 1000, steps: [{rate: 20/s, for: 1s}, {rate: 200/s, for: 500ms}, {rate: 40/s, for: 1s}], size: 64B}
   - {kind: all, operation: 1001, rate: 10/s, size: 64B}
 phases: {warmup: 1s, measure: 3500ms, drain: 20s}
 `+lenient+`
-`), 0o644)
-	if err != nil {
-		t.Fatal(err)
-	}
+`)
 	b := start(t, "-ceiling=false", file)
 	if status := b.wait(t); status != 0 {
 		t.Fatalf("exit status %d\n%s%s%s", status, b.stdout.String(), b.stderr, b.logs())
