@@ -188,7 +188,7 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	context.AfterFunc(ctx, stop)
 	opt := harness.Options{
 		Scenario: s, Overrides: overrides, Exe: exe, Self: exe, Results: *results, Commit: buildCommit(),
-		Command: slices.Concat([]string{"barrage", "bench"}, args), NoCeiling: !*withCeiling, Profile: *profiles, Target: target,
+		Command: report.ShownAll(slices.Concat([]string{"barrage", "bench"}, args)), NoCeiling: !*withCeiling, Profile: *profiles, Target: target,
 		Agents: fleet, Advertise: *advertise, Sources: sources,
 		Progress: stderr, Terminal: isTerminal(stderr), Metrics: server,
 	}
@@ -350,7 +350,7 @@ func showSeries(opt harness.Options, dir string, sides []compare.Side, stdout io
 	}
 	page := filepath.Join(dir, defaultPage)
 	if err == nil {
-		err = writePage(page, c, report.ShownAll(opt.Command))
+		err = writePage(page, c, opt.Command)
 	}
 	if err == nil {
 		_, err = fmt.Fprintf(stdout, "%s%s\n", text.Bytes(), page)

@@ -24,7 +24,7 @@ func (r *run) report() *report.Run {
 		Scenario: report.Scenario{
 			Name: s.Name, Description: s.Description, File: s.File, Text: report.Shown(s.Text), Overrides: report.ShownAll(r.opt.Overrides),
 		},
-		Started: r.began.UTC(), Ended: time.Now().UTC(), Command: report.ShownAll(r.opt.Command),
+		Started: r.began.UTC(), Ended: time.Now().UTC(), Command: nonNil(r.opt.Command),
 		Environment: readEnvironment(r.opt.Commit),
 		Clients:     r.clients(),
 		Behaviour:   r.behaviour(),
@@ -453,7 +453,7 @@ func (r *run) ceilingFigures(out *report.Run) *report.Ceiling {
 func (r *run) swarmLoad() report.Swarm {
 	s := report.Swarm{
 		Threads: len(r.received.Threads), ReadLag: report.PercentilesOf(r.received.ReadLag),
-		Hiccups: ratio((r.end.hiccups - r.begin.hiccups).Seconds(), time.Duration(r.end.at-r.begin.at).Seconds()),
+		Hiccups: ratio((r.end.hiccups - r.begin.hiccups).Seconds(), r.seconds()),
 	}
 	if r.fleet != nil { // the worst agent's: the others' must not hide it
 		for _, m := range r.fleet.Members() {

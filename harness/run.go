@@ -658,7 +658,8 @@ func (r *run) forAll(least time.Duration) time.Duration {
 
 // readBorder reads what everything has used by now.
 func (r *run) readBorder(ctx context.Context) (border, error) {
-	b := border{at: ledger.Now(), hiccups: hiccups().until(ledger.Now()), usage: r.cluster.Usage(ctx), load: readMachineLoad()}
+	now := ledger.Now()
+	b := border{at: now, hiccups: hiccups().until(now), usage: r.cluster.Usage(ctx), load: readMachineLoad()}
 	var err error
 	if b.harness, err = cluster.ReadUsage(os.Getpid()); err != nil {
 		return b, err

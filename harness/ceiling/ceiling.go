@@ -1,6 +1,7 @@
 // Package ceiling measures what the kernel of this machine allows: a plain loop of send(2), or
-// of sendfile(2) where a write is large and that is quicker, over as many sockets as a run has clients, in a process of its own, with the swarm at the
-// other end doing the same parsing and accounting as in the run.
+// of sendfile(2) where a write is large and that is quicker, over as many sockets as a run has
+// clients, in a process of its own, with the swarm at the other end doing the same parsing and
+// accounting as in the run.
 package ceiling
 
 import (

@@ -37,8 +37,9 @@ type Result struct {
 	Dir      string // of the last attempt
 }
 
-// attempts is how often a check is made whose outcome is unclear, or whose times came out wrong: of twenty
-// pushes one that the machine delays decides a percentile, and a wrong harness is wrong each time. In Run none is made again
+// attempts is how often a check is made whose outcome is unclear, or whose times came out wrong: of
+// twenty pushes one that the machine delays decides a percentile, and a wrong harness is wrong each
+// time. In Run none is made again
 // after patience, so that all are done well within limit. What is under way then is cut off, and
 // has the rest of a minute to end in.
 const (

@@ -43,13 +43,12 @@ func (c *Client) Register(ctx context.Context, in Instance) (*Registration, erro
 		if hasCode(err, codeRequestError) {
 			return nil, fmt.Errorf("register %s/%s: %w", in.AppID, in.Hostname, err)
 		}
-		if ctx.Err() == nil && retry.shouldLog() {
-			c.log.Warn("waiting for discovery to register", "app", in.AppID, "host", in.Hostname, "err", err)
-		}
 		if ctx.Err() != nil { // a node may have taken it all the same
 			if err := c.leave(in); err != nil {
 				c.log.Debug("take back what may have been registered", "app", in.AppID, "host", in.Hostname, "err", err)
 			}
+		} else if retry.shouldLog() {
+			c.log.Warn("waiting for discovery to register", "app", in.AppID, "host", in.Hostname, "err", err)
 		}
 		if !retry.sleep(ctx) {
 			return nil, fmt.Errorf("register %s/%s: %w (last: %w)", in.AppID, in.Hostname, context.Cause(ctx), err)
@@ -75,8 +74,8 @@ func (c *Client) withDefaults(in Instance) Instance {
 }
 
 // Update sets the instance's metadata; a key that is left out stays as a node has it, unless that
-// forgets the instance. When no node takes it now it is sent with the
-// next renewal, and the error says why.
+// forgets the instance. When no node takes it now it is sent with the next renewal, and the error
+// says why.
 func (r *Registration) Update(metadata map[string]string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

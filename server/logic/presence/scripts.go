@@ -202,10 +202,11 @@ end
 // error behind it.
 var (
 	// addScript enters a session; enter does without, where it can. With more[1], the bound,
-	// above 0 there are never more than that: by more[2] the oldest have to go (1, and those, which
-	// are there until removeScript), or the new one is not entered (0, and those that are there). With more[3] 'draw' it answers a
-	// ticket instead of 1, and the oldest go at once. With a ticket there those of the same member that have a later one
-	// stay; when they are as many as may be, the new one is not entered (0, and nobody).
+	// above 0 there are to be no more than that: by more[2] the oldest have to go (1, and those,
+	// which stay until removeScript), or the new one is not entered (0, and those that are there).
+	// With more[3] 'draw' it answers a ticket instead of 1, and the oldest go at once, as they do
+	// with a ticket there. Then those of the same member that have a later one stay; when they are
+	// as many as may be, the new one is not entered (0, and nobody).
 	addScript = redis.NewScript(library + `
 return each(function()
 	local bound, policy, ticket = tonumber(more[1]), more[2], more[3]
