@@ -52,7 +52,7 @@ func swarmConfig(l *layout, targets swarm.Targets, trusts *x509.CertPool, source
 			HalfOpenLives: c.HalfOpen.Lives, RoomChange: c.Rooms.Change,
 		},
 	}
-	if l.crowd.secure() {
+	if l.crowd.secure() > 0 {
 		cfg.TLS = &tls.Config{RootCAs: trusts}
 	}
 	return cfg

@@ -7,9 +7,11 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"barrage/harness/ceiling"
 	"barrage/harness/cluster"
 	"barrage/harness/netns"
 	"barrage/harness/report"
@@ -167,6 +169,12 @@ func (o *Options) fits(m machine) (plan cometPlan, err error) {
 // server and the clients are on.
 func (o *Options) measuresCeiling() bool {
 	return !o.NoCeiling && o.Target == nil && o.Agents == nil
+}
+
+// ceilingTakes returns about how long the ceiling takes.
+func ceilingTakes(s *scenario.Scenario) time.Duration {
+	n := s.Clients.Count
+	return ceiling.Takes(n, int(float64(n)*s.Clients.Transport.Secure()))
 }
 
 // fitTarget says what a scenario asks of a cluster that isn't there.

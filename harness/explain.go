@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"barrage/harness/ceiling"
 	"barrage/harness/cluster"
 	"barrage/harness/ledger"
 	"barrage/harness/pusher"
@@ -54,12 +53,7 @@ func Explain(w io.Writer, opt *Options) error {
 	}
 	fmt.Fprintf(&b, "Then it waits for what is under way, up to %v.\n", s.Phases.Drain)
 	if opt.measuresCeiling() {
-		plain := ""
-		if l.crowd.secure() {
-			plain = ", without TLS,"
-		}
-		fmt.Fprintf(&b, "At the end a plain send loop over as many sockets%s measures what the kernel allows, for about %v.\n",
-			plain, ceiling.Takes(s.Clients.Count).Round(time.Second))
+		fmt.Fprintf(&b, "At the end a plain send loop over as many sockets measures what the kernel allows, for about %v.\n", ceilingTakes(s).Round(time.Second))
 	}
 	b.WriteString(explainMetrics(s.Metrics))
 	b.WriteString("\nThe run is good when every delivery is accounted for, and:\n")
@@ -77,7 +71,7 @@ func Explain(w io.Writer, opt *Options) error {
 	}
 	takes := startTakes + s.Clients.Connect.Takes(s.Clients.Count) + s.Phases.Warmup + s.Phases.Measure
 	if opt.measuresCeiling() && s.Capacity == nil {
-		takes += ceiling.Takes(s.Clients.Count)
+		takes += ceilingTakes(s)
 	}
 	if c := s.Capacity; c != nil {
 		fmt.Fprintf(&b, "\nIt looks for the highest rate of %s between %g and %g a second at which all of that holds, by up to %d such runs, without the\n"+

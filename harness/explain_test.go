@@ -109,11 +109,11 @@ func TestExplainElsewhere(t *testing.T) {
 	}
 }
 
-// The ceiling's part has its length from the number of clients, and no TLS.
+// The ceiling's part has its length from the number of clients, and how many of them are inside TLS.
 func TestExplainCeiling(t *testing.T) {
 	for name, want := range map[string]string{
 		"room-10k": "as many sockets measures what the kernel allows, for about 13s.",
-		"wss-10k":  "as many sockets, without TLS, measures what the kernel allows, for about 13s.",
+		"wss-10k":  "as many sockets measures what the kernel allows, for about 25s.",
 		"room-1m":  "as many sockets measures what the kernel allows, for about 1m50s.",
 	} {
 		s, err := scenario.Find(name, scenarios.Files, nil)

@@ -10,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"barrage/harness/ceiling"
 	"barrage/harness/cluster"
 	"barrage/harness/ledger"
 	"barrage/harness/live"
@@ -77,7 +76,7 @@ func planned(opt *Options) []live.Phase {
 		live.Phase{Name: live.Drain, Length: s.Phases.Drain, AtMost: true},
 	)
 	if opt.measuresCeiling() {
-		list = append(list, live.Phase{Name: live.Ceiling, Length: ceiling.Takes(s.Clients.Count), About: true})
+		list = append(list, live.Phase{Name: live.Ceiling, Length: ceilingTakes(s), About: true})
 	}
 	return list
 }

@@ -439,7 +439,7 @@ func (r *run) ceilingFigures(out *report.Run) *report.Ceiling {
 	}
 	s, t := r.ceiling.Sweep, r.ceiling.Throughput
 	c := &report.Ceiling{
-		Clients: r.ceiling.Clients, SweepThreads: s.Threads, Sweeps: s.Sweeps,
+		Clients: r.ceiling.Clients, TLS: r.ceiling.Secure, SweepThreads: s.Threads, Sweeps: s.Sweeps,
 		SweepMedian: s.Median.Seconds(), SweepP99: s.P99.Seconds(), SweepMax: s.Max.Seconds(),
 		Threads: t.Threads, Sendfile: t.Sendfile, BytesPerSend: t.BytesPerSend, FramesPerSend: t.FramesPerSend, SendsPerSecond: t.SendsPerSecond,
 		SendsPerCPUSecond: ratio(1, t.CPUSecondsPerSend), Skipped: t.Skipped,

@@ -315,7 +315,7 @@ func (r *run) startCluster(ctx context.Context, died func(*cluster.ExitError)) (
 		Redis: redis, Grace: r.forAll(cluster.DefaultGrace),
 		CometEnv: cl.CometRuntime.Environment(), CometTimerSlack: cl.CometRuntime.TimerSlack,
 		Comet: append(flags(cl.Comet), r.plan.flags()...), Logic: flags(cl.Logic), Job: flags(cl.Job),
-		TLS: r.layout.crowd.secure(),
+		TLS: r.layout.crowd.secure() > 0,
 	}, died)
 	if err != nil {
 		if ctx.Err() != nil && !errors.As(err, new(*cluster.ExitError)) {
@@ -740,8 +740,7 @@ func (r *run) readCometMemory(ctx context.Context) (cometMemory, error) {
 }
 
 // measureCeiling finds out what the kernel allows, with as many clients as had joined, bodies as
-// large as a delivery's in the mean and writes as large as comet's. Clients inside TLS are plain
-// ones there: it is about sockets.
+// large as a delivery's in the mean and writes as large as comet's.
 func (r *run) measureCeiling(ctx context.Context) error {
 	clients := int(r.received.Joined)
 	if clients < 1 {
@@ -756,7 +755,7 @@ func (r *run) measureCeiling(ctx context.Context) error {
 		self = r.opt.Exe
 	}
 	result, err := ceiling.Run(ctx, ceiling.Config{
-		Exe: self, Clients: clients, WSFraction: r.opt.Scenario.Clients.Transport.WebSocket + r.opt.Scenario.Clients.Transport.WSS,
+		Exe: self, Clients: clients, Kind: r.layout.crowd.kind,
 		BodySize: body, WriteSize: int(write + 0.5),
 	})
 	if err != nil {

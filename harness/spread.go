@@ -115,8 +115,8 @@ func (w *crowd) behaving(b swarm.Behaviour) int {
 	return w.behaviours.size(slices.Index(behaviourParts, b))
 }
 
-// secure says whether some clients are inside TLS.
-func (w *crowd) secure() bool { return w.of(ledger.TCPTLS)+w.of(ledger.WSS) > 0 }
+// secure returns how many clients are inside TLS.
+func (w *crowd) secure() int { return w.of(ledger.TCPTLS) + w.of(ledger.WSS) }
 
 // room returns the room that client i is in at first, 0 where there are none.
 func (w *crowd) room(i int) int {

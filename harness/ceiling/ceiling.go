@@ -1,12 +1,14 @@
 // Package ceiling measures what the kernel of this machine allows: a plain loop of send(2), or
 // of sendfile(2) where a write is large and that is quicker, over as many sockets as a run has
 // clients, in a process of its own, with the swarm at the other end doing the same parsing and
-// accounting as in the run.
+// accounting as in the run. Where clients are inside TLS, the loop encrypts for each of them.
 package ceiling
 
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"math"
@@ -25,10 +27,12 @@ type Config struct {
 	Exe  string   // the binary whose subcommand runs Main; default: this one
 	Args []string // what selects it; default: "ceiling"
 
-	Clients    int     // connections; as many as there is memory for, whatever the limit of open files is
-	WSFraction float64 // of them with WebSocket framing, 0 to 1
-	BodySize   int     // bytes of a push's body, at least ledger.BodyMin
-	WriteSize  int     // bytes of a write in the throughput part; it holds as many whole frames as fit, and at least one. From 4 KiB on sendfile is tried, too
+	Clients   int                     // connections; as many as there is memory for, whatever the limit of open files is
+	Kind      func(i int) ledger.Kind // the i-th connection's transport; default: TCP
+	BodySize  int                     // bytes of a push's body, at least ledger.BodyMin
+	WriteSize int                     // bytes of a write in the throughput part; it holds as many whole frames as fit, and at least one. From 4 KiB on sendfile is tried for those outside TLS, too
+
+	secure int // of Clients, those inside TLS; fill counts them
 
 	Sweeps int           // isolated sweeps with each number of threads, at most; default 20
 	Pause  time.Duration // between two of them; default 50 ms
@@ -46,6 +50,7 @@ type Config struct {
 // A Result is the ceiling. Each part is that of the number of threads that did best.
 type Result struct {
 	Clients    int
+	Secure     int // of them inside TLS
 	Sweep      Sweep
 	Throughput Throughput
 }
@@ -93,9 +98,12 @@ const (
 	defaultPause    = 50 * time.Millisecond
 	defaultDuration = 3 * time.Second
 
-	// What Takes goes by: a client's connection, its end included, and a send with its receipt.
-	connectTakes = 40 * time.Microsecond
-	sendTakes    = 10 * time.Microsecond
+	// What Takes goes by: a client's connection, its end included, and a send with its receipt; and what
+	// TLS adds to each.
+	connectTakes    = 40 * time.Microsecond
+	sendTakes       = 10 * time.Microsecond
+	tlsConnectTakes = time.Millisecond
+	tlsSendTakes    = 5 * time.Microsecond
 
 	sendTakesLeast = 3 * time.Microsecond
 	mostKnown      = 100_000 // pushes of a flood, at 16 bytes for each thread of clients
@@ -109,8 +117,17 @@ const (
 )
 
 func (c Config) fill() (Config, error) {
-	if c.Clients < 1 || c.WSFraction < 0 || c.WSFraction > 1 {
-		return c, fmt.Errorf("ceiling: %d clients, %g of them WebSocket: at least 1 is needed, and a fraction of 0 to 1", c.Clients, c.WSFraction)
+	if c.Clients < 1 {
+		return c, fmt.Errorf("ceiling: Clients is %d, must be at least 1", c.Clients)
+	}
+	if c.Kind == nil {
+		c.Kind = func(int) ledger.Kind { return ledger.TCP }
+	}
+	c.secure = 0
+	for i := range c.Clients {
+		if c.Kind(i).TLS() {
+			c.secure++
+		}
 	}
 	if c.BodySize < ledger.BodyMin {
 		return c, fmt.Errorf("ceiling: BodySize is %d bytes, must be at least %d", c.BodySize, ledger.BodyMin)
@@ -142,15 +159,15 @@ func (c Config) floodPushes() uint32 {
 	return uint32(min(sweeps*c.frames(), mostKnown))
 }
 
-// Takes returns about how long Run takes with so many clients and the defaults, on a small
-// machine that has nothing else to do.
-func Takes(clients int) time.Duration {
-	n := time.Duration(clients)
-	sweep := n * sendTakes
+// Takes returns about how long Run takes with so many clients, some of them inside TLS, and the
+// defaults, on a small machine that has nothing else to do.
+func Takes(clients, secure int) time.Duration {
+	n, inside := time.Duration(clients), time.Duration(secure)
+	sweep := n*sendTakes + inside*tlsSendTakes
 	several := func(least, most time.Duration) time.Duration { // isolated ones
 		return min(most*(sweep+defaultPause), max(least*sweep, defaultSweepFor+sweep/2))
 	}
-	takes := n*connectTakes + several(1, warmUps)
+	takes := n*connectTakes + inside*tlsConnectTakes + several(1, warmUps)
 	if sweep > defaultSweepFor {
 		return takes + several(leastSweeps, defaultSweeps) + leastSweeps*sweep
 	}
@@ -190,7 +207,7 @@ func Run(ctx context.Context, cfg Config) (result Result, err error) {
 	if err != nil {
 		return Result{}, err
 	}
-	result = Result{Clients: cfg.Clients, Sweep: Sweep{Median: math.MaxInt64}}
+	result = Result{Clients: cfg.Clients, Secure: cfg.secure, Sweep: Sweep{Median: math.MaxInt64}}
 	for stream, threads := range m.variants(sweepStream1, sweepStreamN) {
 		if threads == 1 && runtime.NumCPU() > 1 && warm.Median > cfg.SweepFor {
 			continue // see Config.SweepFor
@@ -203,15 +220,15 @@ func Run(ctx context.Context, cfg Config) (result Result, err error) {
 			result.Sweep = s
 		}
 	}
-	large, several := cfg.WriteSize >= leastPages, result.Sweep.Median <= cfg.Duration
+	pages, several := cfg.WriteSize >= leastPages && cfg.secure < cfg.Clients, result.Sweep.Median <= cfg.Duration
 	for _, way := range []struct {
 		one, all uint16
 		pages    bool
 		use      bool
 	}{
 		// Where a sweep takes long, it is known that one with copies of so much takes longer.
-		{floodStream1, floodStreamN, false, several || !large},
-		{pagesStream1, pagesStreamN, true, large},
+		{floodStream1, floodStreamN, false, several || !pages},
+		{pagesStream1, pagesStreamN, true, pages},
 	} {
 		for stream, threads := range m.variants(way.one, way.all) {
 			// And which number of threads is better.
@@ -254,18 +271,17 @@ func (m *measurement) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ws := int(math.Round(float64(m.cfg.Clients) * m.cfg.WSFraction))
+	trusts := x509.NewCertPool()
+	trusts.AppendCertsFromPEM(m.child.hello.Certificate)
+	at := m.child.hello.Addrs
 	m.swarm, err = swarm.New(swarm.Config{
-		Targets: swarm.Targets{TCP: []string{m.child.hello.TCP}, WS: []string{m.child.hello.WS}},
-		Streams: declared, Clients: m.cfg.Clients, Raw: true, Heartbeat: -1, ConnectRate: 50_000, InTurn: true,
-		Client: func(i int) swarm.Client {
-			// The i-th is a WebSocket where the running share passes a whole number.
-			kind := ledger.TCP
-			if i*ws/m.cfg.Clients != (i+1)*ws/m.cfg.Clients {
-				kind = ledger.WebSocket
-			}
-			return swarm.Client{Kind: kind, Subscription: set}
+		Targets: swarm.Targets{
+			TCP: []string{at[ledger.TCP]}, WS: []string{at[ledger.WebSocket]},
+			TCPTLS: []string{at[ledger.TCPTLS]}, WSS: []string{at[ledger.WSS]},
 		},
+		TLS:     &tls.Config{RootCAs: trusts},
+		Streams: declared, Clients: m.cfg.Clients, Raw: true, Heartbeat: -1, ConnectRate: 50_000, InTurn: true,
+		Client: func(i int) swarm.Client { return swarm.Client{Kind: m.cfg.Kind(i), Subscription: set} },
 	})
 	if err != nil {
 		return err
@@ -274,7 +290,7 @@ func (m *measurement) connect(ctx context.Context) error {
 	defer cancel()
 	accepted := make(chan error, 1)
 	go func() {
-		_, err := m.child.do(ctx, command{Accept: &acceptCommand{Connections: m.cfg.Clients}})
+		_, err := m.child.do(ctx, command{Accept: &acceptCommand{Connections: m.cfg.Clients, Secure: m.cfg.secure > 0}})
 		if err != nil {
 			cancel()
 		}

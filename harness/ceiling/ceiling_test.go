@@ -39,9 +39,12 @@ func TestMain(m *testing.M) {
 
 func TestRunMeasuresAndBalances(t *testing.T) {
 	for name, cfg := range map[string]Config{
-		"half WebSocket": {Clients: 300, WSFraction: 0.5, BodySize: 64, WriteSize: 8000},
-		"TCP alone":      {Clients: 100, BodySize: 16, WriteSize: 1},
-		"WebSocket":      {Clients: 100, WSFraction: 1, BodySize: 64, WriteSize: 200_000},
+		"half WebSocket":      {Clients: 300, Kind: dealt(ledger.TCP, ledger.WebSocket), BodySize: 64, WriteSize: 8000},
+		"TCP alone":           {Clients: 100, BodySize: 16, WriteSize: 1},
+		"WebSocket":           {Clients: 100, Kind: dealt(ledger.WebSocket), BodySize: 64, WriteSize: 200_000},
+		"all inside TLS":      {Clients: 60, Kind: dealt(ledger.TCPTLS, ledger.WSS), BodySize: 64, WriteSize: 200_000},
+		"a third inside TLS":  {Clients: 90, Kind: dealt(ledger.TCP, ledger.WebSocket, ledger.WSS), BodySize: 64, WriteSize: 8000},
+		"a client inside TLS": {Clients: 1, Kind: dealt(ledger.TCPTLS), BodySize: 64, WriteSize: 100},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg.Sweeps, cfg.Pause, cfg.Duration = 5, time.Millisecond, 200*time.Millisecond
@@ -50,6 +53,15 @@ func TestRunMeasuresAndBalances(t *testing.T) {
 			r, err := Run(ctx, cfg)
 			if err != nil {
 				t.Fatal(err)
+			}
+			secure := 0
+			for i := range cfg.Clients {
+				if cfg.Kind != nil && cfg.Kind(i).TLS() {
+					secure++
+				}
+			}
+			if r.Clients != cfg.Clients || r.Secure != secure {
+				t.Errorf("%d clients, %d of them inside TLS; want %d and %d", r.Clients, r.Secure, cfg.Clients, secure)
 			}
 			if s := r.Sweep; s.Sweeps != 5 || s.Median <= 0 || s.Median > s.P99 || s.P99 > s.Max || s.SendMedian <= 0 || s.Threads < 1 {
 				t.Errorf("sweep %+v", s)
@@ -60,6 +72,11 @@ func TestRunMeasuresAndBalances(t *testing.T) {
 			}
 		})
 	}
+}
+
+// dealt has the clients take the transports in turn.
+func dealt(kinds ...ledger.Kind) func(i int) ledger.Kind {
+	return func(i int) ledger.Kind { return kinds[i%len(kinds)] }
 }
 
 // limited is a sending side that may have so many open files in a table.
@@ -75,7 +92,7 @@ func limited(t *testing.T, files int) (exe string, args []string) {
 func TestRunHasMoreConnectionsThanATableHolds(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	cfg := Config{Clients: 301, WSFraction: 0.3, BodySize: 64, WriteSize: 8000, Sweeps: 5, Pause: time.Millisecond, Duration: 200 * time.Millisecond}
+	cfg := Config{Clients: 301, Kind: dealt(ledger.TCP, ledger.WebSocket, ledger.TCP, ledger.TCPTLS, ledger.WSS), BodySize: 64, WriteSize: 8000, Sweeps: 5, Pause: time.Millisecond, Duration: 200 * time.Millisecond}
 	cfg.Exe, cfg.Args = limited(t, fdReserve+40)
 	r, err := Run(ctx, cfg)
 	if err != nil {
@@ -102,7 +119,7 @@ func TestRunSaysThatATableIsTooSmall(t *testing.T) {
 // writes go by sendfile alone.
 func TestLargeSweepsAreFewer(t *testing.T) {
 	for _, size := range []int{100, 8000} {
-		r, err := Run(context.Background(), Config{Clients: 50, WSFraction: 0.5, BodySize: 64, WriteSize: size, Sweeps: 1000, SweepFor: time.Nanosecond, Duration: time.Nanosecond})
+		r, err := Run(context.Background(), Config{Clients: 50, Kind: dealt(ledger.TCP, ledger.WebSocket), BodySize: 64, WriteSize: size, Sweeps: 1000, SweepFor: time.Nanosecond, Duration: time.Nanosecond})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -115,13 +132,13 @@ func TestLargeSweepsAreFewer(t *testing.T) {
 func TestTakesTwoMinutesAtMost(t *testing.T) {
 	last := time.Duration(0)
 	for _, clients := range []int{1, 1000, 10_000, 100_000, 400_000} {
-		if takes := Takes(clients); takes < last || takes > time.Minute {
+		if takes := Takes(clients, 0); takes < last || takes > time.Minute {
 			t.Errorf("%d clients take %v, fewer of them %v", clients, takes, last)
 		} else {
 			last = takes
 		}
 	}
-	if takes := Takes(1_000_000); takes > 2*time.Minute {
+	if takes := Takes(1_000_000, 0); takes > 2*time.Minute {
 		t.Errorf("a million clients take %v", takes)
 	}
 }
@@ -194,8 +211,7 @@ func TestRunEndsWithItsContext(t *testing.T) {
 
 func TestConfigErrorsNameTheField(t *testing.T) {
 	for want, cfg := range map[string]Config{
-		"clients":  {},
-		"fraction": {Clients: 1, WSFraction: 2},
+		"Clients":  {},
 		"BodySize": {Clients: 1, BodySize: 3},
 		"start":    {Clients: 1, BodySize: 64, Exe: "/does/not/exist"},
 	} {
@@ -207,7 +223,7 @@ func TestConfigErrorsNameTheField(t *testing.T) {
 
 func TestSenderEndsWithItsInput(t *testing.T) {
 	var out bytes.Buffer
-	if err := serve(strings.NewReader(""), &out); err != nil || !strings.HasPrefix(out.String(), `{"tcp":"127.0.0.1:`) {
+	if err := serve(strings.NewReader(""), &out); err != nil || !strings.HasPrefix(out.String(), `{"addrs":["127.0.0.1:`) {
 		t.Errorf("%q, %v", out.String(), err)
 	}
 	// Even while it waits for connections.
@@ -224,7 +240,7 @@ func BenchmarkRun(b *testing.B) {
 	for _, c := range []struct{ clients, size int }{{10_000, 80}, {10_000, 8000}, {100_000, 80}} {
 		b.Run(fmt.Sprintf("clients=%d/write=%d", c.clients, c.size), func(b *testing.B) {
 			for range b.N {
-				r, err := Run(context.Background(), Config{Clients: c.clients, WSFraction: 0.5, BodySize: 64, WriteSize: c.size})
+				r, err := Run(context.Background(), Config{Clients: c.clients, Kind: dealt(ledger.TCP, ledger.WebSocket), BodySize: 64, WriteSize: c.size})
 				if err != nil {
 					b.Fatal(err)
 				}

@@ -4,12 +4,14 @@ import (
 	"fmt"
 	"net/netip"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"barrage/harness/ledger"
 	"barrage/server/fdtable"
 )
 
@@ -71,72 +73,109 @@ func (s *sender) makeGroups(connections int) error {
 	return nil
 }
 
-// accept takes so many connections, group after group.
-func (s *sender) accept(connections int) error {
-	if err := s.makeGroups(connections); err != nil {
+// accept takes as many connections as the command says: group after group, so that who comes together is together;
+// but where there are handshakes to wait for, several at a time.
+func (s *sender) accept(c acceptCommand) error {
+	if err := s.makeGroups(c.Connections); err != nil {
 		return err
 	}
-	for k, g := range s.groups {
-		var err error
-		g.do(func() { err = g.accept(s.listeners, connections*(k+1)/len(s.groups)-connections*k/len(s.groups)) })
-		if err != nil {
-			return err
+	each := 1 // who accept for a group
+	if c.Secure && len(s.groups) == 1 {
+		each = min(handshakes*runtime.NumCPU(), c.Connections)
+	}
+	parts := len(s.groups) * each
+	taken := make([][]socket, parts)
+	take := func(k int) (err error) {
+		n := c.Connections*(k+1)/parts - c.Connections*k/parts
+		s.groups[k/each].do(func() { taken[k], err = s.take(n) })
+		return err
+	}
+	if c.Secure {
+		done := make(chan error, parts)
+		for k := range parts {
+			go func() { done <- take(k) }()
 		}
+		for range parts {
+			if err := <-done; err != nil {
+				return err
+			}
+		}
+	} else {
+		for k := range parts {
+			if err := take(k); err != nil {
+				return err
+			}
+		}
+	}
+	for k, g := range s.groups {
+		g.sockets = slices.Concat(taken[k*each : (k+1)*each]...)
 	}
 	return nil
 }
 
-// acceptMost is how many connections are taken from a listener before the other one is
-// looked at again: far fewer than its backlog.
-const acceptMost = 64
+const (
+	// acceptMost is how many connections are taken from a listener before the next one is
+	// looked at again: far fewer than its backlog.
+	acceptMost = 64
 
-// accept takes n connections as they come, whichever they are: one that waits while the
-// backlog is full is only tried again a second later.
-func (g *group) accept(listeners [2]int, n int) error {
-	var kinds [2][]socket
-	var polled [2]unix.PollFd
-	for i, fd := range listeners {
+	// handshakes is how many of TLS are under way at a time for each processor, where all sockets are in one
+	// table: one that waits for its client leaves the processor to others.
+	handshakes = 4
+)
+
+// take takes n connections as they come, whichever they are, since one that waits while the
+// backlog is full is only tried again a second later. Their transports are mixed evenly.
+func (s *sender) take(n int) ([]socket, error) {
+	var kinds [ledger.Kinds][]socket
+	var polled [ledger.Kinds]unix.PollFd
+	for i, fd := range s.listeners {
 		polled[i] = unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
 	}
 	for left := n; left > 0; {
 		if _, err := unix.Poll(polled[:], -1); err != nil && err != unix.EINTR {
-			return fmt.Errorf("wait for connection %d of %d: %w", n-left+1, n, err)
+			return nil, fmt.Errorf("wait for connection %d of %d: %w", n-left+1, n, err)
 		}
 		for i := range polled {
 			for tries := min(acceptMost, left); tries > 0 && polled[i].Revents != 0; tries-- {
-				fd, _, err := unix.Accept4(listeners[i], unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+				fd, _, err := unix.Accept4(s.listeners[i], unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 				if err == unix.EAGAIN {
 					break
 				}
 				if err != nil {
-					return fmt.Errorf("accept connection %d of %d: %w", n-left+1, n, err)
+					return nil, fmt.Errorf("accept connection %d of %d: %w", n-left+1, n, err)
 				}
-				if err := prepare(fd); err != nil {
-					return err
+				sock, err := s.prepare(fd, ledger.Kind(i))
+				if err != nil {
+					return nil, fmt.Errorf("take connection %d of %d: %w", n-left+1, n, err)
 				}
-				kinds[i] = append(kinds[i], socket{fd: int32(fd), ws: i == 1})
+				kinds[i] = append(kinds[i], sock)
 				left--
 			}
 		}
 	}
-	g.sockets = mixed(kinds[0], kinds[1])
-	return nil
+	return mixed(mixed(kinds[ledger.TCP], kinds[ledger.WebSocket]), mixed(kinds[ledger.TCPTLS], kinds[ledger.WSS])), nil
 }
 
 // reset has a close reset the connection: it costs a fraction of the farewell of a million
 // sockets, and leaves no ports behind that wait for it.
 var reset = unix.Linger{Onoff: 1, Linger: 0}
 
-// prepare sets the options of a connection.
-func prepare(fd int) error {
+// prepare makes a socket of a new connection, inside TLS once its handshake is over.
+func (s *sender) prepare(fd int, kind ledger.Kind) (socket, error) {
+	sock := socket{fd: int32(fd), ws: kind.WebSocket()}
 	// As servers do: Nagle's algorithm would hold small writes back.
 	if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1); err != nil {
-		return fmt.Errorf("set TCP_NODELAY: %w", err)
+		return sock, fmt.Errorf("set TCP_NODELAY: %w", err)
 	}
 	if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &reset); err != nil {
-		return fmt.Errorf("set SO_LINGER: %w", err)
+		return sock, fmt.Errorf("set SO_LINGER: %w", err)
 	}
-	return nil
+	if !kind.TLS() {
+		return sock, nil
+	}
+	var err error
+	sock.tls, err = handshake(sock.fd, s.tls)
+	return sock, err
 }
 
 // mixed returns both lists in one, mixed evenly, as a server's members are.

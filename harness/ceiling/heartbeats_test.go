@@ -45,7 +45,7 @@ func BenchmarkHeartbeats(b *testing.B) {
 				b.Fatal(err)
 			}
 			s, err := swarm.New(swarm.Config{
-				Targets: swarm.Targets{TCP: []string{c.hello.TCP}}, Streams: streams, Clients: clients,
+				Targets: swarm.Targets{TCP: []string{c.hello.Addrs[ledger.TCP]}}, Streams: streams, Clients: clients,
 				Raw: true, Heartbeat: time.Duration(float64(clients) / rate * float64(time.Second)), ConnectRate: 50_000, InTurn: true,
 				Client: func(int) swarm.Client { return swarm.Client{Kind: ledger.TCP, Subscription: set} },
 			})
@@ -90,7 +90,7 @@ func serveHeartbeats(connections int) error {
 	if err != nil {
 		return err
 	}
-	if err := s.accept(connections); err != nil {
+	if err := s.accept(acceptCommand{Connections: connections}); err != nil {
 		return err
 	}
 	epolls := make([]int, len(s.groups))

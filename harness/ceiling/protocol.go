@@ -1,13 +1,17 @@
 package ceiling
 
-import "golang.org/x/sys/unix"
+import (
+	"golang.org/x/sys/unix"
+
+	"barrage/harness/ledger"
+)
 
 // The sending side and Run exchange JSON, one value a line: the child first says hello,
 // then answers each command with one reply. The end of its stdin ends it.
 
 type hello struct {
-	TCP string `json:"tcp"` // where clients without WebSocket framing connect
-	WS  string `json:"ws"`
+	Addrs       [ledger.Kinds]string `json:"addrs"`       // where the clients of each transport connect
+	Certificate []byte               `json:"certificate"` // PEM, of those inside TLS
 }
 
 // command has exactly one field set.
@@ -17,9 +21,10 @@ type command struct {
 	Flood  *floodCommand  `json:"flood,omitempty"`
 }
 
-// acceptCommand waits for so many connections, of either kind. Its reply has no figures.
+// acceptCommand waits for so many connections, of any transport. Its reply has no figures.
 type acceptCommand struct {
-	Connections int `json:"connections"`
+	Connections int  `json:"connections"`
+	Secure      bool `json:"secure"` // some are inside TLS
 }
 
 // sweepCommand sends one frame to each connection.

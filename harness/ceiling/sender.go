@@ -2,6 +2,7 @@ package ceiling
 
 import (
 	"bufio"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -34,8 +35,9 @@ func Main(args []string) int {
 
 // A sender holds the connections.
 type sender struct {
-	listeners [2]int // TCP, WebSocket
+	listeners [ledger.Kinds]int
 	groups    []*group
+	tls       *tls.Config
 }
 
 // listening returns a sender that listens, and has said hello by answers.
@@ -44,15 +46,17 @@ func listening(answers *json.Encoder) (*sender, error) {
 		return nil, err
 	}
 	s := &sender{}
-	var addrs [2]string
+	var h hello
+	var err error
+	if s.tls, h.Certificate, err = serverTLS(); err != nil {
+		return nil, err
+	}
 	for i := range s.listeners {
-		fd, addr, err := listen()
-		if err != nil {
+		if s.listeners[i], h.Addrs[i], err = listen(); err != nil {
 			return nil, err
 		}
-		s.listeners[i], addrs[i] = fd, addr
 	}
-	if err := answers.Encode(hello{TCP: addrs[0], WS: addrs[1]}); err != nil {
+	if err := answers.Encode(h); err != nil {
 		return nil, fmt.Errorf("say hello: %w", err)
 	}
 	return s, nil
@@ -110,7 +114,7 @@ func (s *sender) obey(c command) reply {
 	var err error
 	switch {
 	case c.Accept != nil:
-		err = s.accept(c.Accept.Connections)
+		err = s.accept(*c.Accept)
 	case c.Sweep != nil:
 		before := cpuSeconds()
 		r = s.sweep(*c.Sweep)

@@ -12,7 +12,8 @@ import (
 type socket struct {
 	fd   int32
 	ws   bool
-	rest []byte // of a write that the kernel took in part
+	rest []byte   // of a write that was taken in part
+	tls  *secured // nil outside TLS
 }
 
 // A write holds the same frames once for each framing.
@@ -89,10 +90,10 @@ func (s *socket) send(p *payload) outcome {
 	}
 	var n int
 	var errno unix.Errno
-	if p.file > 0 {
+	if p.file > 0 && s.tls == nil {
 		n, errno = fdtable.Sendfile(s.fd, p.file, len(p.bytes))
 	} else {
-		n, errno = fdtable.Send(s.fd, p.bytes)
+		n, errno = s.write(p.bytes)
 	}
 	switch {
 	case errno == unix.EAGAIN:
@@ -108,13 +109,24 @@ func (s *socket) send(p *payload) outcome {
 
 // sendRest says whether nothing is left of the last write.
 func (s *socket) sendRest() bool {
+	if s.tls != nil && !s.tls.flush() {
+		return false
+	}
 	if len(s.rest) == 0 {
 		return true
 	}
-	n, errno := fdtable.Send(s.fd, s.rest)
+	n, errno := s.write(s.rest)
 	if errno != 0 {
 		return errno != unix.EAGAIN // to a peer that is gone nothing is left to send
 	}
 	s.rest = s.rest[n:]
-	return len(s.rest) == 0
+	return len(s.rest) == 0 && (s.tls == nil || s.tls.flush())
+}
+
+// write sends what is taken at once of b, and returns how much that is.
+func (s *socket) write(b []byte) (int, unix.Errno) {
+	if s.tls == nil {
+		return fdtable.Send(s.fd, b)
+	}
+	return s.tls.send(b)
 }

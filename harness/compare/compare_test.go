@@ -229,6 +229,9 @@ func TestWarnings(t *testing.T) {
 		{"profiles that failed", func(r *report.Run) { r.Profiles.Problems = []string{"logic: no answer"} }, "whether profiles were taken differs (a: no; b: yes)"},
 		{"an early version", func(r *report.Run) { r.Deliveries.Measured.Delivered = 5 },
 			"what CPU a delivery is of differs (a: all deliveries of the measured phase; b: measured deliveries)"},
+		{"a ceiling of an early version", func(r *report.Run) { r.Clients.WSS, r.Ceiling = 5, &report.Ceiling{Clients: 5} },
+			"the ceiling's sockets differs (a: of the clients' transports; b: plain ones for clients inside TLS)"},
+		{"a ceiling inside TLS", func(r *report.Run) { r.Clients.WSS, r.Ceiling = 5, &report.Ceiling{Clients: 5, TLS: 5} }, ""},
 		{"failed", func(r *report.Run) { r.Verdict.Status = report.CutShort }, "1 of 1 runs of b are CUT SHORT"},
 	}
 	for _, c := range cases {

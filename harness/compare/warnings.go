@@ -61,6 +61,7 @@ func aspects() []aspect {
 		{"the agents' machines", agentMachines},
 		{"the harness's processors", func(r *report.Run) string { return fmt.Sprint(r.Environment.HarnessProcs) }},
 		{"what CPU a delivery is of", deliveries},
+		{"the ceiling's sockets", ceiling},
 		{"whether profiles were taken", func(r *report.Run) string { return map[bool]string{true: "yes", false: "no"}[profiled(r)] }},
 		{"the limit of open files", func(r *report.Run) string { return fmt.Sprint(r.Environment.OpenFilesHard) }},
 	}
@@ -72,6 +73,15 @@ func deliveries(r *report.Run) string {
 		return "measured deliveries"
 	}
 	return "all deliveries of the measured phase"
+}
+
+// ceiling says whether the sockets of a run's ceiling were of the clients' transports: early versions had plain ones for those inside TLS.
+func ceiling(r *report.Run) string {
+	c := r.Ceiling
+	if c != nil && c.TLS == 0 && r.Clients.TCPTLS+r.Clients.WSS > 0 {
+		return "plain ones for clients inside TLS"
+	}
+	return "of the clients' transports"
 }
 
 // settings are the kernel's, without those that all runs have alike.

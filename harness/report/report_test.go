@@ -362,15 +362,20 @@ func TestFormat(t *testing.T) {
 
 // The ceiling is only worth what it was measured with: how often, and over which sockets.
 func TestTextSaysWhatTheCeilingIsOf(t *testing.T) {
-	secure, large := example(), example()
-	secure.Clients.TCP, secure.Clients.WSS = 9000, 1000
+	plain, partly, secure, large := example(), example(), example(), example()
+	for _, r := range []*Run{plain, partly, secure} {
+		r.Clients.TCP, r.Clients.WSS = 9000, 1000
+	}
+	partly.Ceiling.TLS, secure.Ceiling.TLS = 1000, 10_000
 	large.Ceiling.Clients, large.Ceiling.Sweeps = 1_000_000, 1
 	for name, c := range map[string]struct {
 		run  *Run
 		want string
 	}{
-		"clients inside TLS": {secure, "each of 10,000 sockets (plain, without TLS), first send to last receipt: 50.0 ms in the median of 20 sweeps, 61.0 ms p99\n"},
-		"a single sweep":     {large, "each of 1,000,000 sockets, first send to last receipt: 50.0 ms in the one sweep that there was time for\n"},
+		"of an early version": {plain, "each of 10,000 sockets (plain, without TLS), first send to last receipt: 50.0 ms in the median of 20 sweeps, 61.0 ms p99\n"},
+		"some inside TLS":     {partly, "each of 10,000 sockets (1,000 inside TLS), first send"},
+		"all inside TLS":      {secure, "each of 10,000 sockets inside TLS, first send"},
+		"a single sweep":      {large, "each of 1,000,000 sockets, first send to last receipt: 50.0 ms in the one sweep that there was time for\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var b bytes.Buffer

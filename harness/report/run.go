@@ -354,6 +354,7 @@ type Comet struct {
 // measured after the cluster had stopped, with the same swarm reading.
 type Ceiling struct {
 	Clients int `json:"clients"`
+	TLS     int `json:"tls,omitempty"` // of them inside TLS; early versions had plain sockets in their place
 
 	// One frame to each client, alone: from the first send to the last receipt.
 	SweepThreads int     `json:"sweep_threads"`

@@ -393,9 +393,15 @@ func (e *errWriter) ceiling(r *Run) {
 
 // ceilingSockets says what the ceiling of r was measured with.
 func ceilingSockets(r *Run) string {
-	sockets := count(r.Ceiling.Clients) + " sockets"
-	if r.Clients.TCPTLS+r.Clients.WSS > 0 {
-		sockets += " (plain, without TLS)"
+	c := r.Ceiling
+	sockets := count(c.Clients) + " sockets"
+	switch {
+	case c.TLS == c.Clients:
+		return sockets + " inside TLS"
+	case c.TLS > 0:
+		return fmt.Sprintf("%s (%s inside TLS)", sockets, count(c.TLS))
+	case r.Clients.TCPTLS+r.Clients.WSS > 0:
+		return sockets + " (plain, without TLS)"
 	}
 	return sockets
 }

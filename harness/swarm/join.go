@@ -207,13 +207,9 @@ func (t *thread) connected(i int) {
 		t.shared.connecting.Add(-1)
 		t.shared.connected.Add(1)
 	}
-	switch {
-	case t.cfg.Raw:
-		t.move(c, authing)
-		t.join(i)
-	case c.kind.TLS():
+	if c.kind.TLS() {
 		t.startTLS(i)
-	default:
+	} else {
 		t.greet(i)
 	}
 }
@@ -221,6 +217,11 @@ func (t *thread) connected(i int) {
 // greet says the first words that are the protocol's, and whether the client is still there.
 func (t *thread) greet(i int) bool {
 	c := &t.clients[i]
+	if t.cfg.Raw {
+		t.move(c, authing)
+		t.join(i)
+		return true
+	}
 	if !c.kind.WebSocket() {
 		return t.login(i)
 	}
