@@ -27,7 +27,7 @@ type CapacityResult struct {
 
 // Capacity looks for the highest rate at which the scenario of opt holds what it expects.
 // Each trial is a run of its own, with processes and clients of its own: what an overloaded
-// run leaves behind must not be the next one's. The ceiling is left out. An interrupt ends
+// run leaves behind must not be the next one's. An interrupt ends
 // the search; what had been found until then is written, and returned with ErrInterrupted.
 func Capacity(ctx context.Context, opt Options) (*CapacityResult, error) {
 	s := opt.Scenario
@@ -39,7 +39,7 @@ func Capacity(ctx context.Context, opt Options) (*CapacityResult, error) {
 	var first *report.Run
 	try := func(ctx context.Context, rate float64) (capacity.Trial, error) {
 		one := opt
-		one.First, one.NoCeiling = first, true
+		one.First = first
 		one.Dir = filepath.Join(dir, strconv.Itoa(len(out.Runs)+1))
 		one.Overrides = append(opt.Overrides[:len(opt.Overrides):len(opt.Overrides)],
 			fmt.Sprintf("pushes.%d.rate=%s/s", s.Capacity.Push, strconv.FormatFloat(rate, 'g', -1, 64)))
@@ -162,16 +162,20 @@ func (c *CapacityResult) Text(w io.Writer) error {
 	}
 	b.WriteByte('\n')
 	var t report.Table
-	t.Add("run", "pushes/s", "outcome", "p50", "p99", "deliveries/s", "lost", "")
+	t.Add("run", "pushes/s", "outcome", "p50", "p99", "deliveries/s", "lost", "writes/s of the ceiling", "")
 	for i, trial := range c.Trials {
 		r := c.Runs[i]
 		reason := trial.Reason
 		if r.Verdict.Doubtful() {
 			reason = strings.TrimSpace("INVALID " + reason)
 		}
+		ofCeiling := "-"
+		if r.Ceiling != nil {
+			ofCeiling = report.Fraction.Format(r.Ceiling.WritesFraction)
+		}
 		t.Add(strconv.Itoa(i+1), strconv.FormatFloat(trial.Rate, 'g', -1, 64), trial.Outcome.String(),
 			report.Seconds.Format(r.Latency.All.P50), report.Seconds.Format(r.Latency.All.P99), report.Rate.Format(r.Deliveries.PerSecond),
-			report.Count.Format(float64(r.Deliveries.Measured.Lost+r.Deliveries.WarmUp.Lost)), reason)
+			report.Count.Format(float64(r.Deliveries.Measured.Lost+r.Deliveries.WarmUp.Lost)), ofCeiling, reason)
 	}
 	b.WriteString(t.Lines("  "))
 	_, err := io.WriteString(w, b.String())

@@ -68,6 +68,11 @@ phases: {warmup: 0s, measure: 1s, drain: 20s}
 	if err != nil || len(runs) != 2 {
 		t.Fatalf("runs %v, %v", runs, err)
 	}
+	for _, file := range runs {
+		if r, err := report.ReadJSON(file); err != nil || r.Ceiling == nil || r.Ceiling.Clients != 20 || r.Ceiling.WritesFraction <= 0 {
+			t.Errorf("%s has no ceiling of its own: %+v, %v", file, r, err)
+		}
+	}
 	if got := b.capacity(t, "small"); got.Holds != 20 || len(got.Trials) != 2 || got.Trials[1].Outcome != "held" || got.Trials[1].Rate != 20 {
 		t.Errorf("capacity.json says %+v", got)
 	}
@@ -87,7 +92,7 @@ capacity: {from: 20/s, to: 100/s}
 phases: {warmup: 0s, measure: 1s, drain: 20s}
 `+lenient+`
 `)
-	b := start(t, file)
+	b := start(t, "-ceiling=false", file)
 	waitFor(t, "the second trial begins", func() bool { return strings.Contains(b.stderr.String(), "trial 2: ") })
 	if err := b.cmd.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
@@ -114,7 +119,7 @@ phases: {warmup: 0s, measure: 1s, drain: 20s}
 `+lenient+`
 expect: {deliveries: <= 1000}
 `)
-	b := start(t, file)
+	b := start(t, "-ceiling=false", file)
 	if status := b.wait(t); status != 0 {
 		t.Fatalf("exit status %d\n%s%s%s", status, b.stdout.String(), b.stderr, b.logs())
 	}

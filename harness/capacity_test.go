@@ -25,10 +25,10 @@ func TestCapacityText(t *testing.T) {
 	} {
 		c.result.Trials = []capacity.Trial{{Rate: 20, Outcome: capacity.Broke, Reason: "lost is 3"}}
 		var b strings.Builder
-		if err := (&CapacityResult{Scenario: s, Result: &c.result, Runs: []*report.Run{{}}}).Text(&b); err != nil {
+		if err := (&CapacityResult{Scenario: s, Result: &c.result, Runs: []*report.Run{{Ceiling: &report.Ceiling{WritesFraction: 0.87}}}}).Text(&b); err != nil {
 			t.Fatal(err)
 		}
-		for _, want := range append(c.want, "20    broke", "lost is 3") {
+		for _, want := range append(c.want, "20    broke", " 87% ", "  lost is 3") {
 			if !strings.Contains(b.String(), want) {
 				t.Errorf("%q is not in\n%s", want, b.String())
 			}

@@ -70,12 +70,12 @@ func Explain(w io.Writer, opt *Options) error {
 			m.memoryNeeded(s)>>20, m.available>>20, comets.openFiles(s.Clients.Count), holder, m.openFiles)
 	}
 	takes := startTakes + s.Clients.Connect.Takes(s.Clients.Count) + s.Phases.Warmup + s.Phases.Measure
-	if opt.measuresCeiling() && s.Capacity == nil {
+	if opt.measuresCeiling() {
 		takes += ceilingTakes(s)
 	}
 	if c := s.Capacity; c != nil {
-		fmt.Fprintf(&b, "\nIt looks for the highest rate of %s between %g and %g a second at which all of that holds, by up to %d such runs, without the\n"+
-			"send loop, until two rates at most %.3g%% apart are found of which one held and the other did not %d times.\nOne run", s.Pushes[c.Push].Name, c.From, c.To, c.Trials, c.Precision*100, c.Confirm)
+		fmt.Fprintf(&b, "\nIt looks for the highest rate of %s between %g and %g a second at which all of that holds, by up to %d such runs,\n"+
+			"until two rates at most %.3g%% apart are found of which one held and the other did not %d times.\nOne run", s.Pushes[c.Push].Name, c.From, c.To, c.Trials, c.Precision*100, c.Confirm)
 	} else {
 		b.WriteString("It")
 	}
