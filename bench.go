@@ -85,7 +85,7 @@ func runBench(ctx context.Context, args []string, stdout, stderr io.Writer) int 
 	var at targetFlags
 	at.add(flags)
 	metrics := flags.String("metrics", "", "serve the harness' own metrics at `HOST:PORT`/metrics while it runs, for Prometheus; port 0 is a free one")
-	agents := flags.String("agents", "", "have the clients on `machines` where barrage agent runs: HOST:PORT,HOST:PORT; the ceiling is left out")
+	agents := flags.String("agents", "", "have the clients on `machines` where barrage agent runs: HOST:PORT,HOST:PORT")
 	advertise := flags.String("advertise", "", "`IP` address of this machine on which the comets listen for the agents' clients")
 	var secure securityFlags
 	secure.add(flags, "this side's", "the agents'")

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"barrage/harness/agent"
+	"barrage/harness/ceiling"
 	"barrage/harness/cluster"
 	"barrage/harness/ledger"
 	"barrage/harness/live"
@@ -69,16 +70,40 @@ func (r *run) dialAgents(ctx context.Context) error {
 	cfg.Lost = func(name string, err error) {
 		r.progress.view.Warn(fmt.Sprintf("agent %s: %v; the run ends here", name, err))
 	}
-	s := r.opt.Scenario
 	r.progress.phase(live.Connect, "agents get ready: "+strings.Join(cfg.Addrs, ", "))
-	fleet, err := agent.Dial(ctx, cfg, agent.Job{
-		File: s.File, Scenario: report.Shown(s.Text), Overrides: report.ShownAll(r.opt.Overrides), Targets: targetsOf(r.cluster), Authority: r.cluster.Authority,
-	}, r.layout.streams)
+	job := r.agentJob()
+	job.Targets, job.Authority = targetsOf(r.cluster), r.cluster.Authority
+	fleet, err := agent.Dial(ctx, cfg, job, r.layout.streams)
 	if err != nil {
 		return &EnvironmentError{Problems: strings.Split(err.Error(), "\n")}
 	}
 	r.fleet, r.swarm = fleet, fleet
 	return nil
+}
+
+// agentJob is what every job of the run's agents has in common.
+func (r *run) agentJob() agent.Job {
+	s := r.opt.Scenario
+	return agent.Job{File: s.File, Scenario: report.Shown(s.Text), Overrides: report.ShownAll(r.opt.Overrides)}
+}
+
+// receiveElsewhere has the agents be the receiving side of the ceiling. lost is called when one of them goes.
+func (r *run) receiveElsewhere(lost func(error)) func(context.Context, ceiling.Job) (ceiling.Receivers, error) {
+	return func(ctx context.Context, j ceiling.Job) (ceiling.Receivers, error) {
+		declared, err := j.Streams()
+		if err != nil {
+			return nil, err
+		}
+		cfg := *r.opt.Agents
+		cfg.Lost = func(name string, err error) { lost(fmt.Errorf("agent %s: %w", name, err)) }
+		job := r.agentJob()
+		job.Targets, job.Authority, job.Ceiling = j.Targets, j.Authority, &j
+		fleet, err := agent.Dial(ctx, cfg, job, declared)
+		if err != nil {
+			return nil, err
+		}
+		return fleet, nil
+	}
 }
 
 // whileWhole returns a context that ends with ctx, and when an agent is lost.

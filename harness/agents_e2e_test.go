@@ -85,7 +85,7 @@ func TestAgents(t *testing.T) {
 		r := b.run(t)
 		d := &r.Deliveries
 		if r.Verdict.Status != report.Good || d.Measured.Delivered != 6300 || d.Measured.Delivered != d.Measured.Expected || d.CometFrames != d.LedgerFrames ||
-			r.Latency.All.Count != 6300 || r.Latency.WebSocket.Count+r.Latency.TCP.Count != 6300 || r.Clients.Joined != 200 || r.Ceiling != nil {
+			r.Latency.All.Count != 6300 || r.Latency.WebSocket.Count+r.Latency.TCP.Count != 6300 || r.Clients.Joined != 200 || r.Ceiling == nil || r.Ceiling.Clients != 200 || r.Ceiling.SweepMedian <= 0 {
 			t.Errorf("%+v, %+v, latency %+v, clients %+v", r.Verdict, d, r.Latency, r.Clients)
 		}
 		if len(r.Agents) != 3 {
@@ -152,6 +152,9 @@ expect: {lost: "<= 1000000", reordered: "<= 1000000", duplicate: "<= 1000000"}
 		t.Fatalf("exit status %d\n%s%s%s", status, b.stdout.String(), b.stderr, b.logs())
 	}
 	r := b.run(t)
+	if r.Ceiling == nil || r.Ceiling.Clients != 80 || r.Ceiling.TLS != 40 || r.Ceiling.SendsPerSecond <= 0 {
+		t.Errorf("ceiling %+v", r.Ceiling)
+	}
 	c, d := &r.Clients, &r.Deliveries
 	if c.Joined != 80 || c.TCP != 20 || c.WebSocket != 20 || c.TCPTLS != 20 || c.WSS != 20 || d.Measured.Delivered == 0 || d.Measured.Lost > 0 || d.Bytes == 0 {
 		t.Errorf("clients %+v, deliveries %+v", c, d)
@@ -200,6 +203,27 @@ func TestAgentThatDies(t *testing.T) {
 	}
 }
 
+// An agent that goes when the clients' part is over takes the ceiling with it: the figures are there, and the run is invalid.
+func TestAgentThatDiesInTheCeiling(t *testing.T) {
+	stays, dies := startAgent(t), startAgent(t)
+	b := start(t, "-agents", addresses(stays, dies), "-set", "phases.warmup=0s", "-set", "phases.measure=1s", "smoke")
+	waitFor(t, "the agent has clients of the ceiling", func() bool { return strings.Count(dies.log.String(), "a run begins") == 2 })
+	if err := dies.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if status := b.wait(t); status != 3 {
+		t.Errorf("exit status %d\n%s%s%s", status, b.stdout.String(), b.stderr, b.logs())
+	}
+	r := b.run(t)
+	want := "the ceiling could not be measured: "
+	if len(r.Verdict.Doubts) != 1 || !strings.HasPrefix(r.Verdict.Doubts[0], want) || !strings.Contains(r.Verdict.Doubts[0], dies.addr) {
+		t.Errorf("verdict %+v", r.Verdict)
+	}
+	if r.Ceiling != nil || r.Deliveries.Measured.Delivered == 0 || r.Deliveries.Measured.Lost > 0 || r.Agents[1].Lost != "" {
+		t.Errorf("ceiling %+v, deliveries %+v, agents %+v", r.Ceiling, r.Deliveries, r.Agents)
+	}
+}
+
 // A coordinator that is killed leaves an agent that drops its clients and serves the next.
 func TestCoordinatorThatDies(t *testing.T) {
 	agent := startAgent(t)
@@ -212,7 +236,7 @@ func TestCoordinatorThatDies(t *testing.T) {
 	waitFor(t, "the agent sees it", func() bool {
 		return strings.Contains(agent.log.String(), "the coordinator is gone; its clients are dropped")
 	})
-	b = start(t, "-agents", agent.addr, "-set", "phases.measure=1s", "smoke")
+	b = start(t, "-ceiling=false", "-agents", agent.addr, "-set", "phases.measure=1s", "smoke")
 	if status := b.wait(t); status != 0 {
 		t.Errorf("exit status %d\n%s%s%s", status, b.stdout.String(), b.stderr, b.logs())
 	}

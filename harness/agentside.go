@@ -53,13 +53,19 @@ func agentWork(j agent.Job, sources []netip.Addr, m machine) (agent.Work, error)
 		}
 	}
 	w := agent.Work{Swarm: swarmConfig(l, j.Targets, trusts, sources, j.Part, j.Parts)}
+	if j.Ceiling != nil {
+		if w.Swarm, err = j.Ceiling.Swarm(l.crowd.kind, j.Part, j.Parts); err != nil {
+			return agent.Work{}, err
+		}
+		w.Swarm.LocalAddrs = sources
+	}
 	perClient := float64(agentMemoryPerClient) + s.Clients.Transport.Secure()*memoryOfTLS/2
 	if need := int64(float64(w.Swarm.Clients) * perClient); m.available > 0 && m.available < need {
 		return agent.Work{}, fmt.Errorf("%d clients need about %d MiB of memory, %d MiB are available: end other programs there, or spread the clients over more agents",
 			w.Swarm.Clients, need>>20, m.available>>20)
 	}
 	for _, p := range l.pushes {
-		if p.Pushes > 0 {
+		if p.Pushes > 0 && j.Ceiling == nil {
 			w.Starts = append(w.Starts, agent.Start{Stream: p.ID, After: p.Due(0)})
 		}
 	}

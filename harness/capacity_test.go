@@ -28,7 +28,7 @@ func TestCapacityText(t *testing.T) {
 		if err := (&CapacityResult{Scenario: s, Result: &c.result, Runs: []*report.Run{{Ceiling: &report.Ceiling{WritesFraction: 0.87}}}}).Text(&b); err != nil {
 			t.Fatal(err)
 		}
-		for _, want := range append(c.want, "20    broke", " 87% ", "  lost is 3") {
+		for _, want := range append(c.want, "20    broke", " 87.0% ", "  lost is 3") {
 			if !strings.Contains(b.String(), want) {
 				t.Errorf("%q is not in\n%s", want, b.String())
 			}

@@ -165,10 +165,9 @@ func (o *Options) fits(m machine) (plan cometPlan, err error) {
 	return plan, err
 }
 
-// measuresCeiling reports whether a run ends with the ceiling: it is the machine's that the
-// server and the clients are on.
+// measuresCeiling reports whether a run ends with the ceiling: it is this machine's, where the server is.
 func (o *Options) measuresCeiling() bool {
-	return !o.NoCeiling && o.Target == nil && o.Agents == nil
+	return !o.NoCeiling && o.Target == nil
 }
 
 // ceilingTakes returns about how long the ceiling takes.

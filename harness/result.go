@@ -51,6 +51,9 @@ func (r *run) report() *report.Run {
 	out.Comet = r.comet(out)
 	out.Job = r.job()
 	out.Ceiling = r.ceilingFigures(out)
+	if r.ceilingErr != nil {
+		out.CeilingProblem = r.ceilingErr.Error()
+	}
 	out.Disturbance = r.disturbance(out)
 	out.Memory = r.memory()
 	out.Verdict = verdict(out, s)

@@ -46,8 +46,7 @@ type Options struct {
 	// Target is a cluster that runs already; nil for one of our own processes, which the
 	// scenario's settings are for.
 	Target *cluster.Target
-	// Agents have the clients; nil for a swarm in this process. The ceiling is left out then:
-	// it is about sockets within one machine.
+	// Agents have the clients, and are the receiving side of the ceiling; nil for a swarm in this process.
 	Agents *agent.FleetConfig
 	// Sources are the addresses that the clients connect from, in turn; by default those of
 	// 127.0.0.0/8 where the comets are there too, and else the kernel's choice.
@@ -226,6 +225,7 @@ type run struct {
 	pss             map[string]int64
 	usage           map[string]cluster.Usage
 	ceiling         *ceiling.Result
+	ceilingErr      error                    // why there is none, where there was to be one
 	profiles        profile.Captured         // of Options.Profile
 	settled         func()                   // ends their taking, see capture
 	stopErr         error                    // the cluster's way out
@@ -283,10 +283,9 @@ func (r *run) take(ctx context.Context) error {
 	if r.cut || !r.opt.measuresCeiling() {
 		return nil
 	}
-	if err := r.measureCeiling(ctx); err != nil && ctx.Err() == nil {
-		return err
+	if r.ceilingErr = r.measureCeiling(ctx); ctx.Err() != nil {
+		r.cut, r.ceilingErr = true, nil
 	}
-	r.cut = ctx.Err() != nil
 	return nil
 }
 
@@ -743,7 +742,7 @@ func (r *run) readCometMemory(ctx context.Context) (cometMemory, error) {
 // large as a delivery's in the mean and writes as large as comet's.
 func (r *run) measureCeiling(ctx context.Context) error {
 	clients := int(r.received.Joined)
-	if clients < 1 {
+	if clients < 1 || len(lostDoubts(&report.Run{Agents: r.agents()})) > 0 {
 		return nil
 	}
 	delta := r.grew(cluster.RoleComet)
@@ -754,12 +753,15 @@ func (r *run) measureCeiling(ctx context.Context) error {
 	if self == "" {
 		self = r.opt.Exe
 	}
-	result, err := ceiling.Run(ctx, ceiling.Config{
-		Exe: self, Clients: clients, Kind: r.layout.crowd.kind,
-		BodySize: body, WriteSize: int(write + 0.5),
-	})
+	cfg := ceiling.Config{Exe: self, Clients: clients, Kind: r.layout.crowd.kind, BodySize: body, WriteSize: int(write + 0.5)}
+	if r.opt.Agents != nil {
+		whole, cancel := context.WithCancelCause(ctx)
+		defer cancel(nil)
+		ctx, cfg.Address, cfg.Receive = whole, r.opt.Advertise, r.receiveElsewhere(cancel)
+	}
+	result, err := ceiling.Run(ctx, cfg)
 	if err != nil {
-		return fmt.Errorf("measure the ceiling: %w", err)
+		return err
 	}
 	r.ceiling = &result
 	return nil

@@ -102,6 +102,7 @@ func doubts(r *report.Run, b scenario.Bounds) []string {
 	// A push that waits for the acknowledgement of the one before is the server's doing.
 	list.when(r.Pushes.Own.P99 > b.PusherLag.Seconds(), "the pusher fell behind its schedule: p99 %s late by its own doing, at most %s is accepted (valid.pusher_lag)",
 		seconds(r.Pushes.Own.P99), b.PusherLag)
+	list.when(r.CeilingProblem != "", "the ceiling could not be measured: %s", r.CeilingProblem)
 	list = append(list, disturbanceDoubts(&r.Disturbance, b)...)
 	return append(list, agentDoubts(r, b)...)
 }

@@ -12,12 +12,13 @@ import (
 	"errors"
 	"time"
 
+	"barrage/harness/ceiling"
 	"barrage/harness/cluster"
 	"barrage/harness/swarm"
 )
 
 // Protocol is the version of the service. It grows with every change of it.
-const Protocol = 2
+const Protocol = 3
 
 // A Job is what a coordinator asks of an agent.
 type Job struct {
@@ -26,6 +27,10 @@ type Job struct {
 	Overrides []string
 	Targets   swarm.Targets
 	Authority []byte // PEM of what clients inside TLS trust; nil: what the agent's system does
+
+	// Ceiling has the agent be the receiving side of the ceiling, with the scenario's transports and the job's
+	// Targets and Authority; nil for the scenario's clients.
+	Ceiling *ceiling.Job
 
 	// The agent has the clients i with i % Parts == Part.
 	Part, Parts int

@@ -7,6 +7,7 @@ import (
 
 	"github.com/HdrHistogram/hdrhistogram-go"
 
+	"barrage/harness/ceiling"
 	"barrage/harness/cluster"
 	"barrage/harness/ledger"
 	"barrage/harness/swarm"
@@ -215,16 +216,24 @@ func decodeLoad(p *agentpb.Load) Load {
 }
 
 func encodeJob(j Job, build string) *agentpb.Job {
-	return &agentpb.Job{
+	p := &agentpb.Job{
 		Protocol: Protocol, Build: build, File: j.File, Scenario: j.Scenario, Overrides: j.Overrides,
 		Tcp: j.Targets.TCP, Ws: j.Targets.WS, TcpTls: j.Targets.TCPTLS, Wss: j.Targets.WSS, Authority: j.Authority, Part: uint32(j.Part), Parts: uint32(j.Parts),
 	}
+	if c := j.Ceiling; c != nil {
+		p.Ceiling = &agentpb.Ceiling{Clients: int64(c.Clients), Sweeps: c.Sweeps, Flood: c.Flood}
+	}
+	return p
 }
 
 func decodeJob(p *agentpb.Job) Job {
-	return Job{
+	j := Job{
 		File: p.GetFile(), Scenario: p.GetScenario(), Overrides: p.GetOverrides(),
 		Targets:   swarm.Targets{TCP: p.GetTcp(), WS: p.GetWs(), TCPTLS: p.GetTcpTls(), WSS: p.GetWss()},
 		Authority: p.GetAuthority(), Part: int(p.GetPart()), Parts: int(p.GetParts()),
 	}
+	if c := p.GetCeiling(); c != nil {
+		j.Ceiling = &ceiling.Job{Clients: int(c.GetClients()), Sweeps: c.GetSweeps(), Flood: c.GetFlood(), Targets: j.Targets, Authority: j.Authority}
+	}
+	return j
 }

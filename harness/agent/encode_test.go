@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	agentpb "barrage/harness/api/agent"
+	"barrage/harness/ceiling"
 	"barrage/harness/ledger"
 	"barrage/harness/swarm"
 )
@@ -37,7 +38,11 @@ func fill(v reflect.Value, next *int64) {
 		v.SetUint(uint64(*next))
 	case reflect.Int, reflect.Int64:
 		v.SetInt(*next)
-	case reflect.Pointer: // a histogram
+	case reflect.Pointer: // a histogram, or what may be missing
+		if v.Type() == reflect.TypeFor[*ceiling.Job]() {
+			v.Set(reflect.New(v.Type().Elem()))
+			fill(v.Elem(), next)
+		}
 	default:
 		panic("a kind of field that this test doesn't know: " + v.Kind().String())
 	}
@@ -176,6 +181,7 @@ func TestOthersThroughBytes(t *testing.T) {
 		fill(reflect.ValueOf(v).Elem(), &n)
 	}
 	plans[0].Stream, plans[1].Stream = 65535, 0
+	job.Ceiling.Targets, job.Ceiling.Authority = job.Targets, job.Authority // which are sent once
 	var sentJob agentpb.Job
 	through(t, encodeJob(job, "build"), &sentJob)
 	if got := decodeJob(&sentJob); !reflect.DeepEqual(got, job) || sentJob.Build != "build" || sentJob.Protocol != Protocol {

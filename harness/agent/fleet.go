@@ -240,6 +240,17 @@ func (f *Fleet) Drain(ctx context.Context, plans []ledger.Plan) (bool, error) {
 	return err == nil, err
 }
 
+// Accepted returns how many pushes the clients have received for the first time.
+func (f *Fleet) Accepted(ctx context.Context) (int64, error) {
+	var sum atomic.Int64
+	err := f.call(ctx, func(ctx context.Context, m *member) error {
+		n, err := m.accepted(ctx)
+		sum.Add(n)
+		return err
+	})
+	return sum.Load(), err
+}
+
 // Finish returns the report over plans of all agents together. Of those that were lost it
 // has the connections as they last told them, and nothing else.
 func (f *Fleet) Finish(ctx context.Context, plans []ledger.Plan) (*swarm.Report, error) {

@@ -107,6 +107,9 @@ func TestArrivalsAreCorrected(t *testing.T) {
 		if drained, err := f.Drain(ctx, []ledger.Plan{{Stream: 1, Pushed: pushes}}); !drained || err != nil {
 			t.Fatalf("drained %v, %v", drained, err)
 		}
+		if n, err := f.Accepted(ctx); n != 3*pushes || err != nil {
+			t.Errorf("%d pushes arrived, %v", n, err)
+		}
 		r, err := f.Finish(ctx, []ledger.Plan{{Stream: 1, Pushed: pushes}})
 		if err != nil {
 			t.Fatal(err)
@@ -292,7 +295,7 @@ func TestJobsThatAreRefused(t *testing.T) {
 	if _, err := tryDial(t, comet, 5, FleetConfig{Build: "barrage other"}, agent); err == nil {
 		t.Error("another version was taken")
 	} else {
-		contains(t, err.Error(), "agent "+agent.addr, "the agent is barrage test (protocol 2), the coordinator barrage other (protocol 2); install the same binary on both")
+		contains(t, err.Error(), "agent "+agent.addr, "the agent is barrage test (protocol 3), the coordinator barrage other (protocol 3); install the same binary on both")
 	}
 	none := &testAgent{addr: "127.0.0.1:1"}
 	if _, err := tryDial(t, comet, 5, FleetConfig{}, agent, none); err == nil {

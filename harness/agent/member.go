@@ -240,6 +240,11 @@ func (m *member) drain(ctx context.Context, plans []ledger.Plan) error {
 	return err
 }
 
+func (m *member) accepted(ctx context.Context) (int64, error) {
+	p, err := m.rpc.Accepted(ctx, &agentpb.Session{Session: m.session})
+	return p.GetCount(), err
+}
+
 func (m *member) finish(ctx context.Context, plans []ledger.Plan) (*swarm.Report, error) {
 	p, err := m.rpc.Finish(ctx, encodePlans(m.session, plans))
 	if err != nil {

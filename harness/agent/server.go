@@ -381,6 +381,15 @@ func (s *Server) plans(p *agentpb.Plans) (*session, []ledger.Plan, error) {
 	return n, plans, nil
 }
 
+// Accepted counts the pushes that clients have received for the first time.
+func (s *Server) Accepted(_ context.Context, p *agentpb.Session) (*agentpb.Count, error) {
+	n, err := s.session(p.GetSession())
+	if err != nil {
+		return nil, err
+	}
+	return &agentpb.Count{Count: n.swarm.Accepted()}, nil
+}
+
 // Finish reports on the plans.
 func (s *Server) Finish(ctx context.Context, p *agentpb.Plans) (*agentpb.Report, error) {
 	n, plans, err := s.plans(p)

@@ -18,14 +18,19 @@ import (
 	"time"
 
 	"barrage/harness/ledger"
+	"barrage/harness/pusher/load"
 	"barrage/harness/swarm"
 	"barrage/server/wire"
 )
 
 // Config says what to measure.
 type Config struct {
-	Exe  string   // the binary whose subcommand runs Main; default: this one
-	Args []string // what selects it; default: "ceiling"
+	Exe     string   // the binary whose subcommand runs Main; default: this one
+	Args    []string // what selects it; default: "ceiling"
+	Address string   // IP address where it listens; default: 127.0.0.1
+
+	// Receive makes the receiving side; default: a swarm in this process.
+	Receive func(context.Context, Job) (Receivers, error)
 
 	Clients   int                     // connections; as many as there is memory for, whatever the limit of open files is
 	Kind      func(i int) ledger.Kind // the i-th connection's transport; default: TCP
@@ -45,6 +50,59 @@ type Config struct {
 	// than Duration, the throughput is measured with the number of threads alone that was better
 	// before, and large writes by sendfile alone.
 	SweepFor, Duration time.Duration
+}
+
+// Receivers are the receiving side, as a swarm is.
+type Receivers interface {
+	Connect(context.Context) error
+	Snapshot() swarm.Snapshot                                     // after Connect: how many joined, and why not all
+	Accepted(context.Context) (int64, error)                      // frames that were received for the first time, so far
+	Finish(context.Context, []ledger.Plan) (*swarm.Report, error) // more than once
+	Close() error
+}
+
+// local is a swarm as Receivers.
+type local struct{ *swarm.Swarm }
+
+func (l local) Accepted(context.Context) (int64, error) { return l.Swarm.Accepted(), nil }
+
+// A Job is what the receiving side has to know, wherever its clients are.
+type Job struct {
+	Clients int
+	Sweeps  uint32 // isolated ones with each number of threads, at most
+	Flood   uint32 // frames to each client of sweeps back to back: about so many, at most
+
+	Targets   swarm.Targets
+	Authority []byte // PEM of what clients inside TLS trust
+}
+
+// Streams are those of the measurement.
+func (j Job) Streams() (*ledger.Streams, error) {
+	return ledger.NewStreams([]ledger.Stream{
+		{ID: warmUpStream, Pushes: warmUps, WarmUp: true},
+		{ID: sweepStream1, Pushes: j.Sweeps}, {ID: sweepStreamN, Pushes: j.Sweeps},
+		{ID: floodStream1, Pushes: j.Flood}, {ID: floodStreamN, Pushes: j.Flood},
+		{ID: pagesStream1, Pushes: j.Flood}, {ID: pagesStreamN, Pushes: j.Flood},
+	})
+}
+
+// Swarm describes the part of the clients whose numbers are part modulo parts; kind returns the i-th one's transport.
+func (j Job) Swarm(kind func(i int) ledger.Kind, part, parts int) (swarm.Config, error) {
+	declared, err := j.Streams()
+	if err != nil {
+		return swarm.Config{}, err
+	}
+	set, err := declared.Subscribe(warmUpStream, sweepStream1, sweepStreamN, floodStream1, floodStreamN, pagesStream1, pagesStreamN)
+	if err != nil {
+		return swarm.Config{}, err
+	}
+	trusts := x509.NewCertPool()
+	trusts.AppendCertsFromPEM(j.Authority)
+	return swarm.Config{
+		Targets: j.Targets, TLS: &tls.Config{RootCAs: trusts},
+		Streams: declared, Clients: load.Part(j.Clients, part, parts), Raw: true, Heartbeat: -1, ConnectRate: max(1, connectRate/parts), InTurn: true,
+		Client: func(i int) swarm.Client { return swarm.Client{Kind: kind(i*parts + part), Subscription: set} },
+	}, nil
 }
 
 // A Result is the ceiling. Each part is that of the number of threads that did best.
@@ -106,6 +164,7 @@ const (
 	tlsSendTakes    = 5 * time.Microsecond
 
 	sendTakesLeast = 3 * time.Microsecond
+	connectRate    = 50_000  // a second
 	mostKnown      = 100_000 // pushes of a flood, at 16 bytes for each thread of clients
 )
 
@@ -114,6 +173,7 @@ const (
 	warmUps     = 3
 	fdReserve   = 64 // descriptors of a table of the sending side that are no connections
 	sweepExpiry = 30 * time.Second
+	settleEvery = 2 * time.Millisecond // what arrived is counted
 )
 
 func (c Config) fill() (Config, error) {
@@ -138,6 +198,19 @@ func (c Config) fill() (Config, error) {
 			return c, fmt.Errorf("ceiling: find this binary: %w", err)
 		}
 		c.Exe = exe
+	}
+	if c.Receive == nil {
+		c.Receive = func(_ context.Context, j Job) (Receivers, error) {
+			cfg, err := j.Swarm(c.Kind, 0, 1)
+			if err != nil {
+				return nil, err
+			}
+			s, err := swarm.New(cfg)
+			if err != nil {
+				return nil, err
+			}
+			return local{s}, nil
+		}
 	}
 	if c.Args == nil {
 		c.Args = []string{"ceiling"}
@@ -178,7 +251,7 @@ func Takes(clients, secure int) time.Duration {
 type measurement struct {
 	cfg    Config
 	child  *child
-	swarm  *swarm.Swarm
+	to     Receivers
 	plans  [streams]ledger.Plan
 	owed   int64 // receipts so far
 	missed int64 // frames that skipped sockets did not get
@@ -257,33 +330,16 @@ func (m *measurement) variants(one, all uint16) func(yield func(stream uint16, t
 }
 
 func (m *measurement) connect(ctx context.Context) error {
-	sweeps, flood := uint32(m.cfg.Sweeps), m.cfg.floodPushes()
-	declared, err := ledger.NewStreams([]ledger.Stream{
-		{ID: warmUpStream, Pushes: warmUps, WarmUp: true},
-		{ID: sweepStream1, Pushes: sweeps}, {ID: sweepStreamN, Pushes: sweeps},
-		{ID: floodStream1, Pushes: flood}, {ID: floodStreamN, Pushes: flood},
-		{ID: pagesStream1, Pushes: flood}, {ID: pagesStreamN, Pushes: flood},
-	})
-	if err != nil {
-		return err
-	}
-	set, err := declared.Subscribe(warmUpStream, sweepStream1, sweepStreamN, floodStream1, floodStreamN, pagesStream1, pagesStreamN)
-	if err != nil {
-		return err
-	}
-	trusts := x509.NewCertPool()
-	trusts.AppendCertsFromPEM(m.child.hello.Certificate)
-	at := m.child.hello.Addrs
-	m.swarm, err = swarm.New(swarm.Config{
+	hello := &m.child.hello
+	job := Job{
+		Clients: m.cfg.Clients, Sweeps: uint32(m.cfg.Sweeps), Flood: m.cfg.floodPushes(), Authority: hello.Certificate,
 		Targets: swarm.Targets{
-			TCP: []string{at[ledger.TCP]}, WS: []string{at[ledger.WebSocket]},
-			TCPTLS: []string{at[ledger.TCPTLS]}, WSS: []string{at[ledger.WSS]},
+			TCP: hello.Addrs[ledger.TCP : ledger.TCP+1], WS: hello.Addrs[ledger.WebSocket : ledger.WebSocket+1],
+			TCPTLS: hello.Addrs[ledger.TCPTLS : ledger.TCPTLS+1], WSS: hello.Addrs[ledger.WSS : ledger.WSS+1],
 		},
-		TLS:     &tls.Config{RootCAs: trusts},
-		Streams: declared, Clients: m.cfg.Clients, Raw: true, Heartbeat: -1, ConnectRate: 50_000, InTurn: true,
-		Client: func(i int) swarm.Client { return swarm.Client{Kind: m.cfg.Kind(i), Subscription: set} },
-	})
-	if err != nil {
+	}
+	var err error
+	if m.to, err = m.cfg.Receive(ctx, job); err != nil {
 		return err
 	}
 	connecting, cancel := context.WithCancel(ctx)
@@ -296,9 +352,9 @@ func (m *measurement) connect(ctx context.Context) error {
 		}
 		accepted <- err
 	}()
-	err = m.swarm.Connect(connecting)
-	if p := m.swarm.Snapshot(); err == nil && p.Failed > 0 {
-		err = fmt.Errorf("ceiling: %d of %d connections failed: %v", p.Failed, p.Clients, p.Failures)
+	err = m.to.Connect(connecting)
+	if p := m.to.Snapshot(); err == nil && p.Joined != int64(m.cfg.Clients) {
+		err = fmt.Errorf("ceiling: %d of %d connections were made: %v", p.Joined, m.cfg.Clients, p.Failures)
 	}
 	if err != nil {
 		m.child.kill() // it waits for connections that don't come
@@ -312,8 +368,8 @@ func (m *measurement) connect(ctx context.Context) error {
 // close ends both sides, the sending one first: see reset.
 func (m *measurement) close() error {
 	err := m.child.stop()
-	if m.swarm != nil {
-		err = errors.Join(err, m.swarm.Close())
+	if m.to != nil {
+		err = errors.Join(err, m.to.Close())
 	}
 	return err
 }
@@ -333,11 +389,14 @@ func (m *measurement) sweep(ctx context.Context, stream uint16, threads int) (re
 
 // settle waits until everything that was sent has been received.
 func (m *measurement) settle(ctx context.Context) error {
-	tick := time.NewTicker(time.Millisecond)
+	tick := time.NewTicker(settleEvery)
 	defer tick.Stop()
 	arrived, since := int64(-1), time.Now()
 	for {
-		switch n := m.swarm.Accepted(); {
+		n, err := m.to.Accepted(ctx)
+		switch {
+		case err != nil:
+			return fmt.Errorf("ceiling: count what arrived: %w", err)
 		case n >= m.owed:
 			return nil
 		case n > arrived:
@@ -371,7 +430,7 @@ func (m *measurement) sweeps(ctx context.Context, stream uint16, threads, least,
 		sending = append(sending, time.Duration(r.Ended-r.Began))
 		cpu += r.CPU
 	}
-	report, err := m.swarm.Finish(ctx, m.plans[:])
+	report, err := m.to.Finish(ctx, m.plans[:])
 	if err != nil {
 		return s, err
 	}
@@ -422,12 +481,12 @@ func (m *measurement) flood(ctx context.Context, stream uint16, threads int, pag
 
 // balance checks that each frame sent arrived once and in order, and no other is missing.
 func (m *measurement) balance(ctx context.Context) error {
-	c, err := m.swarm.Count(ctx, m.plans[:])
+	r, err := m.to.Finish(ctx, m.plans[:])
 	if err != nil {
 		return err
 	}
 	want := ledger.Counts{Expected: m.owed + m.missed, Delivered: m.owed, Lost: m.missed}
-	if c != want {
+	if c := r.Ledger.Total(); c != want {
 		return fmt.Errorf("ceiling: the ledger doesn't balance: %v, but %d frames were sent and %d left out", c, m.owed, m.missed)
 	}
 	return nil

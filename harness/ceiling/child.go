@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -22,7 +23,11 @@ type child struct {
 }
 
 func startChild(ctx context.Context, cfg Config) (*child, error) {
-	cmd := exec.CommandContext(ctx, cfg.Exe, cfg.Args...)
+	args := cfg.Args
+	if cfg.Address != "" {
+		args = append(slices.Clone(args), cfg.Address)
+	}
+	cmd := exec.CommandContext(ctx, cfg.Exe, args...)
 	cmd.Stderr = os.Stderr
 	cmd.WaitDelay = 5 * time.Second
 	// Of a group of its own, so that the run ends it, and not the terminal's Ctrl-C.

@@ -1,8 +1,9 @@
 package ceiling
 
 import (
+	"errors"
 	"fmt"
-	"net/netip"
+	"net"
 	"runtime"
 	"slices"
 	"sync"
@@ -273,25 +274,20 @@ func (s *sender) flush() error {
 	}
 }
 
-// listen returns a non-blocking listener on a port of 127.0.0.1 that the kernel chooses.
-func listen() (fd int, addr string, err error) {
-	fd, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
-	if err == nil {
-		err = unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}})
-	}
-	if err == nil {
-		err = unix.Listen(fd, 4096)
-	}
+// listen returns a non-blocking listener on a port of ip that the kernel chooses.
+func listen(ip net.IP) (fd int, addr string, err error) {
+	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: ip})
 	if err != nil {
-		return -1, "", fmt.Errorf("listen on 127.0.0.1: %w", err)
+		return -1, "", err
 	}
-	name, err := unix.Getsockname(fd)
+	defer l.Close()
+	raw, err := l.SyscallConn()
 	if err != nil {
-		return -1, "", fmt.Errorf("listen on 127.0.0.1: %w", err)
+		return -1, "", fmt.Errorf("listen on %v: %w", l.Addr(), err)
 	}
-	in4, ok := name.(*unix.SockaddrInet4)
-	if !ok {
-		return -1, "", fmt.Errorf("listen on 127.0.0.1: bound to %T", name)
+	var dup error
+	if err := raw.Control(func(own uintptr) { fd, dup = unix.FcntlInt(own, unix.F_DUPFD_CLOEXEC, 0) }); err != nil || dup != nil {
+		return -1, "", fmt.Errorf("listen on %v: %w", l.Addr(), errors.Join(err, dup))
 	}
-	return fd, netip.AddrPortFrom(netip.AddrFrom4(in4.Addr), uint16(in4.Port)).String(), nil
+	return fd, l.Addr().String(), nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"os"
 	"runtime"
 	"sync"
@@ -86,7 +87,7 @@ const answering = 20 * time.Second
 // each command until its reply. What came in before is answered first, and not counted.
 func serveHeartbeats(connections int) error {
 	out := json.NewEncoder(os.Stdout)
-	s, err := listening(out)
+	s, err := listening(net.IPv4(127, 0, 0, 1), out)
 	if err != nil {
 		return err
 	}

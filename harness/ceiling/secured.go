@@ -21,9 +21,9 @@ const maxPlaintext = 16 << 10
 // handshakePatience is how long a handshake waits for its client's next words.
 const handshakePatience = 20 * time.Second
 
-// serverTLS returns what the sending side speaks TLS with, as a comet does, and its certificate as PEM.
-func serverTLS() (*tls.Config, []byte, error) {
-	cert, key, err := certificate.SelfSigned(net.IPv4(127, 0, 0, 1))
+// serverTLS returns what the sending side speaks TLS with at ip, as a comet does, and its certificate as PEM.
+func serverTLS(ip net.IP) (*tls.Config, []byte, error) {
+	cert, key, err := certificate.SelfSigned(ip)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"net"
 	"os"
 	"runtime"
 	"slices"
@@ -20,13 +21,18 @@ import (
 )
 
 // Main is the sending side, run as a process of its own: the hidden subcommand "ceiling".
-// It takes no arguments, speaks JSON lines on stdin and stdout, and returns the exit status.
+// Its only argument is the IP address where it listens, 127.0.0.1 by default. It speaks JSON lines on stdin and
+// stdout, and returns the exit status.
 func Main(args []string) int {
+	ip := net.IPv4(127, 0, 0, 1)
 	if len(args) > 0 {
-		fmt.Fprintf(os.Stderr, "barrage ceiling takes no arguments, it is run by barrage bench: got %q\n", args)
+		ip = net.ParseIP(args[0])
+	}
+	if ip == nil || len(args) > 1 {
+		fmt.Fprintf(os.Stderr, "barrage ceiling takes an IP address, it is run by barrage bench: got %q\n", args)
 		return 2
 	}
-	if err := serve(os.Stdin, os.Stdout); err != nil {
+	if err := serve(ip, os.Stdin, os.Stdout); err != nil {
 		fmt.Fprintf(os.Stderr, "barrage ceiling: %v\n", err)
 		return 2
 	}
@@ -40,19 +46,19 @@ type sender struct {
 	tls       *tls.Config
 }
 
-// listening returns a sender that listens, and has said hello by answers.
-func listening(answers *json.Encoder) (*sender, error) {
+// listening returns a sender that listens on ip, and has said hello by answers.
+func listening(ip net.IP, answers *json.Encoder) (*sender, error) {
 	if err := fdtable.RaiseLimit(); err != nil {
 		return nil, err
 	}
 	s := &sender{}
 	var h hello
 	var err error
-	if s.tls, h.Certificate, err = serverTLS(); err != nil {
+	if s.tls, h.Certificate, err = serverTLS(ip); err != nil {
 		return nil, err
 	}
 	for i := range s.listeners {
-		if s.listeners[i], h.Addrs[i], err = listen(); err != nil {
+		if s.listeners[i], h.Addrs[i], err = listen(ip); err != nil {
 			return nil, err
 		}
 	}
@@ -62,9 +68,9 @@ func listening(answers *json.Encoder) (*sender, error) {
 	return s, nil
 }
 
-func serve(in io.Reader, out io.Writer) error {
+func serve(ip net.IP, in io.Reader, out io.Writer) error {
 	answers := json.NewEncoder(out)
-	s, err := listening(answers)
+	s, err := listening(ip, answers)
 	if err != nil {
 		return err
 	}

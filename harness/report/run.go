@@ -40,13 +40,15 @@ type Run struct {
 	Comet       Comet       `json:"comet"`
 	Job         *Job        `json:"job,omitempty"`     // absent where job's counters aren't known
 	Ceiling     *Ceiling    `json:"ceiling,omitempty"` // absent when it was not measured
-	Swarm       Swarm       `json:"swarm"`
-	Agents      []Agent     `json:"agents,omitempty"` // absent where the clients were in the harness's process
-	Disturbance Disturbance `json:"disturbance"`
-	Memory      *Memory     `json:"memory,omitempty"` // absent from runs before it was read
-	Timeline    []Second    `json:"timeline"`
-	Profiles    Profiles    `json:"profiles"`
-	Warnings    []string    `json:"warnings,omitempty"` // what went wrong beside the run; no figure is the worse for it
+	// CeilingProblem is why the ceiling could not be measured where it was to be.
+	CeilingProblem string      `json:"ceiling_problem,omitempty"`
+	Swarm          Swarm       `json:"swarm"`
+	Agents         []Agent     `json:"agents,omitempty"` // absent where the clients were in the harness's process
+	Disturbance    Disturbance `json:"disturbance"`
+	Memory         *Memory     `json:"memory,omitempty"` // absent from runs before it was read
+	Timeline       []Second    `json:"timeline"`
+	Profiles       Profiles    `json:"profiles"`
+	Warnings       []string    `json:"warnings,omitempty"` // what went wrong beside the run; no figure is the worse for it
 }
 
 // Target is a cluster that ran already. Of its processes as much is known as their metrics say,

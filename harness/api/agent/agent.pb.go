@@ -38,6 +38,7 @@ type Job struct {
 	Authority     []byte                 `protobuf:"bytes,10,opt,name=authority,proto3" json:"authority,omitempty"` // PEM of what clients inside TLS trust; empty: what the agent's system does
 	Part          uint32                 `protobuf:"varint,11,opt,name=part,proto3" json:"part,omitempty"`          // the agent has the clients i with i % parts == part
 	Parts         uint32                 `protobuf:"varint,12,opt,name=parts,proto3" json:"parts,omitempty"`
+	Ceiling       *Ceiling               `protobuf:"bytes,13,opt,name=ceiling,proto3" json:"ceiling,omitempty"` // where the clients are those of the ceiling, and not of the scenario
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -156,6 +157,74 @@ func (x *Job) GetParts() uint32 {
 	return 0
 }
 
+func (x *Job) GetCeiling() *Ceiling {
+	if x != nil {
+		return x.Ceiling
+	}
+	return nil
+}
+
+// Ceiling is the receiving side of a plain send loop, whose addresses are those of the job.
+type Ceiling struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Clients       int64                  `protobuf:"varint,1,opt,name=clients,proto3" json:"clients,omitempty"` // of all agents
+	Sweeps        uint32                 `protobuf:"varint,2,opt,name=sweeps,proto3" json:"sweeps,omitempty"`
+	Flood         uint32                 `protobuf:"varint,3,opt,name=flood,proto3" json:"flood,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Ceiling) Reset() {
+	*x = Ceiling{}
+	mi := &file_agent_agent_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Ceiling) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Ceiling) ProtoMessage() {}
+
+func (x *Ceiling) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_agent_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Ceiling.ProtoReflect.Descriptor instead.
+func (*Ceiling) Descriptor() ([]byte, []int) {
+	return file_agent_agent_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Ceiling) GetClients() int64 {
+	if x != nil {
+		return x.Clients
+	}
+	return 0
+}
+
+func (x *Ceiling) GetSweeps() uint32 {
+	if x != nil {
+		return x.Sweeps
+	}
+	return 0
+}
+
+func (x *Ceiling) GetFlood() uint32 {
+	if x != nil {
+		return x.Flood
+	}
+	return 0
+}
+
 type Session struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Session       string                 `protobuf:"bytes,1,opt,name=session,proto3" json:"session,omitempty"` // as the first Beat has it
@@ -165,7 +234,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_agent_agent_proto_msgTypes[1]
+	mi := &file_agent_agent_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -177,7 +246,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agent_proto_msgTypes[1]
+	mi := &file_agent_agent_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -190,7 +259,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_agent_agent_proto_rawDescGZIP(), []int{1}
+	return file_agent_agent_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Session) GetSession() string {
@@ -208,7 +277,7 @@ type Done struct {
 
 func (x *Done) Reset() {
 	*x = Done{}
-	mi := &file_agent_agent_proto_msgTypes[2]
+	mi := &file_agent_agent_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -220,7 +289,7 @@ func (x *Done) String() string {
 func (*Done) ProtoMessage() {}
 
 func (x *Done) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agent_proto_msgTypes[2]
+	mi := &file_agent_agent_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -233,7 +302,51 @@ func (x *Done) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Done.ProtoReflect.Descriptor instead.
 func (*Done) Descriptor() ([]byte, []int) {
-	return file_agent_agent_proto_rawDescGZIP(), []int{2}
+	return file_agent_agent_proto_rawDescGZIP(), []int{3}
+}
+
+type Count struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Count         int64                  `protobuf:"varint,1,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Count) Reset() {
+	*x = Count{}
+	mi := &file_agent_agent_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Count) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Count) ProtoMessage() {}
+
+func (x *Count) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_agent_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Count.ProtoReflect.Descriptor instead.
+func (*Count) Descriptor() ([]byte, []int) {
+	return file_agent_agent_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Count) GetCount() int64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
 }
 
 type Beat struct {
@@ -247,7 +360,7 @@ type Beat struct {
 
 func (x *Beat) Reset() {
 	*x = Beat{}
-	mi := &file_agent_agent_proto_msgTypes[3]
+	mi := &file_agent_agent_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -259,7 +372,7 @@ func (x *Beat) String() string {
 func (*Beat) ProtoMessage() {}
 
 func (x *Beat) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agent_proto_msgTypes[3]
+	mi := &file_agent_agent_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -272,7 +385,7 @@ func (x *Beat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Beat.ProtoReflect.Descriptor instead.
 func (*Beat) Descriptor() ([]byte, []int) {
-	return file_agent_agent_proto_rawDescGZIP(), []int{3}
+	return file_agent_agent_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Beat) GetReady() *Ready {
@@ -307,7 +420,7 @@ type Ready struct {
 
 func (x *Ready) Reset() {
 	*x = Ready{}
-	mi := &file_agent_agent_proto_msgTypes[4]
+	mi := &file_agent_agent_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -319,7 +432,7 @@ func (x *Ready) String() string {
 func (*Ready) ProtoMessage() {}
 
 func (x *Ready) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agent_proto_msgTypes[4]
+	mi := &file_agent_agent_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -332,7 +445,7 @@ func (x *Ready) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ready.ProtoReflect.Descriptor instead.
 func (*Ready) Descriptor() ([]byte, []int) {
-	return file_agent_agent_proto_rawDescGZIP(), []int{4}
+	return file_agent_agent_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Ready) GetSession() string {
@@ -366,7 +479,7 @@ type ClockRequest struct {
 
 func (x *ClockRequest) Reset() {
 	*x = ClockRequest{}
-	mi := &file_agent_agent_proto_msgTypes[5]
+	mi := &file_agent_agent_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -378,7 +491,7 @@ func (x *ClockRequest) String() string {
 func (*ClockRequest) ProtoMessage() {}
 
 func (x *ClockRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agent_proto_msgTypes[5]
+	mi := &file_agent_agent_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -391,7 +504,7 @@ func (x *ClockRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClockRequest.ProtoReflect.Descriptor instead.
 func (*ClockRequest) Descriptor() ([]byte, []int) {
-	return file_agent_agent_proto_rawDescGZIP(), []int{5}
+	return file_agent_agent_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ClockRequest) GetSession() string {
@@ -418,7 +531,7 @@ type ClockReply struct {
 
 func (x *ClockReply) Reset() {
 	*x = ClockReply{}
-	mi := &file_agent_agent_proto_msgTypes[6]
+	mi := &file_agent_agent_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -430,7 +543,7 @@ func (x *ClockReply) String() string {
 func (*ClockReply) ProtoMessage() {}
 
 func (x *ClockReply) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agent_proto_msgTypes[6]
+	mi := &file_agent_agent_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -443,7 +556,7 @@ func (x *ClockReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClockReply.ProtoReflect.Descriptor instead.
 func (*ClockReply) Descriptor() ([]byte, []int) {
-	return file_agent_agent_proto_rawDescGZIP(), []int{6}
+	return file_agent_agent_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ClockReply) GetReceived() int64 {
@@ -470,7 +583,7 @@ type ScheduleRequest struct {
 
 func (x *ScheduleRequest) Reset() {
 	*x = ScheduleRequest{}
-	mi := &file_agent_agent_proto_msgTypes[7]
+	mi := &file_agent_agent_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -482,7 +595,7 @@ func (x *ScheduleRequest) String() string {
 func (*ScheduleRequest) ProtoMessage() {}
 
 func (x *ScheduleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agent_proto_msgTypes[7]
+	mi := &file_agent_agent_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -495,7 +608,7 @@ func (x *ScheduleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScheduleRequest.ProtoReflect.Descriptor instead.
 func (*ScheduleRequest) Descriptor() ([]byte, []int) {
-	return file_agent_agent_proto_rawDescGZIP(), []int{7}
+	return file_agent_agent_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ScheduleRequest) GetSession() string {
@@ -522,7 +635,7 @@ type ChangeRoomsRequest struct {
 
 func (x *ChangeRoomsRequest) Reset() {
 	*x = ChangeRoomsRequest{}
-	mi := &file_agent_agent_proto_msgTypes[8]
+	mi := &file_agent_agent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -534,7 +647,7 @@ func (x *ChangeRoomsRequest) String() string {
 func (*ChangeRoomsRequest) ProtoMessage() {}
 
 func (x *ChangeRoomsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agent_proto_msgTypes[8]
+	mi := &file_agent_agent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -547,7 +660,7 @@ func (x *ChangeRoomsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeRoomsRequest.ProtoReflect.Descriptor instead.
 func (*ChangeRoomsRequest) Descriptor() ([]byte, []int) {
-	return file_agent_agent_proto_rawDescGZIP(), []int{8}
+	return file_agent_agent_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ChangeRoomsRequest) GetSession() string {
@@ -576,7 +689,7 @@ type StormRequest struct {
 
 func (x *StormRequest) Reset() {
 	*x = StormRequest{}
-	mi := &file_agent_agent_proto_msgTypes[9]
+	mi := &file_agent_agent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -588,7 +701,7 @@ func (x *StormRequest) String() string {
 func (*StormRequest) ProtoMessage() {}
 
 func (x *StormRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agent_proto_msgTypes[9]
+	mi := &file_agent_agent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -601,7 +714,7 @@ func (x *StormRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StormRequest.ProtoReflect.Descriptor instead.
 func (*StormRequest) Descriptor() ([]byte, []int) {
-	return file_agent_agent_proto_rawDescGZIP(), []int{9}
+	return file_agent_agent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *StormRequest) GetSession() string {
@@ -643,7 +756,7 @@ type StormReport struct {
 
 func (x *StormReport) Reset() {
 	*x = StormReport{}
-	mi := &file_agent_agent_proto_msgTypes[10]
+	mi := &file_agent_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -655,7 +768,7 @@ func (x *StormReport) String() string {
 func (*StormReport) ProtoMessage() {}
 
 func (x *StormReport) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agent_proto_msgTypes[10]
+	mi := &file_agent_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -668,7 +781,7 @@ func (x *StormReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StormReport.ProtoReflect.Descriptor instead.
 func (*StormReport) Descriptor() ([]byte, []int) {
-	return file_agent_agent_proto_rawDescGZIP(), []int{10}
+	return file_agent_agent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *StormReport) GetClients() int64 {
@@ -702,7 +815,7 @@ type Plans struct {
 
 func (x *Plans) Reset() {
 	*x = Plans{}
-	mi := &file_agent_agent_proto_msgTypes[11]
+	mi := &file_agent_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -714,7 +827,7 @@ func (x *Plans) String() string {
 func (*Plans) ProtoMessage() {}
 
 func (x *Plans) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agent_proto_msgTypes[11]
+	mi := &file_agent_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -727,7 +840,7 @@ func (x *Plans) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plans.ProtoReflect.Descriptor instead.
 func (*Plans) Descriptor() ([]byte, []int) {
-	return file_agent_agent_proto_rawDescGZIP(), []int{11}
+	return file_agent_agent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Plans) GetSession() string {
@@ -755,7 +868,7 @@ type Plan struct {
 
 func (x *Plan) Reset() {
 	*x = Plan{}
-	mi := &file_agent_agent_proto_msgTypes[12]
+	mi := &file_agent_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -767,7 +880,7 @@ func (x *Plan) String() string {
 func (*Plan) ProtoMessage() {}
 
 func (x *Plan) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agent_proto_msgTypes[12]
+	mi := &file_agent_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -780,7 +893,7 @@ func (x *Plan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plan.ProtoReflect.Descriptor instead.
 func (*Plan) Descriptor() ([]byte, []int) {
-	return file_agent_agent_proto_rawDescGZIP(), []int{12}
+	return file_agent_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Plan) GetStream() uint32 {
@@ -823,7 +936,7 @@ type Load struct {
 
 func (x *Load) Reset() {
 	*x = Load{}
-	mi := &file_agent_agent_proto_msgTypes[13]
+	mi := &file_agent_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -835,7 +948,7 @@ func (x *Load) String() string {
 func (*Load) ProtoMessage() {}
 
 func (x *Load) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agent_proto_msgTypes[13]
+	mi := &file_agent_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -848,7 +961,7 @@ func (x *Load) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Load.ProtoReflect.Descriptor instead.
 func (*Load) Descriptor() ([]byte, []int) {
-	return file_agent_agent_proto_rawDescGZIP(), []int{13}
+	return file_agent_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Load) GetBusy() int64 {
@@ -940,7 +1053,7 @@ type Usage struct {
 
 func (x *Usage) Reset() {
 	*x = Usage{}
-	mi := &file_agent_agent_proto_msgTypes[14]
+	mi := &file_agent_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -952,7 +1065,7 @@ func (x *Usage) String() string {
 func (*Usage) ProtoMessage() {}
 
 func (x *Usage) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agent_proto_msgTypes[14]
+	mi := &file_agent_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -965,7 +1078,7 @@ func (x *Usage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Usage.ProtoReflect.Descriptor instead.
 func (*Usage) Descriptor() ([]byte, []int) {
-	return file_agent_agent_proto_rawDescGZIP(), []int{14}
+	return file_agent_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Usage) GetUser() int64 {
@@ -1035,7 +1148,7 @@ type Snapshot struct {
 
 func (x *Snapshot) Reset() {
 	*x = Snapshot{}
-	mi := &file_agent_agent_proto_msgTypes[15]
+	mi := &file_agent_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1047,7 +1160,7 @@ func (x *Snapshot) String() string {
 func (*Snapshot) ProtoMessage() {}
 
 func (x *Snapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agent_proto_msgTypes[15]
+	mi := &file_agent_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1060,7 +1173,7 @@ func (x *Snapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
 func (*Snapshot) Descriptor() ([]byte, []int) {
-	return file_agent_agent_proto_rawDescGZIP(), []int{15}
+	return file_agent_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Snapshot) GetClients() int64 {
@@ -1291,7 +1404,7 @@ type CauseCount struct {
 
 func (x *CauseCount) Reset() {
 	*x = CauseCount{}
-	mi := &file_agent_agent_proto_msgTypes[16]
+	mi := &file_agent_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1303,7 +1416,7 @@ func (x *CauseCount) String() string {
 func (*CauseCount) ProtoMessage() {}
 
 func (x *CauseCount) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agent_proto_msgTypes[16]
+	mi := &file_agent_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1316,7 +1429,7 @@ func (x *CauseCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CauseCount.ProtoReflect.Descriptor instead.
 func (*CauseCount) Descriptor() ([]byte, []int) {
-	return file_agent_agent_proto_rawDescGZIP(), []int{16}
+	return file_agent_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CauseCount) GetCause() uint32 {
@@ -1351,7 +1464,7 @@ type ClientCount struct {
 
 func (x *ClientCount) Reset() {
 	*x = ClientCount{}
-	mi := &file_agent_agent_proto_msgTypes[17]
+	mi := &file_agent_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1363,7 +1476,7 @@ func (x *ClientCount) String() string {
 func (*ClientCount) ProtoMessage() {}
 
 func (x *ClientCount) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agent_proto_msgTypes[17]
+	mi := &file_agent_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1376,7 +1489,7 @@ func (x *ClientCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientCount.ProtoReflect.Descriptor instead.
 func (*ClientCount) Descriptor() ([]byte, []int) {
-	return file_agent_agent_proto_rawDescGZIP(), []int{17}
+	return file_agent_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ClientCount) GetKind() uint32 {
@@ -1413,7 +1526,7 @@ type ThreadLoad struct {
 
 func (x *ThreadLoad) Reset() {
 	*x = ThreadLoad{}
-	mi := &file_agent_agent_proto_msgTypes[18]
+	mi := &file_agent_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1425,7 +1538,7 @@ func (x *ThreadLoad) String() string {
 func (*ThreadLoad) ProtoMessage() {}
 
 func (x *ThreadLoad) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agent_proto_msgTypes[18]
+	mi := &file_agent_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1438,7 +1551,7 @@ func (x *ThreadLoad) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ThreadLoad.ProtoReflect.Descriptor instead.
 func (*ThreadLoad) Descriptor() ([]byte, []int) {
-	return file_agent_agent_proto_rawDescGZIP(), []int{18}
+	return file_agent_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ThreadLoad) GetClients() int64 {
@@ -1495,7 +1608,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_agent_agent_proto_msgTypes[19]
+	mi := &file_agent_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1507,7 +1620,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agent_proto_msgTypes[19]
+	mi := &file_agent_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1520,7 +1633,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_agent_agent_proto_rawDescGZIP(), []int{19}
+	return file_agent_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Report) GetSnapshot() *Snapshot {
@@ -1612,7 +1725,7 @@ type Loss struct {
 
 func (x *Loss) Reset() {
 	*x = Loss{}
-	mi := &file_agent_agent_proto_msgTypes[20]
+	mi := &file_agent_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1624,7 +1737,7 @@ func (x *Loss) String() string {
 func (*Loss) ProtoMessage() {}
 
 func (x *Loss) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_agent_proto_msgTypes[20]
+	mi := &file_agent_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1637,7 +1750,7 @@ func (x *Loss) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Loss.ProtoReflect.Descriptor instead.
 func (*Loss) Descriptor() ([]byte, []int) {
-	return file_agent_agent_proto_rawDescGZIP(), []int{20}
+	return file_agent_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Loss) GetClient() int64 {
@@ -1672,7 +1785,7 @@ var File_agent_agent_proto protoreflect.FileDescriptor
 
 const file_agent_agent_proto_rawDesc = "" +
 	"\n" +
-	"\x11agent/agent.proto\x12\rbarrage.agent\"\x9a\x02\n" +
+	"\x11agent/agent.proto\x12\rbarrage.agent\"\xcc\x02\n" +
 	"\x03Job\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12\x14\n" +
 	"\x05build\x18\x02 \x01(\tR\x05build\x12\x12\n" +
@@ -1686,10 +1799,17 @@ const file_agent_agent_proto_rawDesc = "" +
 	"\tauthority\x18\n" +
 	" \x01(\fR\tauthority\x12\x12\n" +
 	"\x04part\x18\v \x01(\rR\x04part\x12\x14\n" +
-	"\x05parts\x18\f \x01(\rR\x05parts\"#\n" +
+	"\x05parts\x18\f \x01(\rR\x05parts\x120\n" +
+	"\aceiling\x18\r \x01(\v2\x16.barrage.agent.CeilingR\aceiling\"Q\n" +
+	"\aCeiling\x12\x18\n" +
+	"\aclients\x18\x01 \x01(\x03R\aclients\x12\x16\n" +
+	"\x06sweeps\x18\x02 \x01(\rR\x06sweeps\x12\x14\n" +
+	"\x05flood\x18\x03 \x01(\rR\x05flood\"#\n" +
 	"\aSession\x12\x18\n" +
 	"\asession\x18\x01 \x01(\tR\asession\"\x06\n" +
-	"\x04Done\"\x93\x01\n" +
+	"\x04Done\"\x1d\n" +
+	"\x05Count\x12\x14\n" +
+	"\x05count\x18\x01 \x01(\x03R\x05count\"\x93\x01\n" +
 	"\x04Beat\x12*\n" +
 	"\x05ready\x18\x01 \x01(\v2\x14.barrage.agent.ReadyR\x05ready\x123\n" +
 	"\bsnapshot\x18\x02 \x01(\v2\x17.barrage.agent.SnapshotR\bsnapshot\x12*\n" +
@@ -1823,7 +1943,7 @@ const file_agent_agent_proto_rawDesc = "" +
 	"\x06client\x18\x01 \x01(\x03R\x06client\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\rR\x06stream\x12\x12\n" +
 	"\x04from\x18\x03 \x01(\rR\x04from\x12\x0e\n" +
-	"\x02to\x18\x04 \x01(\rR\x02to2\xd7\x04\n" +
+	"\x02to\x18\x04 \x01(\rR\x02to2\x91\x05\n" +
 	"\x05Agent\x124\n" +
 	"\aPrepare\x12\x12.barrage.agent.Job\x1a\x13.barrage.agent.Beat0\x01\x12?\n" +
 	"\x05Clock\x12\x1b.barrage.agent.ClockRequest\x1a\x19.barrage.agent.ClockReply\x126\n" +
@@ -1832,7 +1952,8 @@ const file_agent_agent_proto_rawDesc = "" +
 	"\vChangeRooms\x12!.barrage.agent.ChangeRoomsRequest\x1a\x13.barrage.agent.Done\x12@\n" +
 	"\x05Storm\x12\x1b.barrage.agent.StormRequest\x1a\x1a.barrage.agent.StormReport\x126\n" +
 	"\aMeasure\x12\x16.barrage.agent.Session\x1a\x13.barrage.agent.Load\x122\n" +
-	"\x05Drain\x12\x14.barrage.agent.Plans\x1a\x13.barrage.agent.Done\x125\n" +
+	"\x05Drain\x12\x14.barrage.agent.Plans\x1a\x13.barrage.agent.Done\x128\n" +
+	"\bAccepted\x12\x16.barrage.agent.Session\x1a\x14.barrage.agent.Count\x125\n" +
 	"\x06Finish\x12\x14.barrage.agent.Plans\x1a\x15.barrage.agent.Report\x122\n" +
 	"\x03End\x12\x16.barrage.agent.Session\x1a\x13.barrage.agent.DoneB\x1bZ\x19barrage/harness/api/agentb\x06proto3"
 
@@ -1848,69 +1969,74 @@ func file_agent_agent_proto_rawDescGZIP() []byte {
 	return file_agent_agent_proto_rawDescData
 }
 
-var file_agent_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_agent_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_agent_agent_proto_goTypes = []any{
 	(*Job)(nil),                // 0: barrage.agent.Job
-	(*Session)(nil),            // 1: barrage.agent.Session
-	(*Done)(nil),               // 2: barrage.agent.Done
-	(*Beat)(nil),               // 3: barrage.agent.Beat
-	(*Ready)(nil),              // 4: barrage.agent.Ready
-	(*ClockRequest)(nil),       // 5: barrage.agent.ClockRequest
-	(*ClockReply)(nil),         // 6: barrage.agent.ClockReply
-	(*ScheduleRequest)(nil),    // 7: barrage.agent.ScheduleRequest
-	(*ChangeRoomsRequest)(nil), // 8: barrage.agent.ChangeRoomsRequest
-	(*StormRequest)(nil),       // 9: barrage.agent.StormRequest
-	(*StormReport)(nil),        // 10: barrage.agent.StormReport
-	(*Plans)(nil),              // 11: barrage.agent.Plans
-	(*Plan)(nil),               // 12: barrage.agent.Plan
-	(*Load)(nil),               // 13: barrage.agent.Load
-	(*Usage)(nil),              // 14: barrage.agent.Usage
-	(*Snapshot)(nil),           // 15: barrage.agent.Snapshot
-	(*CauseCount)(nil),         // 16: barrage.agent.CauseCount
-	(*ClientCount)(nil),        // 17: barrage.agent.ClientCount
-	(*ThreadLoad)(nil),         // 18: barrage.agent.ThreadLoad
-	(*Report)(nil),             // 19: barrage.agent.Report
-	(*Loss)(nil),               // 20: barrage.agent.Loss
+	(*Ceiling)(nil),            // 1: barrage.agent.Ceiling
+	(*Session)(nil),            // 2: barrage.agent.Session
+	(*Done)(nil),               // 3: barrage.agent.Done
+	(*Count)(nil),              // 4: barrage.agent.Count
+	(*Beat)(nil),               // 5: barrage.agent.Beat
+	(*Ready)(nil),              // 6: barrage.agent.Ready
+	(*ClockRequest)(nil),       // 7: barrage.agent.ClockRequest
+	(*ClockReply)(nil),         // 8: barrage.agent.ClockReply
+	(*ScheduleRequest)(nil),    // 9: barrage.agent.ScheduleRequest
+	(*ChangeRoomsRequest)(nil), // 10: barrage.agent.ChangeRoomsRequest
+	(*StormRequest)(nil),       // 11: barrage.agent.StormRequest
+	(*StormReport)(nil),        // 12: barrage.agent.StormReport
+	(*Plans)(nil),              // 13: barrage.agent.Plans
+	(*Plan)(nil),               // 14: barrage.agent.Plan
+	(*Load)(nil),               // 15: barrage.agent.Load
+	(*Usage)(nil),              // 16: barrage.agent.Usage
+	(*Snapshot)(nil),           // 17: barrage.agent.Snapshot
+	(*CauseCount)(nil),         // 18: barrage.agent.CauseCount
+	(*ClientCount)(nil),        // 19: barrage.agent.ClientCount
+	(*ThreadLoad)(nil),         // 20: barrage.agent.ThreadLoad
+	(*Report)(nil),             // 21: barrage.agent.Report
+	(*Loss)(nil),               // 22: barrage.agent.Loss
 }
 var file_agent_agent_proto_depIdxs = []int32{
-	4,  // 0: barrage.agent.Beat.ready:type_name -> barrage.agent.Ready
-	15, // 1: barrage.agent.Beat.snapshot:type_name -> barrage.agent.Snapshot
-	14, // 2: barrage.agent.Beat.usage:type_name -> barrage.agent.Usage
-	12, // 3: barrage.agent.Plans.plans:type_name -> barrage.agent.Plan
-	14, // 4: barrage.agent.Load.usage:type_name -> barrage.agent.Usage
-	16, // 5: barrage.agent.Snapshot.failures:type_name -> barrage.agent.CauseCount
-	16, // 6: barrage.agent.Snapshot.closes:type_name -> barrage.agent.CauseCount
-	18, // 7: barrage.agent.Snapshot.threads:type_name -> barrage.agent.ThreadLoad
-	16, // 8: barrage.agent.Snapshot.lagging_closes:type_name -> barrage.agent.CauseCount
-	16, // 9: barrage.agent.Snapshot.retries:type_name -> barrage.agent.CauseCount
-	17, // 10: barrage.agent.Snapshot.where:type_name -> barrage.agent.ClientCount
-	15, // 11: barrage.agent.Report.snapshot:type_name -> barrage.agent.Snapshot
-	20, // 12: barrage.agent.Report.losses:type_name -> barrage.agent.Loss
-	0,  // 13: barrage.agent.Agent.Prepare:input_type -> barrage.agent.Job
-	5,  // 14: barrage.agent.Agent.Clock:input_type -> barrage.agent.ClockRequest
-	1,  // 15: barrage.agent.Agent.Connect:input_type -> barrage.agent.Session
-	7,  // 16: barrage.agent.Agent.Schedule:input_type -> barrage.agent.ScheduleRequest
-	8,  // 17: barrage.agent.Agent.ChangeRooms:input_type -> barrage.agent.ChangeRoomsRequest
-	9,  // 18: barrage.agent.Agent.Storm:input_type -> barrage.agent.StormRequest
-	1,  // 19: barrage.agent.Agent.Measure:input_type -> barrage.agent.Session
-	11, // 20: barrage.agent.Agent.Drain:input_type -> barrage.agent.Plans
-	11, // 21: barrage.agent.Agent.Finish:input_type -> barrage.agent.Plans
-	1,  // 22: barrage.agent.Agent.End:input_type -> barrage.agent.Session
-	3,  // 23: barrage.agent.Agent.Prepare:output_type -> barrage.agent.Beat
-	6,  // 24: barrage.agent.Agent.Clock:output_type -> barrage.agent.ClockReply
-	3,  // 25: barrage.agent.Agent.Connect:output_type -> barrage.agent.Beat
-	2,  // 26: barrage.agent.Agent.Schedule:output_type -> barrage.agent.Done
-	2,  // 27: barrage.agent.Agent.ChangeRooms:output_type -> barrage.agent.Done
-	10, // 28: barrage.agent.Agent.Storm:output_type -> barrage.agent.StormReport
-	13, // 29: barrage.agent.Agent.Measure:output_type -> barrage.agent.Load
-	2,  // 30: barrage.agent.Agent.Drain:output_type -> barrage.agent.Done
-	19, // 31: barrage.agent.Agent.Finish:output_type -> barrage.agent.Report
-	2,  // 32: barrage.agent.Agent.End:output_type -> barrage.agent.Done
-	23, // [23:33] is the sub-list for method output_type
-	13, // [13:23] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	1,  // 0: barrage.agent.Job.ceiling:type_name -> barrage.agent.Ceiling
+	6,  // 1: barrage.agent.Beat.ready:type_name -> barrage.agent.Ready
+	17, // 2: barrage.agent.Beat.snapshot:type_name -> barrage.agent.Snapshot
+	16, // 3: barrage.agent.Beat.usage:type_name -> barrage.agent.Usage
+	14, // 4: barrage.agent.Plans.plans:type_name -> barrage.agent.Plan
+	16, // 5: barrage.agent.Load.usage:type_name -> barrage.agent.Usage
+	18, // 6: barrage.agent.Snapshot.failures:type_name -> barrage.agent.CauseCount
+	18, // 7: barrage.agent.Snapshot.closes:type_name -> barrage.agent.CauseCount
+	20, // 8: barrage.agent.Snapshot.threads:type_name -> barrage.agent.ThreadLoad
+	18, // 9: barrage.agent.Snapshot.lagging_closes:type_name -> barrage.agent.CauseCount
+	18, // 10: barrage.agent.Snapshot.retries:type_name -> barrage.agent.CauseCount
+	19, // 11: barrage.agent.Snapshot.where:type_name -> barrage.agent.ClientCount
+	17, // 12: barrage.agent.Report.snapshot:type_name -> barrage.agent.Snapshot
+	22, // 13: barrage.agent.Report.losses:type_name -> barrage.agent.Loss
+	0,  // 14: barrage.agent.Agent.Prepare:input_type -> barrage.agent.Job
+	7,  // 15: barrage.agent.Agent.Clock:input_type -> barrage.agent.ClockRequest
+	2,  // 16: barrage.agent.Agent.Connect:input_type -> barrage.agent.Session
+	9,  // 17: barrage.agent.Agent.Schedule:input_type -> barrage.agent.ScheduleRequest
+	10, // 18: barrage.agent.Agent.ChangeRooms:input_type -> barrage.agent.ChangeRoomsRequest
+	11, // 19: barrage.agent.Agent.Storm:input_type -> barrage.agent.StormRequest
+	2,  // 20: barrage.agent.Agent.Measure:input_type -> barrage.agent.Session
+	13, // 21: barrage.agent.Agent.Drain:input_type -> barrage.agent.Plans
+	2,  // 22: barrage.agent.Agent.Accepted:input_type -> barrage.agent.Session
+	13, // 23: barrage.agent.Agent.Finish:input_type -> barrage.agent.Plans
+	2,  // 24: barrage.agent.Agent.End:input_type -> barrage.agent.Session
+	5,  // 25: barrage.agent.Agent.Prepare:output_type -> barrage.agent.Beat
+	8,  // 26: barrage.agent.Agent.Clock:output_type -> barrage.agent.ClockReply
+	5,  // 27: barrage.agent.Agent.Connect:output_type -> barrage.agent.Beat
+	3,  // 28: barrage.agent.Agent.Schedule:output_type -> barrage.agent.Done
+	3,  // 29: barrage.agent.Agent.ChangeRooms:output_type -> barrage.agent.Done
+	12, // 30: barrage.agent.Agent.Storm:output_type -> barrage.agent.StormReport
+	15, // 31: barrage.agent.Agent.Measure:output_type -> barrage.agent.Load
+	3,  // 32: barrage.agent.Agent.Drain:output_type -> barrage.agent.Done
+	4,  // 33: barrage.agent.Agent.Accepted:output_type -> barrage.agent.Count
+	21, // 34: barrage.agent.Agent.Finish:output_type -> barrage.agent.Report
+	3,  // 35: barrage.agent.Agent.End:output_type -> barrage.agent.Done
+	25, // [25:36] is the sub-list for method output_type
+	14, // [14:25] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_agent_agent_proto_init() }
@@ -1924,7 +2050,7 @@ func file_agent_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_agent_proto_rawDesc), len(file_agent_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   21,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

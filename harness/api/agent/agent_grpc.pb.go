@@ -30,6 +30,7 @@ const (
 	Agent_Storm_FullMethodName       = "/barrage.agent.Agent/Storm"
 	Agent_Measure_FullMethodName     = "/barrage.agent.Agent/Measure"
 	Agent_Drain_FullMethodName       = "/barrage.agent.Agent/Drain"
+	Agent_Accepted_FullMethodName    = "/barrage.agent.Agent/Accepted"
 	Agent_Finish_FullMethodName      = "/barrage.agent.Agent/Finish"
 	Agent_End_FullMethodName         = "/barrage.agent.Agent/End"
 )
@@ -55,6 +56,8 @@ type AgentClient interface {
 	Measure(ctx context.Context, in *Session, opts ...grpc.CallOption) (*Load, error)
 	// Drain answers when all that the plans owe has arrived.
 	Drain(ctx context.Context, in *Plans, opts ...grpc.CallOption) (*Done, error)
+	// Accepted counts the pushes that clients have received for the first time.
+	Accepted(ctx context.Context, in *Session, opts ...grpc.CallOption) (*Count, error)
 	// Finish reports on the plans.
 	Finish(ctx context.Context, in *Plans, opts ...grpc.CallOption) (*Report, error)
 	// End ends the clients, and answers when they are gone.
@@ -158,6 +161,16 @@ func (c *agentClient) Drain(ctx context.Context, in *Plans, opts ...grpc.CallOpt
 	return out, nil
 }
 
+func (c *agentClient) Accepted(ctx context.Context, in *Session, opts ...grpc.CallOption) (*Count, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Count)
+	err := c.cc.Invoke(ctx, Agent_Accepted_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *agentClient) Finish(ctx context.Context, in *Plans, opts ...grpc.CallOption) (*Report, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Report)
@@ -199,6 +212,8 @@ type AgentServer interface {
 	Measure(context.Context, *Session) (*Load, error)
 	// Drain answers when all that the plans owe has arrived.
 	Drain(context.Context, *Plans) (*Done, error)
+	// Accepted counts the pushes that clients have received for the first time.
+	Accepted(context.Context, *Session) (*Count, error)
 	// Finish reports on the plans.
 	Finish(context.Context, *Plans) (*Report, error)
 	// End ends the clients, and answers when they are gone.
@@ -236,6 +251,9 @@ func (UnimplementedAgentServer) Measure(context.Context, *Session) (*Load, error
 }
 func (UnimplementedAgentServer) Drain(context.Context, *Plans) (*Done, error) {
 	return nil, status.Error(codes.Unimplemented, "method Drain not implemented")
+}
+func (UnimplementedAgentServer) Accepted(context.Context, *Session) (*Count, error) {
+	return nil, status.Error(codes.Unimplemented, "method Accepted not implemented")
 }
 func (UnimplementedAgentServer) Finish(context.Context, *Plans) (*Report, error) {
 	return nil, status.Error(codes.Unimplemented, "method Finish not implemented")
@@ -401,6 +419,24 @@ func _Agent_Drain_Handler(srv interface{}, ctx context.Context, dec func(interfa
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Agent_Accepted_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(Session)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AgentServer).Accepted(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Agent_Accepted_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AgentServer).Accepted(ctx, req.(*Session))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Agent_Finish_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(Plans)
 	if err := dec(in); err != nil {
@@ -471,6 +507,10 @@ var Agent_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Drain",
 			Handler:    _Agent_Drain_Handler,
+		},
+		{
+			MethodName: "Accepted",
+			Handler:    _Agent_Accepted_Handler,
 		},
 		{
 			MethodName: "Finish",
