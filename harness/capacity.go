@@ -170,7 +170,7 @@ func (c *CapacityResult) Text(w io.Writer) error {
 			reason = strings.TrimSpace("INVALID " + reason)
 		}
 		ofCeiling := "-"
-		if r.Ceiling != nil {
+		if r.Ceiling != nil && r.Ceiling.WritesFraction > 0 { // 0: what comet wrote is not known
 			ofCeiling = report.Fraction.Format(r.Ceiling.WritesFraction)
 		}
 		t.Add(strconv.Itoa(i+1), strconv.FormatFloat(trial.Rate, 'g', -1, 64), trial.Outcome.String(),

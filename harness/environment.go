@@ -165,9 +165,9 @@ func (o *Options) fits(m machine) (plan cometPlan, err error) {
 	return plan, err
 }
 
-// measuresCeiling reports whether a run ends with the ceiling: it is this machine's, where the server is.
+// measuresCeiling reports whether a run ends with the ceiling: it is this machine's, so the server must be here.
 func (o *Options) measuresCeiling() bool {
-	return !o.NoCeiling && o.Target == nil
+	return !o.NoCeiling && (o.Target == nil || o.Target.Here() != "")
 }
 
 // ceilingTakes returns about how long the ceiling takes.

@@ -53,7 +53,11 @@ func Explain(w io.Writer, opt *Options) error {
 	}
 	fmt.Fprintf(&b, "Then it waits for what is under way, up to %v.\n", s.Phases.Drain)
 	if opt.measuresCeiling() {
-		fmt.Fprintf(&b, "At the end a plain send loop over as many sockets measures what the kernel allows, for about %v.\n", ceilingTakes(s).Round(time.Second))
+		over, allows := "sockets", "the kernel allows"
+		if opt.Agents != nil {
+			over, allows = "sockets to the agents", "the kernel and the network allow"
+		}
+		fmt.Fprintf(&b, "At the end a plain send loop over as many %s measures what %s, for about %v.\n", over, allows, ceilingTakes(s).Round(time.Second))
 	}
 	b.WriteString(explainMetrics(s.Metrics))
 	b.WriteString("\nThe run is good when every delivery is accounted for, and:\n")

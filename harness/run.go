@@ -758,6 +758,9 @@ func (r *run) measureCeiling(ctx context.Context) error {
 		whole, cancel := context.WithCancelCause(ctx)
 		defer cancel(nil)
 		ctx, cfg.Address, cfg.Receive = whole, r.opt.Advertise, r.receiveElsewhere(cancel)
+		if t := r.opt.Target; t != nil {
+			cfg.Address = t.Here()
+		}
 	}
 	result, err := ceiling.Run(ctx, cfg)
 	if err != nil {

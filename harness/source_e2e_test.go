@@ -75,7 +75,7 @@ func TestSources(t *testing.T) {
 	tcp, ws := openDoor(t, found[2]), openDoor(t, found[3])
 	first := startAgent(t, "-insecure", "-source", "127.3.0.1")
 	second := startAgent(t, "-insecure", "-source", "127.3.0.2,127.3.0.3")
-	args := []string{"-target", "tcp=" + tcp.addr + ",ws=" + ws.addr + ",push=" + found[1], "-set", "phases={warmup: 0s, measure: 1s}"}
+	args := []string{"-ceiling=false", "-target", "tcp=" + tcp.addr + ",ws=" + ws.addr + ",push=" + found[1], "-set", "phases={warmup: 0s, measure: 1s}"}
 	for _, c := range []struct {
 		name    string
 		args    []string

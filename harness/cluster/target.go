@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -22,6 +23,31 @@ type Target struct {
 	PushRoots *x509.CertPool // what the certificate of Push is checked against; nil: what the system trusts
 	// Pages are the metrics of its processes, as far as they are given.
 	Pages []Page
+}
+
+// Here returns the IP address of this machine at which the clients find the target; "" where one of their addresses is
+// another machine's, or a name other than localhost.
+func (t *Target) Here() string {
+	own := map[string]bool{}
+	addrs, _ := net.InterfaceAddrs() // without them only what is loopback is known to be here
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok {
+			own[n.IP.String()] = true
+		}
+	}
+	at := ""
+	for _, addr := range slices.Concat(t.TCP, t.WS, t.TCPTLS, t.WSS) {
+		host, _, _ := net.SplitHostPort(addr) // ParseTarget has looked
+		if host == "localhost" {
+			host = "127.0.0.1"
+		}
+		ip := net.ParseIP(host)
+		if ip == nil || !ip.IsLoopback() && !own[ip.String()] {
+			return ""
+		}
+		at = cmp.Or(at, ip.String())
+	}
+	return at
 }
 
 // A Page is where a process of a target says what it does and uses.

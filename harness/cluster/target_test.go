@@ -139,3 +139,21 @@ func TestConnectSaysWhatItCantRead(t *testing.T) {
 		t.Error("connected after the end of its context")
 	}
 }
+
+func TestTargetIsHere(t *testing.T) {
+	for _, c := range []struct{ text, want string }{
+		{"tcp=127.0.0.1:1,push=elsewhere:2", "127.0.0.1"},
+		{"ws=localhost:1,wss=127.3.0.1:3,push=a:2", "127.0.0.1"},
+		{"tcp+tls=[::1]:1,push=a:2", "::1"},
+		{"tcp=127.0.0.1:1,ws=192.0.2.1:3,push=a:2", ""},
+		{"tcp=comet-1:1,push=a:2", ""},
+	} {
+		target, err := ParseTarget(c.text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := target.Here(); got != c.want {
+			t.Errorf("%s is at %q, want %q", c.text, got, c.want)
+		}
+	}
+}

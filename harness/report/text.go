@@ -386,7 +386,9 @@ func (e *errWriter) ceiling(r *Run) {
 	}
 	e.printf("  back to back with %s a write: %s sends/s, %s per CPU second (%s%s)\n",
 		size(c.BytesPerSend), many(c.SendsPerSecond), many(c.SendsPerCPUSecond), Plural(c.Threads, "thread"), way)
-	e.printf("  comet reaches %s of the sends/s while it sweeps, %s per CPU second\n", percent(c.WritesFraction), percent(c.WritesCPUFraction))
+	if r.knowsComet() {
+		e.printf("  comet reaches %s of the sends/s while it sweeps, %s per CPU second\n", percent(c.WritesFraction), percent(c.WritesCPUFraction))
+	}
 	e.printf("  p99 to receipt is %s times the ceiling's sweep; 1.5 sweeps and 10 ms are %s\n",
 		digits(c.LatencyFactor), span(1.5*c.SweepMedian+(10*time.Millisecond).Seconds()))
 }
