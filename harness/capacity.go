@@ -27,8 +27,8 @@ type CapacityResult struct {
 
 // Capacity looks for the highest rate at which the scenario of opt holds what it expects.
 // Each trial is a run of its own, with processes and clients of its own: what an overloaded
-// run leaves behind must not be the next one's. An interrupt ends
-// the search; what had been found until then is written, and returned with ErrInterrupted.
+// run leaves behind must not be the next one's. An interrupt ends the search; what had been found
+// until then is written, and returned with ErrInterrupted.
 func Capacity(ctx context.Context, opt Options) (*CapacityResult, error) {
 	s := opt.Scenario
 	dir, err := makeDir(opt.Results, s.Name, time.Now())
@@ -161,6 +161,7 @@ func (c *CapacityResult) Text(w io.Writer) error {
 		b.WriteString("The bracket is NOT confirmed: its ends lie too far apart, one is missing, or they had too few runs.\n")
 	}
 	b.WriteByte('\n')
+	fraction, _ := report.FindFigure("ceiling.fraction") // there is one
 	var t report.Table
 	t.Add("run", "pushes/s", "outcome", "p50", "p99", "deliveries/s", "lost", "writes/s of the ceiling", "")
 	for i, trial := range c.Trials {
@@ -170,8 +171,8 @@ func (c *CapacityResult) Text(w io.Writer) error {
 			reason = strings.TrimSpace("INVALID " + reason)
 		}
 		ofCeiling := "-"
-		if r.Ceiling != nil && r.Ceiling.WritesFraction > 0 { // 0: what comet wrote is not known
-			ofCeiling = report.Fraction.Format(r.Ceiling.WritesFraction)
+		if v, ok := fraction.Of(r); ok {
+			ofCeiling = fraction.Unit.Format(v)
 		}
 		t.Add(strconv.Itoa(i+1), strconv.FormatFloat(trial.Rate, 'g', -1, 64), trial.Outcome.String(),
 			report.Seconds.Format(r.Latency.All.P50), report.Seconds.Format(r.Latency.All.P99), report.Rate.Format(r.Deliveries.PerSecond),

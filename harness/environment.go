@@ -4,13 +4,16 @@ import (
 	"bufio"
 	"fmt"
 	"math"
+	"net"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"barrage/harness/agent"
 	"barrage/harness/ceiling"
 	"barrage/harness/cluster"
 	"barrage/harness/netns"
@@ -165,9 +168,15 @@ func (o *Options) fits(m machine) (plan cometPlan, err error) {
 	return plan, err
 }
 
-// measuresCeiling reports whether a run ends with the ceiling: it is this machine's, so the server must be here.
+// measuresCeiling reports whether a run ends with the ceiling: it is this machine's, so the server must be here. What
+// agents elsewhere call 127.0.0.1 is not.
 func (o *Options) measuresCeiling() bool {
-	return !o.NoCeiling && (o.Target == nil || o.Target.Here() != "")
+	if o.NoCeiling || o.Target == nil {
+		return !o.NoCeiling
+	}
+	at := o.Target.Here()
+	far := o.Agents != nil && slices.ContainsFunc(o.Agents.Addrs, func(addr string) bool { return !agent.IsLoopback(addr) })
+	return at != "" && !(far && net.ParseIP(at).IsLoopback())
 }
 
 // ceilingTakes returns about how long the ceiling takes.

@@ -51,9 +51,7 @@ func (r *run) report() *report.Run {
 	out.Comet = r.comet(out)
 	out.Job = r.job()
 	out.Ceiling = r.ceilingFigures(out)
-	if r.ceilingErr != nil {
-		out.CeilingProblem = r.ceilingErr.Error()
-	}
+	out.CeilingProblem = r.ceilingProblem
 	out.Disturbance = r.disturbance(out)
 	out.Memory = r.memory()
 	out.Verdict = verdict(out, s)

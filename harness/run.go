@@ -225,7 +225,7 @@ type run struct {
 	pss             map[string]int64
 	usage           map[string]cluster.Usage
 	ceiling         *ceiling.Result
-	ceilingErr      error                    // why there is none, where there was to be one
+	ceilingProblem  string                   // why there is none, where there was to be one
 	profiles        profile.Captured         // of Options.Profile
 	settled         func()                   // ends their taking, see capture
 	stopErr         error                    // the cluster's way out
@@ -283,8 +283,14 @@ func (r *run) take(ctx context.Context) error {
 	if r.cut || !r.opt.measuresCeiling() {
 		return nil
 	}
-	if r.ceilingErr = r.measureCeiling(ctx); ctx.Err() != nil {
-		r.cut, r.ceilingErr = true, nil
+	err := r.measureCeiling(ctx)
+	switch {
+	case ctx.Err() != nil:
+		r.cut = true
+	case err != nil:
+		// What the run measured is none the worse for it.
+		r.ceilingProblem = strings.ReplaceAll(strings.TrimPrefix(err.Error(), "ceiling: "), "\n", "; ")
+		r.progress.view.Warn("the ceiling could not be measured: " + r.ceilingProblem)
 	}
 	return nil
 }
@@ -739,16 +745,20 @@ func (r *run) readCometMemory(ctx context.Context) (cometMemory, error) {
 }
 
 // measureCeiling finds out what the kernel allows, with as many clients as had joined, bodies as
-// large as a delivery's in the mean and writes as large as comet's.
+// large as a delivery's in the mean and writes as large as comet's; of one frame, where these are not known.
 func (r *run) measureCeiling(ctx context.Context) error {
 	clients := int(r.received.Joined)
-	if clients < 1 || len(lostDoubts(&report.Run{Agents: r.agents()})) > 0 {
+	if clients < 1 || r.fleet != nil && slices.ContainsFunc(r.fleet.Members(), func(m agent.Member) bool { return m.Lost != nil }) {
 		return nil
 	}
 	delta := r.grew(cluster.RoleComet)
 	body := r.layout.meanBody()
 	write := ratio(delta.Sum(metricWrittenBytes), delta.Sum(metricWrites))
-	r.progress.phase(live.Ceiling, fmt.Sprintf("plain sends of %.0f B to %d sockets", write, clients))
+	of := ""
+	if write > 0 {
+		of = fmt.Sprintf(" of %.0f B", write)
+	}
+	r.progress.phase(live.Ceiling, fmt.Sprintf("plain sends%s to %d sockets", of, clients))
 	self := r.opt.Self
 	if self == "" {
 		self = r.opt.Exe

@@ -96,7 +96,9 @@ func TestVerdict(t *testing.T) {
 			report.Invalid, []string{"the machine dropped 2,000 packets that came in, 0.2% of all, since a processor's queue was full (net.core.netdev_max_backlog); at most 0.1% is accepted (valid.packets_dropped): TCP sends them again, 200 ms later or more"}},
 		{"few packets dropped", nil, func(r *report.Run) { r.Disturbance.Packets, r.Disturbance.PacketsDropped = 1_000_000, 1000 }, report.Good, nil},
 		{"peers that don't read", nil, func(r *report.Run) { r.Disturbance.TCPDropped = 1200 }, report.Good, nil},
-		{"a ceiling that failed", nil, func(r *report.Run) { r.CeilingProblem = "no memory" }, report.Invalid, []string{"the ceiling could not be measured: no memory"}},
+		{"a ceiling that failed", nil, func(r *report.Run) { r.CeilingProblem = "no memory" }, report.Good, nil},
+		{"a ceiling that failed, and is expected", []report.Threshold{{Figure: "ceiling.fraction", Relation: report.AtLeast, Value: 0.9}}, func(r *report.Run) { r.CeilingProblem = "no memory" },
+			report.Invalid, []string{"ceiling.fraction can't be judged: the ceiling could not be measured: no memory"}},
 		{"an agent lost", nil, func(r *report.Run) {
 			r.Agents = []report.Agent{{Name: "a:1"}, {Name: "b:2", Clients: 1, Lost: "the agent was lost: it ended"}}
 		}, report.Invalid, []string{"agent b:2: the agent was lost: it ended; what its 1 client received is in none of the figures"}},

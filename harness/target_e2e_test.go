@@ -62,7 +62,7 @@ func TestTarget(t *testing.T) {
 	if admin == nil {
 		t.Fatalf("no admin pages in\n%s", out)
 	}
-	b = start(t, "-ceiling=false", "-target", address+",metrics="+admin[1]+",metrics="+admin[2]+",metrics=logic@http://"+admin[3]+"/metrics", "-set", "phases={warmup: 0s, measure: 2s}",
+	b = start(t, "-target", address+",metrics="+admin[1]+",metrics="+admin[2]+",metrics=logic@http://"+admin[3]+"/metrics", "-set", "phases={warmup: 0s, measure: 2s}",
 		"-set", "expect={lost: 0, comet.skipped: 0, server.cpu_per_delivery: <= 1s, comet.memory_per_connection: <= 1B}", "smoke")
 	if status := b.wait(t); status != 0 {
 		t.Fatalf("exit status %d\n%s%s", status, b.stdout.String(), b.stderr)
@@ -71,7 +71,7 @@ func TestTarget(t *testing.T) {
 	if len(r.Processes) != 2 || r.Processes[0].Role != "logic+job+comet" || r.Processes[0].CPUSeconds <= 0 || r.Processes[0].RSSBytes < 1<<20 || r.Processes[0].RSSPeakBytes < r.Processes[0].RSSBytes {
 		t.Errorf("processes %+v", r.Processes)
 	}
-	for _, name := range []string{"server.cpu_per_delivery", "comet.frames_per_write", "comet.writes_per_second"} {
+	for _, name := range []string{"server.cpu_per_delivery", "comet.frames_per_write", "comet.writes_per_second", "ceiling.fraction", "ceiling.cpu_fraction"} {
 		if v, known := figure(t, r, name); !known || v <= 0 {
 			t.Errorf("%s is %g, known %v", name, v, known)
 		}

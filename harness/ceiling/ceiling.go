@@ -1,7 +1,8 @@
 // Package ceiling measures what the kernel of this machine allows: a plain loop of send(2), or
 // of sendfile(2) where a write is large and that is quicker, over as many sockets as a run has
-// clients, in a process of its own, with the swarm at the other end doing the same parsing and
-// accounting as in the run. Where clients are inside TLS, the loop encrypts for each of them.
+// clients, in a process of its own, with a swarm at the other end doing the same parsing and
+// accounting as in the run. Where clients are inside TLS, the loop encrypts for each of them, and
+// most of what it measures is crypto/tls.
 package ceiling
 
 import (
@@ -55,7 +56,6 @@ type Config struct {
 // Receivers are the receiving side, as a swarm is.
 type Receivers interface {
 	Connect(context.Context) error
-	Snapshot() swarm.Snapshot                                     // after Connect: how many joined, and why not all
 	Accepted(context.Context) (int64, error)                      // frames that were received for the first time, so far
 	Finish(context.Context, []ledger.Plan) (*swarm.Report, error) // more than once
 	Close() error
@@ -340,29 +340,40 @@ func (m *measurement) connect(ctx context.Context) error {
 	}
 	var err error
 	if m.to, err = m.cfg.Receive(ctx, job); err != nil {
-		return err
+		return fmt.Errorf("ceiling: make the receiving side: %w", err)
 	}
-	connecting, cancel := context.WithCancel(ctx)
-	defer cancel()
+	connecting, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	accepted := make(chan error, 1)
 	go func() {
 		_, err := m.child.do(ctx, command{Accept: &acceptCommand{Connections: m.cfg.Clients, Secure: m.cfg.secure > 0}})
 		if err != nil {
-			cancel()
+			cancel(err)
 		}
 		accepted <- err
 	}()
 	err = m.to.Connect(connecting)
-	if p := m.to.Snapshot(); err == nil && p.Joined != int64(m.cfg.Clients) {
-		err = fmt.Errorf("ceiling: %d of %d connections were made: %v", p.Joined, m.cfg.Clients, p.Failures)
+	if err == nil {
+		err = m.connected(connecting)
 	}
 	if err != nil {
 		m.child.kill() // it waits for connections that don't come
-	}
-	if err = errors.Join(err, <-accepted); err != nil {
+		<-accepted
+		if cause := context.Cause(connecting); cause != nil {
+			return cause
+		}
 		return err
 	}
-	return nil
+	return <-accepted
+}
+
+// connected checks that all are there.
+func (m *measurement) connected(ctx context.Context) error {
+	r, err := m.to.Finish(ctx, m.plans[:])
+	if err == nil && r.Joined != int64(m.cfg.Clients) {
+		err = fmt.Errorf("ceiling: %d of %d connections were made: %v", r.Joined, m.cfg.Clients, r.Failures)
+	}
+	return err
 }
 
 // close ends both sides, the sending one first: see reset.

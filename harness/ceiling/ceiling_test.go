@@ -45,6 +45,7 @@ func TestRunMeasuresAndBalances(t *testing.T) {
 		"WebSocket":           {Clients: 100, Kind: dealt(ledger.WebSocket), BodySize: 64, WriteSize: 200_000},
 		"all inside TLS":      {Clients: 60, Kind: dealt(ledger.TCPTLS, ledger.WSS), BodySize: 64, WriteSize: 200_000},
 		"a third inside TLS":  {Clients: 90, Kind: dealt(ledger.TCP, ledger.WebSocket, ledger.WSS), BodySize: 64, WriteSize: 8000},
+		"another address":     {Clients: 20, Address: "127.0.0.2", Kind: dealt(ledger.TCP, ledger.WSS), BodySize: 64, WriteSize: 100},
 		"a client inside TLS": {Clients: 1, Kind: dealt(ledger.TCPTLS), BodySize: 64, WriteSize: 100},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"slices"
@@ -61,8 +62,10 @@ func (c *child) do(ctx context.Context, cmd command) (reply, error) {
 	switch {
 	case ctx.Err() != nil:
 		return r, fmt.Errorf("ceiling: %w", context.Cause(ctx))
+	case errors.Is(err, io.EOF), errors.Is(err, unix.EPIPE):
+		return r, errors.New("ceiling: the sending side has ended, or was killed")
 	case err != nil:
-		return r, fmt.Errorf("ceiling: talk to the sender: %w", err)
+		return r, fmt.Errorf("ceiling: talk to the sending side: %w", err)
 	case r.Error != "":
 		return r, fmt.Errorf("ceiling: sender: %s", r.Error)
 	}

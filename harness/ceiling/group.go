@@ -1,11 +1,11 @@
 package ceiling
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"runtime"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -75,7 +75,7 @@ func (s *sender) makeGroups(connections int) error {
 }
 
 // accept takes as many connections as the command says: group after group, so that who comes together is together;
-// but where there are handshakes to wait for, several at a time.
+// but where there are handshakes to wait for, several at a time. The transports of a group are mixed evenly.
 func (s *sender) accept(c acceptCommand) error {
 	if err := s.makeGroups(c.Connections); err != nil {
 		return err
@@ -85,34 +85,43 @@ func (s *sender) accept(c acceptCommand) error {
 		each = min(handshakes*runtime.NumCPU(), c.Connections)
 	}
 	parts := len(s.groups) * each
-	taken := make([][]socket, parts)
-	take := func(k int) (err error) {
+	taken := make([]arrivals, parts)
+	done := make(chan error, parts)
+	take := func(k int) {
 		n := c.Connections*(k+1)/parts - c.Connections*k/parts
-		s.groups[k/each].do(func() { taken[k], err = s.take(n) })
-		return err
+		s.groups[k/each].do(func() {
+			var err error
+			taken[k], err = s.take(n)
+			done <- err
+		})
 	}
-	if c.Secure {
-		done := make(chan error, parts)
-		for k := range parts {
-			go func() { done <- take(k) }()
+	begun := 0
+	for ; c.Secure && begun < parts; begun++ {
+		go take(begun)
+	}
+	for range parts {
+		if begun < parts {
+			take(begun)
+			begun++
 		}
-		for range parts {
-			if err := <-done; err != nil {
-				return err
-			}
-		}
-	} else {
-		for k := range parts {
-			if err := take(k); err != nil {
-				return err
-			}
+		if err := <-done; err != nil {
+			return err // while others may still wait for clients: the process is of no more use
 		}
 	}
 	for k, g := range s.groups {
-		g.sockets = slices.Concat(taken[k*each : (k+1)*each]...)
+		var all arrivals
+		for _, part := range taken[k*each : (k+1)*each] {
+			for kind := range all {
+				all[kind] = append(all[kind], part[kind]...)
+			}
+		}
+		g.sockets = mixed(mixed(all[ledger.TCP], all[ledger.WebSocket]), mixed(all[ledger.TCPTLS], all[ledger.WSS]))
 	}
 	return nil
 }
+
+// arrivals are connections by their transport.
+type arrivals [ledger.Kinds][]socket
 
 const (
 	// acceptMost is how many connections are taken from a listener before the next one is
@@ -125,16 +134,16 @@ const (
 )
 
 // take takes n connections as they come, whichever they are, since one that waits while the
-// backlog is full is only tried again a second later. Their transports are mixed evenly.
-func (s *sender) take(n int) ([]socket, error) {
-	var kinds [ledger.Kinds][]socket
+// backlog is full is only tried again a second later.
+func (s *sender) take(n int) (arrivals, error) {
+	var kinds arrivals
 	var polled [ledger.Kinds]unix.PollFd
 	for i, fd := range s.listeners {
 		polled[i] = unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
 	}
 	for left := n; left > 0; {
 		if _, err := unix.Poll(polled[:], -1); err != nil && err != unix.EINTR {
-			return nil, fmt.Errorf("wait for connection %d of %d: %w", n-left+1, n, err)
+			return kinds, fmt.Errorf("wait for connection %d of %d: %w", n-left+1, n, err)
 		}
 		for i := range polled {
 			for tries := min(acceptMost, left); tries > 0 && polled[i].Revents != 0; tries-- {
@@ -143,18 +152,18 @@ func (s *sender) take(n int) ([]socket, error) {
 					break
 				}
 				if err != nil {
-					return nil, fmt.Errorf("accept connection %d of %d: %w", n-left+1, n, err)
+					return kinds, fmt.Errorf("accept connection %d of %d: %w", n-left+1, n, err)
 				}
 				sock, err := s.prepare(fd, ledger.Kind(i))
 				if err != nil {
-					return nil, fmt.Errorf("take connection %d of %d: %w", n-left+1, n, err)
+					return kinds, fmt.Errorf("take connection %d of %d: %w", n-left+1, n, err)
 				}
 				kinds[i] = append(kinds[i], sock)
 				left--
 			}
 		}
 	}
-	return mixed(mixed(kinds[ledger.TCP], kinds[ledger.WebSocket]), mixed(kinds[ledger.TCPTLS], kinds[ledger.WSS])), nil
+	return kinds, nil
 }
 
 // reset has a close reset the connection: it costs a fraction of the farewell of a million
@@ -276,12 +285,14 @@ func (s *sender) flush() error {
 
 // listen returns a non-blocking listener on a port of ip that the kernel chooses.
 func listen(ip net.IP) (fd int, addr string, err error) {
-	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: ip})
+	var cfg net.ListenConfig
+	cfg.SetMultipathTCP(false)
+	l, err := cfg.Listen(context.Background(), "tcp", net.JoinHostPort(ip.String(), "0"))
 	if err != nil {
 		return -1, "", err
 	}
 	defer l.Close()
-	raw, err := l.SyscallConn()
+	raw, err := l.(*net.TCPListener).SyscallConn()
 	if err != nil {
 		return -1, "", fmt.Errorf("listen on %v: %w", l.Addr(), err)
 	}

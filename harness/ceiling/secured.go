@@ -61,8 +61,8 @@ func handshake(fd int32, cfg *tls.Config) (*secured, error) {
 // send encrypts and sends what can be sent at once, and returns how much of b that was. EAGAIN says that an earlier
 // record has not gone yet.
 func (s *secured) send(b []byte) (n int, errno unix.Errno) {
-	if !s.flush() {
-		return 0, unix.EAGAIN
+	if errno := s.flush(); errno != 0 {
+		return 0, errno
 	}
 	for n < len(b) && len(s.pending) == 0 {
 		wrote, err := s.conn.Write(b[n:min(len(b), n+maxPlaintext)])
@@ -77,17 +77,21 @@ func (s *secured) send(b []byte) (n int, errno unix.Errno) {
 	return n, 0
 }
 
-// flush says whether nothing is left of the last record.
-func (s *secured) flush() bool {
+// flush sends what is left of the last record. EAGAIN says that the socket doesn't take all of it yet.
+func (s *secured) flush() unix.Errno {
 	if len(s.pending) == 0 {
-		return true
+		return 0
 	}
 	n, errno := fdtable.Send(s.fd, s.pending)
 	if errno != 0 {
-		return errno != unix.EAGAIN // to a peer that is gone nothing is left to send
+		return errno
 	}
-	s.pending = s.pending[n:]
-	return len(s.pending) == 0
+	if n < len(s.pending) {
+		s.pending = append(s.pending[:0], s.pending[n:]...)
+		return unix.EAGAIN
+	}
+	s.pending = s.pending[:0]
+	return 0
 }
 
 // Read is net.Conn's, for a handshake.
@@ -95,7 +99,7 @@ func (s *secured) Read(b []byte) (int, error) {
 	for {
 		switch n, err := unix.Read(int(s.fd), b); {
 		case err == unix.EAGAIN:
-			if err := s.wait(unix.POLLIN); err != nil {
+			if err := s.wait(unix.POLLIN, handshakePatience); err != nil {
 				return 0, err
 			}
 		case err == unix.EINTR:
@@ -124,7 +128,7 @@ func (s *secured) Write(b []byte) (int, error) {
 			s.pending = append(s.pending[:0], b[sent:]...)
 			return len(b), nil
 		default:
-			if err := s.wait(unix.POLLOUT); err != nil {
+			if err := s.wait(unix.POLLOUT, handshakePatience); err != nil {
 				return sent, err
 			}
 		}
@@ -133,11 +137,11 @@ func (s *secured) Write(b []byte) (int, error) {
 }
 
 // wait waits for the client.
-func (s *secured) wait(events int16) error {
-	for deadline := time.Now().Add(handshakePatience); ; {
+func (s *secured) wait(events int16, patience time.Duration) error {
+	for deadline := time.Now().Add(patience); ; {
 		left := time.Until(deadline)
 		if left <= 0 {
-			return fmt.Errorf("the client says nothing for %v", handshakePatience)
+			return fmt.Errorf("the client says nothing for %v", patience)
 		}
 		n, err := unix.Poll([]unix.PollFd{{Fd: s.fd, Events: events}}, int(left/time.Millisecond)+1)
 		switch {

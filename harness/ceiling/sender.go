@@ -128,8 +128,8 @@ func (s *sender) obey(c command) reply {
 	case c.Flood != nil:
 		before := cpuSeconds()
 		r = s.flood(*c.Flood)
-		r.CPU = cpuSeconds() - before
 		err = s.flush()
+		r.CPU = cpuSeconds() - before
 	default:
 		err = errors.New("unknown command")
 	}

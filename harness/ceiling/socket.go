@@ -109,10 +109,7 @@ func (s *socket) send(p *payload) outcome {
 
 // sendRest says whether nothing is left of the last write.
 func (s *socket) sendRest() bool {
-	if s.tls != nil && !s.tls.flush() {
-		return false
-	}
-	if len(s.rest) == 0 {
+	if len(s.rest) == 0 && !s.pending() {
 		return true
 	}
 	n, errno := s.write(s.rest)
@@ -120,8 +117,11 @@ func (s *socket) sendRest() bool {
 		return errno != unix.EAGAIN // to a peer that is gone nothing is left to send
 	}
 	s.rest = s.rest[n:]
-	return len(s.rest) == 0 && (s.tls == nil || s.tls.flush())
+	return len(s.rest) == 0 && !s.pending()
 }
+
+// pending says whether a part of a record waits.
+func (s *socket) pending() bool { return s.tls != nil && len(s.tls.pending) > 0 }
 
 // write sends what is taken at once of b, and returns how much that is.
 func (s *socket) write(b []byte) (int, unix.Errno) {

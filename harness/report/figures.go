@@ -299,10 +299,11 @@ func serverFigures() []Figure {
 func truthFigures() []Figure {
 	measured := func(r *Run) bool { return r.Ceiling != nil }
 	reached := func(r *Run) bool { return r.Ceiling != nil && r.knowsComet() }
+	reachedCPU := func(r *Run) bool { return reached(r) && (r.Target == nil || r.Server.CometCPUSeconds > 0) }
 	return []Figure{
 		{Name: "ceiling.fraction", Help: "comet's writes a second while it sweeps, of what a plain send loop reaches", Unit: Fraction, Better: More, Primary: true, has: reached,
 			of: func(r *Run) float64 { return r.Ceiling.WritesFraction }},
-		{Name: "ceiling.cpu_fraction", Help: "the same, of writes a CPU second", Unit: Fraction, Better: More, Primary: true, has: reached,
+		{Name: "ceiling.cpu_fraction", Help: "the same, of writes a CPU second", Unit: Fraction, Better: More, Primary: true, has: reachedCPU,
 			of: func(r *Run) float64 { return r.Ceiling.WritesCPUFraction }},
 		{Name: "ceiling.latency_factor", Help: "latency.p99 in sweeps of the plain send loop", Unit: Factor, Better: Less, has: measured,
 			of: func(r *Run) float64 { return r.Ceiling.LatencyFactor }},

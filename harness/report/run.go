@@ -40,7 +40,8 @@ type Run struct {
 	Comet       Comet       `json:"comet"`
 	Job         *Job        `json:"job,omitempty"`     // absent where job's counters aren't known
 	Ceiling     *Ceiling    `json:"ceiling,omitempty"` // absent when it was not measured
-	// CeilingProblem is why the ceiling could not be measured where it was to be.
+	// CeilingProblem is why the ceiling could not be measured where it was to be. What else was
+	// measured is none the worse for it.
 	CeilingProblem string      `json:"ceiling_problem,omitempty"`
 	Swarm          Swarm       `json:"swarm"`
 	Agents         []Agent     `json:"agents,omitempty"` // absent where the clients were in the harness's process
@@ -353,7 +354,8 @@ type Comet struct {
 }
 
 // Ceiling is what a plain loop of send(2) over as many sockets reaches on this machine,
-// measured after the cluster had stopped, with the same swarm reading.
+// measured behind the run: after its cluster had stopped, or beside a target that has nothing
+// to do. The clients of the loop are where the run's were.
 type Ceiling struct {
 	Clients int `json:"clients"`
 	TLS     int `json:"tls,omitempty"` // of them inside TLS; early versions had plain sockets in their place

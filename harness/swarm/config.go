@@ -92,8 +92,8 @@ type Config struct {
 	// where both are one process's.
 	ClockOffset *atomic.Int64
 
-	// Raw clients don't log in: a connection counts as joined as soon as it is there, and
-	// WebSocket ones start with frames, without the HTTP upgrade.
+	// Raw clients don't log in: a connection counts as joined as soon as it is there, inside TLS
+	// where it is to be, and WebSocket ones start with frames, without the HTTP upgrade.
 	Raw bool
 
 	// InTurn has the threads connect their clients one after the other, as many as there are

@@ -214,7 +214,7 @@ func (t *thread) connected(i int) {
 	}
 }
 
-// greet says the first words that are the protocol's, and whether the client is still there.
+// greet says the first words that are the protocol's, where there are any, and whether the client is still there.
 func (t *thread) greet(i int) bool {
 	c := &t.clients[i]
 	if t.cfg.Raw {
