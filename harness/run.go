@@ -106,7 +106,7 @@ func Run(ctx context.Context, opt Options) (*Result, error) {
 	}
 	warnings := r.progress.end()
 	result := r.report()
-	result.Warnings = warnings
+	result.Warnings = append(warnings, r.warnings...)
 	return &Result{Run: result, Dir: dir}, r.write(result)
 }
 
@@ -226,6 +226,7 @@ type run struct {
 	usage           map[string]cluster.Usage
 	ceiling         *ceiling.Result
 	ceilingProblem  string                   // why there is none, where there was to be one
+	warnings        []string                 // besides those of what sends metrics
 	profiles        profile.Captured         // of Options.Profile
 	settled         func()                   // ends their taking, see capture
 	stopErr         error                    // the cluster's way out
@@ -290,7 +291,9 @@ func (r *run) take(ctx context.Context) error {
 	case err != nil:
 		// What the run measured is none the worse for it.
 		r.ceilingProblem = strings.ReplaceAll(strings.TrimPrefix(err.Error(), "ceiling: "), "\n", "; ")
-		r.progress.view.Warn("the ceiling could not be measured: " + r.ceilingProblem)
+		warning := "the ceiling could not be measured: " + r.ceilingProblem
+		r.warnings = append(r.warnings, warning)
+		r.progress.view.Warn(warning)
 	}
 	return nil
 }

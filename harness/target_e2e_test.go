@@ -71,7 +71,7 @@ func TestTarget(t *testing.T) {
 	if len(r.Processes) != 2 || r.Processes[0].Role != "logic+job+comet" || r.Processes[0].CPUSeconds <= 0 || r.Processes[0].RSSBytes < 1<<20 || r.Processes[0].RSSPeakBytes < r.Processes[0].RSSBytes {
 		t.Errorf("processes %+v", r.Processes)
 	}
-	for _, name := range []string{"server.cpu_per_delivery", "comet.frames_per_write", "comet.writes_per_second", "ceiling.fraction", "ceiling.cpu_fraction"} {
+	for _, name := range []string{"server.cpu_per_delivery", "comet.frames_per_write", "comet.writes_per_second", "ceiling.fraction"} {
 		if v, known := figure(t, r, name); !known || v <= 0 {
 			t.Errorf("%s is %g, known %v", name, v, known)
 		}
