@@ -1,6 +1,7 @@
 package swarm
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -239,6 +241,7 @@ func write(b []byte) answer {
 
 func TestCauses(t *testing.T) {
 	authReply := wire.AppendFrame(nil, wire.Frame{Ver: 1, Op: wire.OpAuthReply})
+	beat := wire.AppendFrame(nil, wire.Frame{Ver: 1, Op: wire.OpHeartbeatReply, Body: make([]byte, 4)})
 	closing := func(after []byte) answer {
 		return func(conn net.Conn) {
 			write(after)(conn)
@@ -263,6 +266,7 @@ func TestCauses(t *testing.T) {
 		{"wrong accept", ledger.WebSocket, write([]byte("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n")), false, UpgradeRefused, "Sec-WebSocket-Accept"},
 		{"endless header", ledger.WebSocket, write([]byte("HTTP/1.1 101 " + strings.Repeat("x", 5000))), false, UpgradeRefused, "no end"},
 		{"closed after joining", ledger.TCP, closing(authReply), true, ServerClosed, "end of file"},
+		{"closed behind more than is read at once", ledger.TCP, closing(slices.Concat(authReply, bytes.Repeat(beat, 16*defaultReadBuffer/len(beat)))), true, ServerClosed, "end of file"},
 		{"garbage after joining", ledger.TCP, write(append(authReply, "\xff\xff\xff\xff garbage of some length"...)), true, ProtocolError, "package length"},
 	}
 	for _, c := range cases {
