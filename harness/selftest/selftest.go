@@ -162,7 +162,7 @@ func bench(ctx context.Context, exe, dir, file string, s *Server) (*benched, err
 		return nil, fmt.Errorf("keep what bench says: %w", err)
 	}
 	defer said.Close()
-	cmd := exec.CommandContext(ctx, exe, "bench", "-results", dir, "-target", fmt.Sprintf("tcp=%s,ws=%s,push=%s", s.TCP, s.WS, s.Push), file)
+	cmd := exec.CommandContext(ctx, exe, "bench", "-results", dir, "-ceiling=false", "-target", fmt.Sprintf("tcp=%s,ws=%s,push=%s", s.TCP, s.WS, s.Push), file)
 	cmd.Stdout, cmd.Stderr = said, said
 	// In order, and by us alone: of a group of its own, so that the terminal's Ctrl-C reaches it once.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
