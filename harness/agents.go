@@ -178,18 +178,26 @@ func (r *run) agentProcesses() []report.Process {
 	return list
 }
 
-// checkReach says what keeps the agents from reaching the clients' targets.
-func checkReach(opt *Options) error {
-	if opt.Agents == nil || opt.Target != nil || opt.Advertise != "" {
-		return nil
-	}
-	for _, addr := range opt.Agents.Addrs {
-		if !agent.IsLoopback(addr) {
-			return &EnvironmentError{Problems: []string{fmt.Sprintf(
-				"the comets of the run listen on 127.0.0.1, which agent %s doesn't reach: name an address of this machine that it does (-advertise IP), or a cluster that runs already (-target)", addr)}}
+// farAgent returns the first agent that is on another machine, or "".
+func (o *Options) farAgent() string {
+	if o.Agents != nil {
+		for _, addr := range o.Agents.Addrs {
+			if !agent.IsLoopback(addr) {
+				return addr
+			}
 		}
 	}
-	return nil
+	return ""
+}
+
+// checkReach says what keeps the agents from reaching the clients' targets.
+func checkReach(opt *Options) error {
+	addr := opt.farAgent()
+	if addr == "" || opt.Target != nil || opt.Advertise != "" {
+		return nil
+	}
+	return &EnvironmentError{Problems: []string{fmt.Sprintf(
+		"the comets of the run listen on 127.0.0.1, which agent %s doesn't reach: name an address of this machine that it does (-advertise IP), or a cluster that runs already (-target)", addr)}}
 }
 
 // lostDoubts names the agents that are missing: whatever else is wrong may follow from it.

@@ -52,8 +52,10 @@ func agentWork(j agent.Job, sources []netip.Addr, m machine) (agent.Work, error)
 			return agent.Work{}, errors.New("the certificate of the targets is no PEM certificate")
 		}
 	}
-	w := agent.Work{Swarm: swarmConfig(l, j.Targets, trusts, sources, j.Part, j.Parts)}
-	if j.Ceiling != nil {
+	var w agent.Work
+	if j.Ceiling == nil {
+		w.Swarm = swarmConfig(l, j.Targets, trusts, sources, j.Part, j.Parts)
+	} else {
 		if w.Swarm, err = j.Ceiling.Swarm(l.crowd.kind, j.Part, j.Parts); err != nil {
 			return agent.Work{}, err
 		}

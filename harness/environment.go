@@ -7,13 +7,11 @@ import (
 	"net"
 	"os"
 	"runtime"
-	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"barrage/harness/agent"
 	"barrage/harness/ceiling"
 	"barrage/harness/cluster"
 	"barrage/harness/netns"
@@ -171,12 +169,14 @@ func (o *Options) fits(m machine) (plan cometPlan, err error) {
 // measuresCeiling reports whether a run ends with the ceiling: it is this machine's, so the server must be here. What
 // agents elsewhere call 127.0.0.1 is not.
 func (o *Options) measuresCeiling() bool {
-	if o.NoCeiling || o.Target == nil {
-		return !o.NoCeiling
+	switch {
+	case o.NoCeiling:
+		return false
+	case o.Target == nil:
+		return true
 	}
 	at := o.Target.Here()
-	far := o.Agents != nil && slices.ContainsFunc(o.Agents.Addrs, func(addr string) bool { return !agent.IsLoopback(addr) })
-	return at != "" && !(far && net.ParseIP(at).IsLoopback())
+	return at != "" && (o.farAgent() == "" || !net.ParseIP(at).IsLoopback())
 }
 
 // ceilingTakes returns about how long the ceiling takes.

@@ -106,7 +106,10 @@ func Run(ctx context.Context, opt Options) (*Result, error) {
 	}
 	warnings := r.progress.end()
 	result := r.report()
-	result.Warnings = append(warnings, r.warnings...)
+	result.Warnings = warnings
+	if r.ceilingProblem != "" {
+		result.Warnings = append(result.Warnings, r.ceilingWarning())
+	}
 	return &Result{Run: result, Dir: dir}, r.write(result)
 }
 
@@ -226,7 +229,6 @@ type run struct {
 	usage           map[string]cluster.Usage
 	ceiling         *ceiling.Result
 	ceilingProblem  string                   // why there is none, where there was to be one
-	warnings        []string                 // besides those of what sends metrics
 	profiles        profile.Captured         // of Options.Profile
 	settled         func()                   // ends their taking, see capture
 	stopErr         error                    // the cluster's way out
@@ -291,9 +293,7 @@ func (r *run) take(ctx context.Context) error {
 	case err != nil:
 		// What the run measured is none the worse for it.
 		r.ceilingProblem = strings.ReplaceAll(strings.TrimPrefix(err.Error(), "ceiling: "), "\n", "; ")
-		warning := "the ceiling could not be measured: " + r.ceilingProblem
-		r.warnings = append(r.warnings, warning)
-		r.progress.view.Warn(warning)
+		r.progress.view.Warn(r.ceilingWarning())
 	}
 	return nil
 }
@@ -747,6 +747,10 @@ func (r *run) readCometMemory(ctx context.Context) (cometMemory, error) {
 	return m, nil
 }
 
+func (r *run) ceilingWarning() string {
+	return "the ceiling could not be measured: " + r.ceilingProblem
+}
+
 // measureCeiling finds out what the kernel allows, with as many clients as had joined, bodies as
 // large as a delivery's in the mean and writes as large as comet's; of one frame, where these are not known.
 func (r *run) measureCeiling(ctx context.Context) error {
@@ -777,6 +781,9 @@ func (r *run) measureCeiling(ctx context.Context) error {
 	}
 	result, err := ceiling.Run(ctx, cfg)
 	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			return cause // the agent that was lost, and not what others then say
+		}
 		return err
 	}
 	r.ceiling = &result

@@ -77,8 +77,7 @@ func deliveries(r *report.Run) string {
 
 // ceiling says whether the sockets of a run's ceiling were of the clients' transports: early versions had plain ones for those inside TLS.
 func ceiling(r *report.Run) string {
-	c := r.Ceiling
-	if c != nil && c.TLS == 0 && r.Clients.TCPTLS+r.Clients.WSS > 0 {
+	if r.CeilingWithoutTLS() {
 		return "plain ones for clients inside TLS"
 	}
 	return "of the clients' transports"

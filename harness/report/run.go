@@ -73,6 +73,12 @@ func (r *Run) knowsServer() bool { return r.Target == nil || r.Target.Server }
 // knowsComet reports whether comet's counters are known.
 func (r *Run) knowsComet() bool { return r.Target == nil || r.Target.Comet }
 
+// CeilingWithoutTLS says that the ceiling had plain sockets in the place of clients inside TLS,
+// as that of early versions.
+func (r *Run) CeilingWithoutTLS() bool {
+	return r.Ceiling != nil && r.Ceiling.TLS == 0 && r.Clients.TCPTLS+r.Clients.WSS > 0
+}
+
 // Profiles says what lies in the folder profiles/ beside run.json.
 type Profiles struct {
 	Taken    int      `json:"taken"`    // files; 0 when none were asked for

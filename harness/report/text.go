@@ -402,7 +402,7 @@ func ceilingSockets(r *Run) string {
 		return sockets + " inside TLS"
 	case c.TLS > 0:
 		return fmt.Sprintf("%s (%s inside TLS)", sockets, count(c.TLS))
-	case r.Clients.TCPTLS+r.Clients.WSS > 0:
+	case r.CeilingWithoutTLS():
 		return sockets + " (plain, without TLS)"
 	}
 	return sockets
